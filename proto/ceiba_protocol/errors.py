@@ -1,0 +1,446 @@
+"""Every error of Ceiba on one page: stable code, whose fault, gRPC status, public text, remedy.
+
+A text is one template, never joined from fragments, so that a translation replaces whole sentences. Its fields
+carry public facts only (names, counts, limits, digests); a value from a row, or another library's message, never
+enters a field. What only the operator may read goes into `private`, which is logged and never sent.
+"""
+
+from enum import Enum
+from typing import ClassVar, Self
+
+
+class Fault(Enum):
+    """Whose fault an error is, and so who can do something about it."""
+
+    CALLER = "caller"
+    """The request is wrong; sending it again will not help."""
+    PEER = "peer"
+    """Another party sent something that the protocol forbids."""
+    POLICY = "policy"
+    """The request is well formed, and a rule that the parties agreed on says no."""
+    US = "us"
+    """This process cannot do its part now; trying again may help."""
+
+
+class CeibaError(Exception):
+    """Base of every error that a user can meet. Subclasses fill in the class variables; instances, the fields."""
+
+    code: ClassVar[str]
+    fault: ClassVar[Fault]
+    status: ClassVar[str]
+    """Name of the grpc.StatusCode that carries this error."""
+    text: ClassVar[str]
+    remedy: ClassVar[str]
+
+    def __init__(self, *, private: str | None = None, **fields: object) -> None:
+        self.fields = {name: str(value) for name, value in fields.items()}
+        self.private = private
+        super().__init__(self.public)
+
+    @property
+    def public(self) -> str:
+        """What a stranger may read."""
+        return self.text.format(**self.fields)
+
+    @property
+    def what_to_do(self) -> str:
+        """The next step for whoever reads the error."""
+        return self.remedy.format(**self.fields)
+
+    def __str__(self) -> str:
+        return f"{self.public} {self.what_to_do}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.fields))
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, str]) -> Self:
+        """The same error, as received from another process."""
+        return cls(private=None, **fields)
+
+
+def _rebuild(kind: type[CeibaError], fields: dict[str, str]) -> CeibaError:
+    return kind.from_fields(fields)
+
+
+# --- documents and identities ----------------------------------------------------------------------------------
+
+
+class MalformedDocument(CeibaError):
+    code, fault, status = "malformed_document", Fault.PEER, "INVALID_ARGUMENT"
+    text = "A {document} could not be read: {problem}."
+    remedy = "Make it with the same Ceiba version as the other members use."
+
+
+class MalformedMessage(CeibaError):
+    code, fault, status = "malformed_message", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The message {message} is not acceptable: {problem}."
+    remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
+
+
+class BadSignature(CeibaError):
+    code, fault, status = "bad_signature", Fault.PEER, "UNAUTHENTICATED"
+    text = "The signature on a {document} does not verify under the key of {signer} in the pinned roster."
+    remedy = "Do not answer it. If {signer} changed keys, compare fingerprints with them and pin the new roster."
+
+
+class UnknownMember(CeibaError):
+    code, fault, status = "unknown_member", Fault.PEER, "PERMISSION_DENIED"
+    text = "{member} is not on the pinned roster as {role}."
+    remedy = "If the member is new, obtain the new roster, compare its fingerprint by telephone, and pin it."
+
+
+class RosterNotPinned(CeibaError):
+    code, fault, status = "roster_not_pinned", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "No roster is pinned yet, so nobody's signature can be checked."
+    remedy = "Run `{command}` with the roster file and the fingerprint that the other members confirm."
+
+
+class RosterMismatch(CeibaError):
+    code, fault, status = "roster_mismatch", Fault.PEER, "FAILED_PRECONDITION"
+    text = "The roster does not fit this member: {problem}."
+    remedy = "Do not pin it. Compare fingerprints with the other members and find out who changed the file."
+
+
+class WrongRole(CeibaError):
+    code, fault, status = "wrong_role", Fault.CALLER, "PERMISSION_DENIED"
+    text = "A {role} may not call {method}."
+    remedy = "Use an identity with the right role."
+
+
+class BadJoinToken(CeibaError):
+    code, fault, status = "bad_join_token", Fault.CALLER, "UNAUTHENTICATED"
+    text = "The join token is unknown, used, expired, or for another member."
+    remedy = "Ask the operator for a new one: `ceiba-coordinator invite`."
+
+
+class BadCertificateRequest(CeibaError):
+    code, fault, status = "bad_certificate_request", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The certificate request is not acceptable: {problem}."
+    remedy = "Enrol again with this version's `init` command, which makes the request."
+
+
+class BadIdentity(CeibaError):
+    code, fault, status = "bad_identity", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The identity folder {path} cannot be used: {problem}."
+    remedy = "Make one with `init --join TOKEN`, or name the right folder."
+
+
+class BadConfiguration(CeibaError):
+    code, fault, status = "bad_configuration", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The configuration {path} cannot be used: {problem}."
+    remedy = "Compare it with the sample in docs/."
+
+
+# --- keys and sums ---------------------------------------------------------------------------------------------
+
+
+class KeyTooShort(CeibaError):
+    code, fault, status = "key_too_short", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "A Paillier modulus has {bits} bits; {minimum} to {maximum} are accepted."
+    remedy = "Make a new key with `ceiba init`."
+
+
+class BadKeyProof(CeibaError):
+    code, fault, status = "bad_key_proof", Fault.PEER, "PERMISSION_DENIED"
+    text = "The merchant's encryption key is refused: {problem}."
+    remedy = "A malformed key can read a holder's figures; do not use it. Honest keys come from `ceiba init`."
+
+
+class SlotOverflow(CeibaError):
+    code, fault, status = "slot_overflow", Fault.US, "OUT_OF_RANGE"
+    text = "A sum does not fit its slot of {width} bits, so nothing was sent."
+    remedy = "The dataset holds more rows than its published capacity; publish it again."
+
+
+class TotalRejected(CeibaError):
+    code, fault, status = "total_rejected", Fault.PEER, "DATA_LOSS"
+    text = "The encrypted total did not pass its checks ({problem}); no number is shown."
+    remedy = (
+        "Some parties disagreed about the job, or a message was changed on the way. Run it again; "
+        "if it repeats, compare rosters and dataset versions."
+    )
+
+
+class BadCiphertext(CeibaError):
+    code, fault, status = "bad_ciphertext", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The ciphertexts of {member} are refused: {problem}."
+    remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
+
+
+class SeedReused(CeibaError):
+    code, fault, status = "seed_reused", Fault.US, "INTERNAL"
+    text = "A mask seed was about to be used a second time, so nothing was sent."
+    remedy = "Restart the node; if it repeats, report it: masks must be used once."
+
+
+# --- questions -------------------------------------------------------------------------------------------------
+
+
+class UnknownTable(CeibaError):
+    code, fault, status = "unknown_table", Fault.CALLER, "NOT_FOUND"
+    text = "There is no table {table} in this space; the nearest name is {nearest}."
+    remedy = "`space.catalogue()` lists the tables."
+
+
+class UnknownColumn(CeibaError):
+    code, fault, status = "unknown_column", Fault.CALLER, "NOT_FOUND"
+    text = "The table {table} has no column {column}; the nearest name is {nearest}."
+    remedy = "`space.table({table!r}).columns` lists the columns."
+
+
+class UnknownCategory(CeibaError):
+    code, fault, status = "unknown_category", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "{value} is not in the declared domain of {column}; the nearest value is {nearest}."
+    remedy = "The schema lists the domain of every category."
+
+
+class UnknownStatistic(CeibaError):
+    code, fault, status = "unknown_statistic", Fault.CALLER, "NOT_FOUND"
+    text = "There is no statistic {statistic}; the nearest name is {nearest}."
+    remedy = "`dir(ceiba)` lists the statistics."
+
+
+class WrongType(CeibaError):
+    code, fault, status = "wrong_type", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "{operation} cannot be applied to {given}."
+    remedy = "{hint}"
+
+
+class NoDomain(CeibaError):
+    code, fault, status = "no_domain", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{column} has no declared domain, so its groups are not public and it cannot be grouped by."
+    remedy = (
+        "Declare `domain = [...]` for it in the schema, or group by bins "
+        "(`width_bucket({column}, low, high, count)`), calendar units or CASE."
+    )
+
+
+class UnboundedColumn(CeibaError):
+    code, fault, status = "unbounded_column", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{column} has no declared minimum and maximum, so the size of its sum is not known."
+    remedy = "Declare `minimum` and `maximum` for it in the schema."
+
+
+class TooManyGroups(CeibaError):
+    code, fault, status = "too_many_groups", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The question has {cells} groups with {sums} sums each; the limit is {limit} sums."
+    remedy = "Use fewer or coarser groups, or ask for fewer statistics at once."
+
+
+class PlanTooLarge(CeibaError):
+    code, fault, status = "plan_too_large", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The plan's {what} is beyond the limit of {limit}."
+    remedy = "Split the question into smaller ones."
+
+
+class ValueOutOfRange(CeibaError):
+    code, fault, status = "value_out_of_range", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "{what} can reach {bits} bits, more than the {limit} bits of a holder's integers."
+    remedy = "Narrow the column's declared bounds, use a coarser resolution, or ROUND intermediate results."
+
+
+class ResolutionNeeded(CeibaError):
+    code, fault, status = "resolution_needed", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The quotient of two columns has no resolution of its own, and answers are never silently approximate."
+    remedy = "Say how finely each row's quotient is rounded: ROUND(a / b, digits), or (a / b).round(digits)."
+
+
+class BadSQL(CeibaError):
+    code, fault, status = "bad_sql", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The SQL could not be understood at line {line}, column {column}: {problem}."
+    remedy = "The subset is described in docs/merchant.md."
+
+
+class UnsupportedSQL(CeibaError):
+    code, fault, status = "unsupported_sql", Fault.CALLER, "UNIMPLEMENTED"
+    text = "{construct} at line {line}, column {column} is outside the SQL that Ceiba answers."
+    remedy = "{hint}"
+
+
+class BadQuestion(CeibaError):
+    code, fault, status = "bad_question", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The question cannot be asked: {problem}."
+    remedy = "{hint}"
+
+
+# --- datasets --------------------------------------------------------------------------------------------------
+
+
+class BadSchema(CeibaError):
+    code, fault, status = "bad_schema", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The schema of {table} is not usable: {problem}."
+    remedy = "{hint}"
+
+
+class BadSource(CeibaError):
+    code, fault, status = "bad_source", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The source {source} cannot be published: {problem}."
+    remedy = "Check the file's path and format: CSV, Parquet, or a DuckDB file with the table's name."
+
+
+class EmptyTable(CeibaError):
+    code, fault, status = "empty_table", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The source of {table} has no rows."
+    remedy = "Publish it when it has rows; an empty dataset would only tell that it is empty."
+
+
+class DoesNotConform(CeibaError):
+    code, fault, status = "does_not_conform", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{rows} rows of {table} do not conform to its schema, more than the {allowed} allowed, in: {columns}."
+    remedy = "Read the publishing report, mend the source, or have the space agree on a wider schema."
+
+
+class DatasetUnknown(CeibaError):
+    code, fault, status = "dataset_unknown", Fault.CALLER, "NOT_FOUND"
+    text = "{holder} has no version {version} of {table}."
+    remedy = "Ask again: the catalogue names the current version, and holders keep only some of the older ones."
+
+
+class SnapshotDamaged(CeibaError):
+    code, fault, status = "snapshot_damaged", Fault.US, "DATA_LOSS"
+    text = "The snapshot of {table} at version {version} cannot be read at {holder}."
+    remedy = "The holder's operator must publish the dataset again."
+
+
+class EngineFailed(CeibaError):
+    code, fault, status = "engine_failed", Fault.US, "INTERNAL"
+    text = "The query engine of {holder} could not compute its part."
+    remedy = "The holder's operator finds the kind of failure in the node's log; the job can be asked again."
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------
+
+
+class UnknownJob(CeibaError):
+    code, fault, status = "unknown_job", Fault.CALLER, "NOT_FOUND"
+    text = "There is no job {job} for this member."
+    remedy = "Use the id that `submit()` returned, with the identity that submitted it."
+
+
+class JobConflict(CeibaError):
+    code, fault, status = "job_conflict", Fault.CALLER, "ALREADY_EXISTS"
+    text = "The job {job} exists with another content."
+    remedy = "Every new question needs a new job id; the SDK draws one."
+
+
+class IllegalTransition(CeibaError):
+    code, fault, status = "illegal_transition", Fault.PEER, "FAILED_PRECONDITION"
+    text = "The job {job} is {state} and cannot take {event}."
+    remedy = "Read the job's state with `ceiba job {job}`."
+
+
+class JobRefused(CeibaError):
+    code, fault, status = "job_refused", Fault.POLICY, "PERMISSION_DENIED"
+    text = "{holder} refused the job {job}: {reason}"
+    remedy = "The reason says which rule; `query.explain()` shows what a question needs before it is asked."
+
+
+class JobExpired(CeibaError):
+    code, fault, status = "job_expired", Fault.US, "DEADLINE_EXCEEDED"
+    text = "The job {job} reached its deadline without an answer from {holders}."
+    remedy = "Ask again when they are reachable, or with a longer `deadline`."
+
+
+class JobCancelled(CeibaError):
+    code, fault, status = "job_cancelled", Fault.CALLER, "CANCELLED"
+    text = "The job {job} was cancelled."
+    remedy = "Ask again if that was not meant."
+
+
+class JobFailed(CeibaError):
+    code, fault, status = "job_failed", Fault.US, "ABORTED"
+    text = "The job {job} ended without an answer at {holder}: {reason}"
+    remedy = "The reason says whose part failed and what they can do; then ask again."
+
+
+class NotYetDone(CeibaError):
+    code, fault, status = "not_yet_done", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The job {job} is {state}; it has no result yet."
+    remedy = "Wait for it: `job.wait()`."
+
+
+class OutsideWindow(CeibaError):
+    code, fault, status = "outside_window", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The manifest is valid from {not_before} to {not_after}, and it is {now} here."
+    remedy = "Check the clocks: 5 minutes of difference are allowed. Otherwise submit the job anew."
+
+
+class ManifestMismatch(CeibaError):
+    code, fault, status = "manifest_mismatch", Fault.PEER, "FAILED_PRECONDITION"
+    text = "The job's manifest does not fit what this member pinned: {problem}."
+    remedy = "Compare the pinned roster's fingerprint with the other members, and renew the catalogue."
+
+
+class SetMismatch(CeibaError):
+    code, fault, status = "set_mismatch", Fault.PEER, "FAILED_PRECONDITION"
+    text = "The set of holders is refused: {problem}."
+    remedy = "A set is answered whole or not at all. If this repeats, ask the operator why it differs."
+
+
+class SecondPayload(CeibaError):
+    code, fault, status = "second_payload", Fault.PEER, "FAILED_PRECONDITION"
+    text = "This round of the job {job} was answered before, for another set or manifest; two answers could isolate a holder."
+    remedy = "Only the stored answer is sent again. If you did not expect this, ask the operator why the set changed."
+
+
+class TooFewHolders(CeibaError):
+    code, fault, status = "too_few_holders", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "{table} has {holders} holders; at least {minimum} are needed, or a holder could work out another's figures."
+    remedy = "Wait until more holders offer the table."
+
+
+class DatasetMissing(CeibaError):
+    code, fault, status = "dataset_missing", Fault.US, "FAILED_PRECONDITION"
+    text = "{holders} has not published {table} yet."
+    remedy = "The set of holders is answered whole; ask again when the dataset is published."
+
+
+# --- this process ----------------------------------------------------------------------------------------------
+
+
+class NotReachable(CeibaError):
+    code, fault, status = "not_reachable", Fault.US, "UNAVAILABLE"
+    text = "{target} cannot be reached: {problem}."
+    remedy = "Check the address, the network and that the coordinator is running."
+
+
+class MessageTooLarge(CeibaError):
+    code, fault, status = "message_too_large", Fault.PEER, "RESOURCE_EXHAUSTED"
+    text = "{message} is larger than the limit of {limit} bytes."
+    remedy = "Ask a smaller question."
+
+
+class LedgerDamaged(CeibaError):
+    code, fault, status = "ledger_damaged", Fault.US, "DATA_LOSS"
+    text = "The state file {path} cannot be used: {problem}."
+    remedy = "The node stays stopped rather than forget what it answered: restore the newest backup of the file."
+
+
+class MissingExtra(CeibaError):
+    code, fault, status = "missing_extra", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{feature} needs the package {package}, which is not installed."
+    remedy = "Install it: pip install {package}"
+
+
+class InternalError(CeibaError):
+    code, fault, status = "internal_error", Fault.US, "INTERNAL"
+    text = "Something went wrong inside {component}; the details are in its log under the id {incident}."
+    remedy = "Give the id to the operator of {component}."
+
+
+def _subclasses(kind: type[CeibaError]) -> dict[str, type[CeibaError]]:
+    return {sub.code: sub for sub in kind.__subclasses__()}
+
+
+ERRORS: dict[str, type[CeibaError]] = _subclasses(CeibaError)
+"""Every error by its stable code."""
+
+
+def error_from(code: str, fields: dict[str, str]) -> CeibaError:
+    """The error that another process named; a code or fields of a newer version become an InternalError."""
+    kind = ERRORS.get(code)
+    try:
+        return kind.from_fields(fields) if kind else InternalError(component="another member", incident=code)
+    except KeyError:
+        return InternalError(component="another member", incident=code)

@@ -1,0 +1,60 @@
+"""What every statistic has in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar
+
+from ceiba_protocol.canonical import Document
+from ceiba_protocol.expression import Expression
+
+Output = int | float | None | list[dict[str, Any]]
+"""A finished value: an exact integer, a correctly rounded float, None where SQL says NULL, or a small table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """The sum over all rows of all holders of one expression: exactly `units`·`step`."""
+
+    units: int
+    step: Fraction
+
+
+class Statistic(Document, ABC):
+    """One statistic with its arguments. A subclass declares `statistic: Literal["its_name"] = "its_name"`,
+    then its arguments (expressions first, options after), and the two methods."""
+
+    statistic: str
+
+    sql: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """SQL functions that mean this statistic, each with the options that it fixes."""
+
+    @classmethod
+    def name(cls) -> str:
+        return str(cls.model_fields["statistic"].default)
+
+    @abstractmethod
+    def sums(self) -> Sequence[Expression]:
+        """The row expressions to be summed in each cell, at every holder. NULL adds nothing to a sum."""
+
+    @abstractmethod
+    def finish(self, *args: Any, **kwargs: Any) -> Output:
+        """Run by the merchant on each cell, with one `Total` for each expression of `sums`, in that order.
+
+        (Typed loosely here, so that each statistic can name its totals: `def finish(self, n: Total, x: Total)`.)
+        """
+
+
+def quotient(numerator: int, denominator: int) -> float | None:
+    """numerator / denominator as the nearest float; None where the denominator is 0, as SQL says NULL."""
+    return numerator / denominator if denominator else None
+
+
+def variance_of(n: Total, x: Total, xx: Total, *, population: bool) -> Fraction | None:
+    """(n·Σx² − (Σx)²) / (n·(n−1)), or / n² for a population; exact, so nothing cancels. None where undefined."""
+    divisor = n.units if population else n.units - 1
+    if n.units < 1 or divisor < 1:
+        return None
+    spread = n.units * xx.units - x.units * x.units
+    return Fraction(spread, n.units * divisor) * x.step * x.step
