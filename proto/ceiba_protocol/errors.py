@@ -380,7 +380,7 @@ class SetMismatch(CeibaError):
 
 class SecondPayload(CeibaError):
     code, fault, status = "second_payload", Fault.PEER, "FAILED_PRECONDITION"
-    text = "This round of the job {job} was answered before, for another set or manifest; two answers could isolate a holder."
+    text = "This round of the job {job} was answered before, for another set or manifest; two could isolate a holder."
     remedy = "Only the stored answer is sent again. If you did not expect this, ask the operator why the set changed."
 
 

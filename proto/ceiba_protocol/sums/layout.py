@@ -15,7 +15,7 @@ from ceiba_protocol.errors import MalformedMessage, SlotOverflow, TotalRejected,
 CANARY_BITS = 64
 """Zero bits above the slots. Masks that do not cancel leave them random: a miss has probability below 2^-64."""
 HEADROOM_BITS = 3
-"""Totals stay within ±n/8, so that `phe`, which accepts up to n/3, reads them too."""
+"""With the canary they keep totals far below n/3, the largest integer that `phe` reads."""
 
 
 @dataclass(frozen=True)

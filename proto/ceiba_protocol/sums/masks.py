@@ -77,12 +77,12 @@ def combined_mask(
     Σ mask_ij over the peers j after me − Σ mask_ij over the peers j before me, by id. `peers` are the X25519 keys of
     all other members of the set that `context_digest` commits to, taken from their signed approvals.
     """
-    if me in peers:
-        raise SetMismatch(problem=f"{me} is among its own peers")
+    if me in peers or not peers:
+        raise SetMismatch(problem=f"{me} needs peers, and is none of its own")
     _GUARD.claim(me, secret_key, context_digest)
     total = [mpz(0)] * count
     for peer, public_key in peers.items():
         mask = expand(shared_seed(secret_key, public_key, context_digest, me, peer), n, count)
         sign = 1 if me < peer else -1
-        total = [(sum_ + sign * part) % n for sum_, part in zip(total, mask, strict=True)]
+        total = [(have + sign * part) % n for have, part in zip(total, mask, strict=True)]
     return total

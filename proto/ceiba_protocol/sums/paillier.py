@@ -179,8 +179,8 @@ class Encryptor:
     everybody but the key's owner; never use it on a ciphertext that was *derived* with our secrets and goes to the
     owner (I7). For a Blum n every ciphertext has Jacobi symbol +1 modulo n.
 
-    Modular multiplications at 3072 bits, about 10 µs each: hs 3,900 (once for each encryptor); then table and
-    encryptions together 2,900 for one ciphertext, 5,000 for 10, 50,000 for 300; with the largest table 144 for each.
+    Modular multiplications, at 3072 bits about 10 µs each: hs 3,600, once for each encryptor; then table and
+    encryptions together 2,000 for one ciphertext, 4,800 for 10, 62,000 for 300; with the largest table 144 for each.
     """
 
     def __init__(self, n: int, powers: FixedBase, random: Random) -> None:

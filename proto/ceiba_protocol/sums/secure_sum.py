@@ -12,7 +12,7 @@ import phe
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ceiba_protocol.canonical import sha256, tlv
-from ceiba_protocol.errors import BadCiphertext, ManifestMismatch, TotalRejected
+from ceiba_protocol.errors import BadCiphertext, ManifestMismatch, SetMismatch, TotalRejected
 from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.masks import combined_mask
 from ceiba_protocol.sums.paillier import (
@@ -90,10 +90,12 @@ def holder_contribute(
     bounds have `layout.slots` entries. Must follow: store the bytes durably before they are sent, and send only
     them again.
     """
-    # 1. The context, the layout and the key are of one job.
+    # 1. The context, the layout, the key and the set are of one job.
     n = encryptor.n
     if context.key_id != key_id(n) or context.layout_digest != layout.digest() or layout.key_bits != n.bit_length():
         raise ManifestMismatch(problem="its context, layout and encryption key do not belong together")
+    if len(peers) + 1 != layout.holders:
+        raise SetMismatch(problem=f"it has {len(peers) + 1} members and the layout is for {layout.holders}")
     # 2. Pack: P in Z.
     packed = layout.pack(values, share_bounds)
     # 3. Mask: P + mask in Z_n, uniform to everyone who misses one honest peer.
@@ -108,11 +110,11 @@ def coordinator_multiply(contributions: Mapping[str, bytes], layout: Layout, n: 
 
     Must hold before: each contribution's signature is verified. Every ciphertext is checked: count, range, unit.
     """
+    if not contributions:
+        raise TotalRejected(problem="nobody contributed")
     for holder, contribution in contributions.items():
         if len(contribution) != layout.ciphertexts * ciphertext_bytes(n):
             raise BadCiphertext(member=holder, problem=f"they are not {layout.ciphertexts} ciphertexts")
-    if not contributions:
-        raise TotalRejected(problem="nobody contributed")
     vectors = [decode_ciphertexts(contribution, n, holder) for holder, contribution in contributions.items()]
     return encode_ciphertexts(multiply(vectors, n), n)
 

@@ -1,0 +1,49 @@
+"""A job's states and the legal moves between them, as a table. The coordinator stores the state; others read it."""
+
+from enum import StrEnum
+
+from ceiba_protocol.errors import IllegalTransition
+
+
+class State(StrEnum):
+    WAITING_FOR_APPROVALS = "waiting_for_approvals"
+    WAITING_FOR_SUBMISSIONS = "waiting_for_submissions"
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Event(StrEnum):
+    LAST_APPROVAL = "last_approval"
+    """Every holder of the set has approved."""
+    LAST_SUBMISSION = "last_submission"
+    """Every holder of the set has submitted, and the product is stored."""
+    REFUSAL = "refusal"
+    """A holder said no, or could not go on."""
+    DEADLINE = "deadline"
+    CANCELLATION = "cancellation"
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL): State.WAITING_FOR_SUBMISSIONS,
+    (State.WAITING_FOR_APPROVALS, Event.REFUSAL): State.REFUSED,
+    (State.WAITING_FOR_APPROVALS, Event.DEADLINE): State.EXPIRED,
+    (State.WAITING_FOR_APPROVALS, Event.CANCELLATION): State.CANCELLED,
+    (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION): State.DONE,
+    (State.WAITING_FOR_SUBMISSIONS, Event.REFUSAL): State.FAILED,
+    (State.WAITING_FOR_SUBMISSIONS, Event.DEADLINE): State.EXPIRED,
+    (State.WAITING_FOR_SUBMISSIONS, Event.CANCELLATION): State.CANCELLED,
+}
+
+ENDED = frozenset(set(State) - {state for state, _ in TRANSITIONS})
+"""States that nothing leads out of."""
+
+
+def advance(job_id: str, state: State, event: Event) -> State:
+    """The state after `event`. Raises IllegalTransition."""
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise IllegalTransition(job=job_id, state=state, event=event) from None
