@@ -40,6 +40,7 @@ from ceiba_protocol.sums.secure_sum import (
 from ceiba_protocol.trust.documents import Approval, DatasetPin, Manifest, Offer, Submission
 from ceiba_protocol.trust.keys import SigningKey, mask_public_key
 from ceiba_protocol.trust.roster import (
+    SUITE,
     Descriptor,
     EncryptionKey,
     Role,
