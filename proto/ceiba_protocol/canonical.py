@@ -139,6 +139,8 @@ BigInt = Annotated[int, BeforeValidator(_read_integer), PlainSerializer(str, ret
 """An integer of any size, in JSON a decimal string, because RFC 8785 numbers end at 2^53."""
 Text = Annotated[str, AfterValidator(_nfc)]
 Hex = Annotated[str, _matching(_HEX, "lower-case hexadecimal")]
+Hex32 = Annotated[str, _matching(_DIGEST, "32 bytes in hexadecimal")]
+"""A key of 32 bytes."""
 HexDigest = Annotated[Digest, _matching(_DIGEST, "a SHA-256 in hexadecimal")]
 MemberName = Annotated[str, _matching(_MEMBER_NAME, "a member name: lower-case letters, digits, single hyphens")]
 """Names are lower case by definition, so that no two members differ in case alone (PROTOCOL P8)."""

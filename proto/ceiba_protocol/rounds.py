@@ -208,7 +208,7 @@ def approve(question: Question, me: str, own: DatasetPin, mask_secret: bytes, no
         attempt=0,
         holder=me,
         dataset_version=own.version,
-        mask_key=Digest(mask_public_key(mask_secret).hex()),
+        mask_key=mask_public_key(mask_secret).hex(),
         nonce=nonce.hex(),
     )
 
@@ -367,7 +367,7 @@ def describe_member(name: str, role: Role, key: SigningKey, encryption: Encrypti
     """A descriptor for examples and tests, where each member is its own organisation and there is no TLS."""
     fingerprint = Digest(hashlib.sha256(b"no TLS for " + name.encode()).hexdigest())
     return Descriptor(
-        name=name, role=role, organisation=name, signing_key=Digest(key.public.hex()), tls_fingerprint=fingerprint,
+        name=name, role=role, organisation=name, signing_key=key.public.hex(), tls_fingerprint=fingerprint,
         encryption_key=encryption,
     )  # fmt: skip
 

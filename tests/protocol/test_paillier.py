@@ -1,22 +1,24 @@
 """Paillier: agreement with `phe`, hygiene of ciphertexts, refusals."""
 
 import copy
+import hashlib
 import os
 import pickle
 import threading
+from collections.abc import Callable
 from math import isqrt
 
 import gmpy2
 import phe
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from ceiba_protocol.errors import BadCiphertext, KeyTooShort, ValueOutOfRange, WrongType
 from ceiba_protocol.sums import paillier
 from ceiba_protocol.sums.fixed_base import MAXIMUM_ENTRIES, CombShape, FixedBase, cheapest_shape
 from ceiba_protocol.sums.paillier import Encryptor, Pool, decode_ciphertexts, decrypt, encode_ciphertexts, multiply
 from ceiba_protocol.sums.randomness import random_below, random_bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 
@@ -133,8 +135,6 @@ def test_reading_from_phe_does_not_change_the_ciphertext() -> None:
 
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
 def test_key_id_is_the_hash_of_the_fixed_width_modulus(bits: int) -> None:
-    import hashlib
-
     n = int(keypair(bits)[0].n)
     assert paillier.key_id(n) == hashlib.sha256(b"ceiba/v1/pk" + n.to_bytes(bits // 8, "big")).digest()
 
@@ -211,7 +211,7 @@ def test_no_ciphertext_repeats(encryptor: Encryptor) -> None:
 
 
 def test_encryptors_never_share_their_base() -> None:
-    bases = {Encryptor.for_count(N, 1, os.urandom)._powers._tables[0][0 + 1] for _ in range(20)}
+    bases = {Encryptor.for_count(N, 1, os.urandom)._powers._tables[0][1] for _ in range(20)}
     assert len(bases) == 20
 
 
@@ -277,10 +277,9 @@ def test_pool_is_empty_in_a_forked_child_and_whole_in_the_parent() -> None:
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_pool_cannot_be_copied(duplicate: object, encryptor: Encryptor) -> None:
-    for holder in (Pool(), encryptor) if duplicate is not copy.copy else (Pool(),):
-        with pytest.raises(WrongType):
-            duplicate(holder)  # type: ignore[operator]
+def test_pool_cannot_be_copied(duplicate: Callable[[object], object]) -> None:
+    with pytest.raises(WrongType):
+        duplicate(Pool())
 
 
 # --- the wire --------------------------------------------------------------------------------------------------

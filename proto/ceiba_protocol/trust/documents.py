@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ceiba_protocol.canonical import BigInt, Digest, Document, Hex, HexDigest, MemberName, TableName, Text
+from ceiba_protocol.canonical import BigInt, Digest, Document, Hex, Hex32, HexDigest, MemberName, TableName, Text
 from ceiba_protocol.plan import Plan
 
 NO_DIGEST = Digest("0" * 64)
@@ -73,7 +73,7 @@ class Approval(Document):
     attempt: Annotated[int, Field(ge=0, le=1000)]
     holder: MemberName
     dataset_version: HexDigest
-    mask_key: HexDigest
+    mask_key: Hex32
     """X25519 public key."""
     nonce: JobId
 

@@ -12,7 +12,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ceiba_protocol.canonical import Digest, Document, Hex, HexDigest, MemberName, TableName, Text
+from ceiba_protocol.canonical import Digest, Document, Hex, Hex32, HexDigest, MemberName, TableName, Text
 from ceiba_protocol.errors import RosterMismatch, TooFewHolders, UnknownMember, UnknownTable
 from ceiba_protocol.schema import nearest
 from ceiba_protocol.sums.key_proof import key_context, verify_key
@@ -48,7 +48,7 @@ class Descriptor(Document):
     name: MemberName
     role: Role
     organisation: Text
-    signing_key: HexDigest
+    signing_key: Hex32
     """Ed25519 public key."""
     tls_fingerprint: HexDigest
     """SHA-256 of the DER SubjectPublicKeyInfo of its TLS key. The certificate is renewed; the key stays."""

@@ -1,0 +1,166 @@
+"""A member's identity: what `init` makes, and the join token that it starts from.
+
+Reading and writing files is the roles' business; here an identity is bytes in and bytes out.
+"""
+
+import base64
+import binascii
+from functools import cached_property
+from typing import Self
+
+import phe
+
+from ceiba_protocol.canonical import BigInt, Document, Hex, Hex32, MemberName, Text
+from ceiba_protocol.errors import BadJoinToken, MalformedDocument, MalformedMessage
+from ceiba_protocol.sums.key_proof import key_context, prove_key
+from ceiba_protocol.sums.paillier import encode_modulus, generate_keypair
+from ceiba_protocol.sums.randomness import Random
+from ceiba_protocol.trust.certificates import (
+    CertificateName,
+    certificate_fingerprint,
+    key_fingerprint,
+    make_request,
+    new_key,
+    read_member_certificate,
+)
+from ceiba_protocol.trust.keys import SigningKey
+from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role
+from ceiba_protocol.trust.signing import sign
+from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse
+
+TOKEN_PREFIX = "ceiba-join-"  # noqa: S105 - a prefix, not a secret
+
+
+class JoinToken(Document):
+    """What the operator gives a new member: a one-use secret, where to go, and the CA to expect there, so that
+    enrolment is not trust on first use."""
+
+    space: MemberName
+    name: MemberName
+    role: Role
+    organisation: Text
+    secret: Hex
+    coordinator: Text
+    """host:port of the space's services."""
+    enrolment: Text
+    """host:port of the enrolment service."""
+    authority: Text
+    """The CA's certificate, PEM."""
+
+    def encode(self) -> str:
+        """One word, to be pasted."""
+        return TOKEN_PREFIX + base64.urlsafe_b64encode(self.body()).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Raises BadJoinToken."""
+        encoded = text.strip().removeprefix(TOKEN_PREFIX)
+        try:
+            return cls.parse(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
+        except (binascii.Error, ValueError, MalformedDocument):
+            raise BadJoinToken from None
+
+    def __repr__(self) -> str:
+        return f"JoinToken(space={self.space}, name={self.name}, role={self.role})"
+
+    __str__ = __repr__
+
+
+class EncryptionSecret(Document):
+    """The two primes of a merchant's Paillier key."""
+
+    p: BigInt
+    q: BigInt
+
+    @cached_property
+    def keypair(self) -> tuple[phe.PaillierPublicKey, phe.PaillierPrivateKey]:
+        public = phe.PaillierPublicKey(self.p * self.q)
+        return public, phe.PaillierPrivateKey(public, self.p, self.q)
+
+    def __repr__(self) -> str:
+        return "EncryptionSecret(...)"
+
+    __str__ = __repr__
+
+
+class Identity(Document):
+    """A member's keys and certificate. All of it is secret as a whole; `repr` shows the name only."""
+
+    space: MemberName
+    descriptor: Descriptor
+    coordinator: Text
+    signing_seed: Hex32
+    storage_key: Hex32
+    """AES-256 key under which the member seals short-lived secrets in its own state."""
+    tls_key: Text
+    certificate: Text
+    authority: Text
+    encryption: EncryptionSecret | None
+
+    @property
+    def name(self) -> str:
+        return self.descriptor.name
+
+    @property
+    def authority_fingerprint(self) -> str:
+        return certificate_fingerprint(self.authority.encode())
+
+    @cached_property
+    def signing_key(self) -> SigningKey:
+        return SigningKey(bytes.fromhex(self.signing_seed))
+
+    def __repr__(self) -> str:
+        return f"Identity(space={self.space}, name={self.name}, role={self.descriptor.role})"
+
+    __str__ = __repr__
+
+
+def new_identity(token: JoinToken, random: Random) -> Identity:
+    """Run by a new member: all its keys, made where they stay. It has no certificate yet."""
+    seed, storage_key, tls_key = random(32), random(32), new_key()
+    signing_key = SigningKey(seed)
+    encryption = public = None
+    if token.role is Role.MERCHANT:
+        public_key, private_key = generate_keypair(random)
+        proof = prove_key(private_key, key_context(token.name, signing_key.public, SUITE, "long-lived"))
+        public = EncryptionKey(modulus=encode_modulus(public_key.n).hex(), proof=proof.hex())
+        encryption = EncryptionSecret(p=int(private_key.p), q=int(private_key.q))
+    descriptor = Descriptor(
+        name=token.name,
+        role=token.role,
+        organisation=token.organisation,
+        signing_key=signing_key.public.hex(),
+        tls_fingerprint=key_fingerprint(tls_key),
+        encryption_key=public,
+    )
+    return Identity(
+        space=token.space,
+        descriptor=descriptor,
+        coordinator=token.coordinator,
+        signing_seed=seed.hex(),
+        storage_key=storage_key.hex(),
+        tls_key=tls_key.decode(),
+        certificate="",
+        authority=token.authority,
+        encryption=encryption,
+    )
+
+
+def enrolment_request(identity: Identity, token: JoinToken) -> EnrolRequest:
+    """Run by a new member: what it sends with its token. No secret of the identity is in it."""
+    return EnrolRequest(
+        token=bytes.fromhex(token.secret),
+        certificate_request=make_request(identity.tls_key.encode()),
+        descriptor=sign(identity.descriptor, identity.name, identity.signing_key),
+    )
+
+
+def accept_enrolment(identity: Identity, response: EnrolResponse) -> Identity:
+    """Run by a new member: the identity with its certificate. Raises MalformedMessage if the certificate is not for
+    this member's name and key, or the CA is not the token's."""
+    if response.authority.decode() != identity.authority:
+        raise MalformedMessage(message="EnrolResponse", problem="its CA is not the one in the join token")
+    expected = CertificateName(identity.space, identity.descriptor.role, identity.name)
+    if read_member_certificate(response.certificate) != (expected, identity.descriptor.tls_fingerprint):
+        raise MalformedMessage(message="EnrolResponse", problem="the certificate is not for this member's key")
+    return identity.model_copy(update={"certificate": response.certificate.decode()})
