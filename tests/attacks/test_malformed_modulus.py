@@ -114,8 +114,7 @@ def test_without_the_proof_the_merchant_reads_every_feature(primes: int, feature
     assert read_features(key, answer, features) == secret
 
 
-def test_an_honest_modulus_keeps_the_features() -> None:
-    """The reader reads the key, not the test: randomness of an honest key covers a covert element too."""
+def test_only_the_malformed_modulus_has_a_factor_in_common_with_its_totient() -> None:
     key, honest = trapdoor(4), mpz(keypair(3072)[0].n)
     assert gmpy2.gcd(key.n, key.p - 1) == key.product
     assert gmpy2.gcd(honest, (keypair(3072)[1].p - 1) * (keypair(3072)[1].q - 1)) == 1

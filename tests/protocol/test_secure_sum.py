@@ -139,10 +139,11 @@ def changed(context: RoundContext, name: str) -> RoundContext:
     """The context with one bit of one field flipped."""
     value = getattr(context, name)
     if isinstance(value, bytes):
-        other: object = value[:-1] + bytes([value[-1] ^ 1])
+        other: Any = value[:-1] + bytes([value[-1] ^ 1])
     else:
         other = value ^ 1 if isinstance(value, int) else "J1"
-    return replace(context, **{name: other})
+    changes: dict[str, Any] = {name: other}
+    return replace(context, **changes)
 
 
 FIELDS = [field.name for field in fields(RoundContext)]

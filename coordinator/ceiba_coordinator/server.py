@@ -1,0 +1,116 @@
+"""The coordinator's process: two ports, the clock, and a clean end."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ceiba_coordinator.config import Config
+from ceiba_coordinator.jobs import Jobs as JobBook
+from ceiba_coordinator.membership import Membership
+from ceiba_coordinator.services.calls import Callers, Desk
+from ceiba_coordinator.services.catalogue import Catalogue
+from ceiba_coordinator.services.enrolment import Directory, Enrolment
+from ceiba_coordinator.services.jobs import Jobs
+from ceiba_coordinator.services.work import Presence, Work
+from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_protocol.trust.certificates import KeyAndCertificate, issue_server
+from ceiba_protocol.v1 import catalogue_pb2, enrolment_pb2, jobs_pb2, work_pb2
+from ceiba_protocol.v1.catalogue_pb2_grpc import add_CatalogueServicer_to_server
+from ceiba_protocol.v1.enrolment_pb2_grpc import add_DirectoryServicer_to_server, add_EnrolmentServicer_to_server
+from ceiba_protocol.v1.jobs_pb2_grpc import add_JobsServicer_to_server
+from ceiba_protocol.v1.work_pb2_grpc import add_WorkServicer_to_server
+
+log = structlog.get_logger()
+
+SERVER_OPTIONS = [
+    ("grpc.so_reuseport", 0),  # a second coordinator on the port is a mistake, not a helper
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+]
+CONCURRENT_CALLS = 4_000
+"""Each member keeps one or two streams open; what is beyond is refused, not queued."""
+EXPIRY_SECONDS = 1.0
+GRACE_SECONDS = 2.0
+
+
+def clock() -> int:
+    """Seconds since 1970 UTC."""
+    return int(time.time())
+
+
+def open_membership(config: Config, store: Store) -> Membership:
+    """The space's membership, with its CA from the coordinator's folder."""
+    return Membership(store, config.space, config.read_authority(), clock)
+
+
+async def serve(config: Config, started: Callable[[int, int], None]) -> None:
+    """Run until SIGTERM or SIGINT. `started` is told the two ports once both listen."""
+    store = Store(open_engine(config.database_url))
+    membership = open_membership(config, store)
+    desk, presence = Desk(), Presence()
+    jobs = JobBook(store, membership, clock)
+    callers = Callers(desk, membership)
+
+    members = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
+    add_DirectoryServicer_to_server(Directory(desk, callers, membership), members)
+    add_CatalogueServicer_to_server(Catalogue(desk, callers, membership, presence), members)
+    add_JobsServicer_to_server(Jobs(desk, callers, jobs, presence), members)
+    add_WorkServicer_to_server(Work(desk, callers, jobs, presence), members)
+    healthy = _add_health_and_reflection(members)
+    newcomers = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
+    add_EnrolmentServicer_to_server(Enrolment(desk, membership), newcomers)
+
+    authority = config.read_authority()
+    port = members.add_secure_port(config.listen, _credentials(authority, config.space, mutual=True))
+    enrolment = newcomers.add_secure_port(config.listen_enrolment, _credentials(authority, config.space, mutual=False))
+    await members.start()
+    await newcomers.start()
+    await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    log.info("serving", space=config.space, port=port, enrolment_port=enrolment)
+    started(port, enrolment)
+
+    expiry = asyncio.create_task(_expire(desk, jobs))
+    await _until_told_to_stop()
+    expiry.cancel()
+    await asyncio.gather(members.stop(GRACE_SECONDS), newcomers.stop(GRACE_SECONDS))
+    log.info("stopped")
+
+
+def _credentials(authority: KeyAndCertificate, space: str, *, mutual: bool) -> grpc.ServerCredentials:
+    """A fresh server certificate at every start, so that it never expires in service."""
+    from datetime import UTC, datetime
+
+    server = issue_server(authority, space, datetime.now(UTC))
+    chain = server.certificate + authority.certificate
+    roots = authority.certificate if mutual else None
+    return grpc.ssl_server_credentials([(server.key, chain)], roots, require_client_auth=mutual)
+
+
+def _add_health_and_reflection(server: grpc.aio.Server) -> health.aio.HealthServicer:
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    files = (enrolment_pb2, catalogue_pb2, jobs_pb2, work_pb2)
+    names = [service.full_name for file in files for service in file.DESCRIPTOR.services_by_name.values()]
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    return healthy
+
+
+async def _expire(desk: Desk, jobs: JobBook) -> None:
+    while True:
+        for job_id in await desk.run(jobs.expire):
+            log.info("job.expired", job=job_id.hex())
+            desk.ring()
+        await asyncio.sleep(EXPIRY_SECONDS)
+
+
+async def _until_told_to_stop() -> None:
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    await stop.wait()

@@ -1,0 +1,1 @@
+"""Thin gRPC adapters: translate, call, answer. What may happen is decided in `jobs` and `membership`."""

@@ -1,0 +1,131 @@
+"""What every service needs: who is calling, errors as statuses, and one thread for all that touches the state."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import grpc
+import structlog
+
+from ceiba_coordinator.membership import Membership
+from ceiba_protocol.errors import CeibaError, InternalError, UnknownMember, WrongRole
+from ceiba_protocol.trust.certificates import CertificateName, read_member_certificate
+from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.wire import to_status
+
+log = structlog.get_logger()
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Desk:
+    """The one thread in which the state is read and written, and the bell that rings after every change."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
+        self._waiting: set[asyncio.Event] = set()
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`work` in the state's thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    async def change(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`work` in the state's thread; then everybody who waits for a change is woken."""
+        done = await self.run(work, *args, **kwargs)
+        self.ring()
+        return done
+
+    def ring(self) -> None:
+        for event in self._waiting:
+            event.set()
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Now, and after every change; several changes while the caller is busy count as one."""
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            while True:
+                event.clear()
+                yield
+                await event.wait()
+        finally:
+            self._waiting.discard(event)
+
+
+class Callers:
+    """Tells callers apart by their certificates, which TLS has verified, and by the list of members."""
+
+    def __init__(self, desk: Desk, membership: Membership) -> None:
+        self._desk = desk
+        self._membership = membership
+        self._known: dict[bytes, CertificateName] = {}
+
+    async def name(self, context: Context, role: Role | None = None) -> str:
+        """The calling member's name. Raises UnknownMember, and WrongRole if it must have a role and has another."""
+        caller = await self._caller(context.auth_context().get("x509_pem_cert", [b""])[0])
+        if role is not None and caller.role != role:
+            raise WrongRole(role=caller.role, method=f"what is for a {role}")
+        return caller.name
+
+    async def _caller(self, certificate: bytes) -> CertificateName:
+        if certificate not in self._known:
+            read = read_member_certificate(certificate) if certificate else None
+            if read is None:
+                raise UnknownMember(member="the caller", role="member")
+            caller, fingerprint = read
+            if not await self._desk.run(self._membership.is_enrolled, caller.name, caller.role, fingerprint):
+                raise UnknownMember(member=caller.name, role=caller.role)
+            self._known[certificate] = caller
+        return self._known[certificate]
+
+
+def answering(method: Callable[[Any, Any, Context], Awaitable[T]]) -> Callable[[Any, Any, Context], Awaitable[T]]:
+    """For methods with one response: errors become statuses."""
+
+    @wraps(method)
+    async def wrapped(self: Any, request: Any, context: Context) -> T:
+        try:
+            return await method(self, request, context)
+        except Exception as error:
+            await _abort(context, method.__qualname__, error)
+            raise
+
+    return wrapped
+
+
+def streaming(
+    method: Callable[[Any, Any, Context], AsyncIterator[T]],
+) -> Callable[[Any, Any, Context], AsyncIterator[T]]:
+    """For methods that stream responses: errors become statuses."""
+
+    @wraps(method)
+    async def wrapped(self: Any, request: Any, context: Context) -> AsyncIterator[T]:
+        try:
+            async for response in method(self, request, context):
+                yield response
+        except Exception as error:
+            await _abort(context, method.__qualname__, error)
+            raise
+
+    return wrapped
+
+
+async def _abort(context: Context, method: str, error: Exception) -> None:
+    """End the call with the error's public part; what only the operator may read goes to the log."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, CeibaError):
+        log.warning("call.refused", method=method, code=error.code, private=error.private, **error.fields)
+    else:
+        incident = secrets.token_hex(4)
+        log.error("call.failed", method=method, incident=incident, exc_info=error)
+        error = InternalError(component="the coordinator", incident=incident)
+    status: Any = to_status(error)
+    context.set_trailing_metadata(status.trailing_metadata)
+    await context.abort(status.code, status.details)

@@ -1,0 +1,29 @@
+"""Enrolment and Directory (enrolment.proto)."""
+
+from ceiba_coordinator.membership import Membership
+from ceiba_coordinator.services.calls import Callers, Context, Desk, answering
+from ceiba_protocol.v1 import enrolment_pb2 as pb
+from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryServicer, EnrolmentServicer
+
+
+class Enrolment(EnrolmentServicer):
+    def __init__(self, desk: Desk, membership: Membership) -> None:
+        self._desk = desk
+        self._membership = membership
+
+    @answering
+    async def Enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolResponse:
+        return await self._desk.change(self._membership.enrol, request)
+
+
+class Directory(DirectoryServicer):
+    def __init__(self, desk: Desk, callers: Callers, membership: Membership) -> None:
+        self._desk = desk
+        self._callers = callers
+        self._membership = membership
+
+    @answering
+    async def GetRoster(self, request: pb.GetRosterRequest, context: Context) -> pb.GetRosterResponse:
+        await self._callers.name(context)
+        roster = await self._desk.run(self._membership.roster)
+        return pb.GetRosterResponse(roster=roster.body())

@@ -1,0 +1,60 @@
+"""Jobs (jobs.proto)."""
+
+from collections.abc import AsyncIterator
+
+from ceiba_coordinator.jobs import Jobs as JobBook
+from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
+from ceiba_coordinator.services.work import Presence
+from ceiba_protocol.job import ENDED
+from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.v1 import jobs_pb2 as pb
+from ceiba_protocol.v1.jobs_pb2_grpc import JobsServicer
+from ceiba_protocol.wire import chunks
+
+
+class Jobs(JobsServicer):
+    def __init__(self, desk: Desk, callers: Callers, jobs: JobBook, presence: Presence) -> None:
+        self._desk = desk
+        self._callers = callers
+        self._jobs = jobs
+        self._presence = presence
+
+    async def _status(self, job_id: bytes, merchant: str) -> pb.JobStatus:
+        return await self._desk.run(self._jobs.status, job_id, merchant, self._presence.online())
+
+    @answering
+    async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.JobStatus:
+        merchant = await self._callers.name(context, Role.MERCHANT)
+        job_id = await self._desk.change(self._jobs.submit, request.manifest, merchant)
+        return await self._status(job_id, merchant)
+
+    @streaming
+    async def Watch(self, request: pb.JobReference, context: Context) -> AsyncIterator[pb.JobStatus]:
+        merchant = await self._callers.name(context, Role.MERCHANT)
+        last = None
+        async for _ in self._desk.changes():
+            status = await self._status(request.job_id, merchant)
+            if status != last:
+                yield status
+            if status.state in ENDED:
+                return
+            last = status
+
+    @streaming
+    async def Result(self, request: pb.JobReference, context: Context) -> AsyncIterator[pb.ResultPart]:
+        merchant = await self._callers.name(context, Role.MERCHANT)
+        seats, ciphertexts, total = await self._desk.run(self._jobs.result, request.job_id, merchant)
+        for seat in seats:
+            yield pb.ResultPart(approval=seat.approval)
+        for seat in seats:
+            yield pb.ResultPart(submission=seat.submission)
+            for part in chunks(ciphertexts[seat.holder]):
+                yield pb.ResultPart(ciphertexts=part)
+        for part in chunks(total):
+            yield pb.ResultPart(total=part)
+
+    @answering
+    async def Cancel(self, request: pb.JobReference, context: Context) -> pb.JobStatus:
+        merchant = await self._callers.name(context, Role.MERCHANT)
+        await self._desk.change(self._jobs.cancel, request.job_id, merchant)
+        return await self._status(request.job_id, merchant)

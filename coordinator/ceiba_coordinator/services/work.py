@@ -1,0 +1,95 @@
+"""Work (work.proto), and who is connected."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from ceiba_coordinator.jobs import Jobs
+from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
+from ceiba_protocol.errors import MalformedMessage, MessageTooLarge
+from ceiba_protocol.trust.documents import Submission
+from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.v1 import work_pb2 as pb
+from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.work_pb2_grpc import WorkServicer
+
+log = structlog.get_logger()
+
+
+class Presence:
+    """Which holders have a Pull open now. Tells people whom a job waits for; decides nothing."""
+
+    def __init__(self) -> None:
+        self._streams: Counter[str] = Counter()
+
+    def online(self) -> set[str]:
+        return {holder for holder, streams in self._streams.items() if streams > 0}
+
+    @contextmanager
+    def connected(self, holder: str) -> Iterator[None]:
+        self._streams[holder] += 1
+        log.info("holder.connected", holder=holder)
+        try:
+            yield
+        finally:
+            self._streams[holder] -= 1
+            log.info("holder.disconnected", holder=holder)
+
+
+class Work(WorkServicer):
+    def __init__(self, desk: Desk, callers: Callers, jobs: Jobs, presence: Presence) -> None:
+        self._desk = desk
+        self._callers = callers
+        self._jobs = jobs
+        self._presence = presence
+
+    @streaming
+    async def Pull(self, request: pb.PullRequest, context: Context) -> AsyncIterator[pb.Task]:
+        holder = await self._callers.name(context, Role.HOLDER)
+        sent: dict[bytes, set[str]] = {}
+        with self._presence.connected(holder):
+            self._desk.ring()
+            async for _ in self._desk.changes():
+                async for task in self._news(holder, sent):
+                    yield task
+
+    async def _news(self, holder: str, sent: dict[bytes, set[str]]) -> AsyncIterator[pb.Task]:
+        """Tasks not yet sent on this stream, and word of jobs that have ended since."""
+        tasks = await self._desk.run(self._jobs.tasks, holder)
+        for task in tasks:
+            kinds = sent.setdefault(task.job_id, set())
+            kind = task.WhichOneof("kind") or ""
+            if kind not in kinds:
+                kinds.add(kind)
+                yield task
+        for job_id in list(sent):
+            if await self._desk.run(self._jobs.has_ended, job_id):
+                del sent[job_id]
+                yield pb.Task(job_id=job_id, forget=pb.ForgetTask())
+
+    @answering
+    async def Submit(self, request: AsyncIterator[pb.WorkPart], context: Context) -> pb.SubmitWorkResponse:
+        holder = await self._callers.name(context, Role.HOLDER)
+        first = await anext(request, pb.WorkPart())
+        match first.WhichOneof("part"):
+            case "approval":
+                await self._desk.change(self._jobs.approve, first.approval, holder)
+            case "refusal":
+                await self._desk.change(self._jobs.refuse, first.refusal, holder)
+            case "submission":
+                await self._contribute(first.submission, request, holder)
+            case _:
+                raise MalformedMessage(message="WorkPart", problem="an answer begins with a signed document")
+        return pb.SubmitWorkResponse()
+
+    async def _contribute(self, signed: Signed, parts: AsyncIterator[pb.WorkPart], holder: str) -> None:
+        job_id = bytes.fromhex(Submission.parse(signed.body).job_id)
+        limit = await self._desk.run(self._jobs.expected_bytes, job_id)
+        ciphertexts = bytearray()
+        async for part in parts:
+            ciphertexts += part.ciphertexts
+            if len(ciphertexts) > limit:
+                raise MessageTooLarge(message="Submission", limit=limit)
+        await self._desk.change(self._jobs.contribute, signed, bytes(ciphertexts), job_id, holder)

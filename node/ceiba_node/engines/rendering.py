@@ -1,0 +1,274 @@
+"""From an integer program to one SQL statement in DuckDB's dialect.
+
+Built from sqlglot's expression nodes: names are quoted by the generator, and every number of the question is a bound
+parameter, so no text of a question becomes SQL. All arithmetic is on integers. A node's declared range picks the type
+that it is computed in (`_Renderer.number`), before the operation, so that nothing overflows and every engine gives the
+bits of `program.evaluate`.
+"""
+
+from collections.abc import Iterable
+from functools import reduce
+
+from sqlglot import exp
+
+from ceiba_protocol import program
+from ceiba_protocol.plan import Program
+from ceiba_protocol.program import (
+    FALSE,
+    NULL,
+    TRUE,
+    Add,
+    AllOf,
+    AnyOf,
+    CalendarStart,
+    CalendarUnit,
+    Choose,
+    Compare,
+    Comparison,
+    Constant,
+    FloorQuotient,
+    IsNull,
+    Load,
+    Multiply,
+    Negation,
+    Node,
+    RoundedQuotient,
+)
+
+ROWS = "rows"
+"""The table of a snapshot."""
+_WIDTHS = ((31, "INTEGER"), (63, "BIGINT"), (127, "HUGEINT"))
+"""Bits of magnitude that a type holds. Narrower sums are faster: DuckDB adds up to 63 bits without carrying."""
+_COMPARISONS: dict[Comparison, type[exp.Binary]] = {
+    Comparison.EQUAL: exp.EQ,
+    Comparison.NOT_EQUAL: exp.NEQ,
+    Comparison.LESS: exp.LT,
+    Comparison.LESS_OR_EQUAL: exp.LTE,
+    Comparison.GREATER: exp.GT,
+    Comparison.GREATER_OR_EQUAL: exp.GTE,
+}
+
+
+def render(compiled: Program) -> tuple[str, list[int]]:
+    """The statement and its parameters `$1`, `$2`, …: one row for each cell that has rows, in any order; first the
+    keys' integers, then the sums (NULL where no row has a value).
+
+    Raises ValueOutOfRange for a literal that no 128-bit integer holds.
+    """
+    renderer = _Renderer()
+    keys = [renderer.plain(key.node) for key in compiled.keys]
+    sums = [renderer.total(one.node) for one in compiled.sums]
+    condition = None if compiled.condition is None else renderer.condition(compiled.condition)
+    query = exp.select(*keys, *sums).from_(renderer.source())
+    if condition is not None:
+        query = query.where(condition)
+    if keys:
+        query = query.group_by(*(exp.Literal.number(place + 1) for place in range(len(keys))))
+    return query.sql(dialect="duckdb"), renderer.parameters
+
+
+def _magnitude(*nodes: Node) -> int:
+    return max(max(abs(node.low), abs(node.high)) for node in nodes)
+
+
+def _type_for(magnitude: int) -> str:
+    """The narrowest type that holds ±magnitude. Raises ValueOutOfRange."""
+    for bits, name in _WIDTHS:
+        if magnitude.bit_length() <= bits:
+            return name
+    program.checked(program.constant(magnitude), "A literal")
+    raise AssertionError
+
+
+def _binary(kind: type[exp.Binary], left: exp.Expression, right: exp.Expression) -> exp.Expression:
+    return exp.Paren(this=kind(this=left, expression=right))
+
+
+def _integer(value: int) -> exp.Expression:
+    """A constant of the formula itself, never of the question."""
+    return exp.Literal.number(value)
+
+
+class _Renderer:
+    """Renders the nodes of one program, collecting its parameters and its intermediate columns."""
+
+    def __init__(self) -> None:
+        self.parameters: list[int] = []
+        self._stages: dict[int, dict[Node, tuple[str, exp.Expression]]] = {}
+
+    # --- the parts of the statement ----------------------------------------------------------------------------
+
+    def source(self) -> exp.Expression:
+        """The table, wrapped in one sub-select for each stage of intermediate columns. Call it last."""
+        source: exp.Expression = exp.to_table(exp.to_identifier(ROWS, quoted=True))
+        for _, columns in sorted(self._stages.items()):
+            extra = [exp.alias_(value, name, quoted=True) for name, value in columns.values()]
+            source = exp.select(exp.Star(), *extra).from_(source).subquery()
+        return source
+
+    def total(self, node: Node) -> exp.Expression:
+        """The aggregate over rows: SUM, or COUNT where it comes to the same and costs less."""
+        if node == TRUE:
+            return exp.Count(this=exp.Star())
+        if node.is_truth:
+            return self._count_where(node)
+        match node:
+            case Choose(branches=((Negation(term=IsNull(value=value)), then),), otherwise=otherwise) if (
+                then == TRUE and otherwise in (NULL, FALSE)
+            ):
+                return exp.Count(this=self.plain(value))
+            case Choose(branches=((condition, then),), otherwise=otherwise) if (
+                then == TRUE and otherwise in (NULL, FALSE)
+            ):
+                return self._count_where(condition)
+        return exp.Sum(this=self.plain(node))
+
+    def _count_where(self, condition: Node) -> exp.Expression:
+        return exp.Filter(this=exp.Count(this=exp.Star()), expression=exp.Where(this=self.condition(condition)))
+
+    # --- numbers -----------------------------------------------------------------------------------------------
+
+    def plain(self, node: Node) -> exp.Expression:
+        """The node's value in whatever integer type it has: a column as stored, anything else as computed."""
+        if isinstance(node, Load):
+            return exp.column(exp.to_identifier(node.name, quoted=True))
+        return self.number(node, _magnitude(node))
+
+    def number(self, node: Node, magnitude: int) -> exp.Expression:
+        """The node's value in a type that holds ±magnitude, which is at least the node's own."""
+        wanted = _type_for(magnitude)
+        match node:
+            case Load():
+                return exp.cast(self.plain(node), wanted)
+            case Constant(value=value):
+                return exp.cast(exp.Null() if value is None else self._parameter(value), wanted)
+            case _ if node.is_truth:
+                return exp.cast(self.condition(node), wanted)
+        rendered, own = self._compute(node)
+        return rendered if own == wanted else exp.cast(rendered, wanted)
+
+    def _compute(self, node: Node) -> tuple[exp.Expression, str]:
+        """The node's formula and the type that it is computed in."""
+        match node:
+            case Add(left=left, right=right) | Multiply(left=left, right=right):
+                kind = exp.Add if isinstance(node, Add) else exp.Mul
+                size = _magnitude(node, left, right)
+                return _binary(kind, self.number(left, size), self.number(right, size)), _type_for(size)
+            case RoundedQuotient(left=left, right=right):
+                return self._rounded_quotient(left, right)
+            case FloorQuotient(value=value, divisor=divisor):
+                return self._floor_quotient(value, divisor)
+            case CalendarStart(day=day, unit=unit):
+                return self._calendar_start(day, unit)
+            case Choose(branches=branches, otherwise=otherwise):
+                size = _magnitude(node)
+                arms = [exp.If(this=self.condition(c), true=self.number(value, size)) for c, value in branches]
+                return exp.Case(ifs=arms, default=self.number(otherwise, size)), _type_for(size)
+        raise NotImplementedError(type(node).__name__)
+
+    def _parameter(self, value: int) -> exp.Expression:
+        self.parameters.append(value)
+        return exp.Parameter(this=_integer(len(self.parameters)))
+
+    def _rounded_quotient(self, left: Node, right: Node) -> tuple[exp.Expression, str]:
+        """sign(l)·sign(r)·⌊(2|l| + |r|) / 2|r|⌋: half away from zero, NULL for r = 0."""
+        size = max(2 * _magnitude(left), _magnitude(right)) + _magnitude(right)
+        top, bottom = self._named(left, size), self._named(right, size)
+        doubled = _binary(exp.Mul, _integer(2), _absolute(left, top))
+        numerator = _binary(exp.Add, doubled, _absolute(right, bottom))
+        divisor = exp.Nullif(this=_binary(exp.Mul, _integer(2), _absolute(right, bottom)), expression=_integer(0))
+        quotient = _binary(exp.IntDiv, numerator, divisor)
+        signs = [exp.Sign(this=value.copy()) for node, value in ((left, top), (right, bottom)) if node.low < 0]
+        return reduce(lambda product, sign: _binary(exp.Mul, product, sign), signs, quotient), _type_for(size)
+
+    def _floor_quotient(self, value: Node, divisor: int) -> tuple[exp.Expression, str]:
+        """⌊value / divisor⌋. SQL cuts towards zero, which is the floor once `value` is moved to start at 0 or above
+        by whole divisors."""
+        start = min(value.low // divisor, 0)
+        size = max(_magnitude(value), abs(start * divisor), value.high - start * divisor, divisor)
+        moved = self.number(value, size)
+        if start:
+            moved = _binary(exp.Add, moved, self.number(program.constant(-start * divisor), size))
+        quotient = _binary(exp.IntDiv, moved, self.number(program.constant(divisor), size))
+        if start:
+            quotient = _binary(exp.Add, quotient, self.number(program.constant(start), size))
+        return quotient, _type_for(size)
+
+    def _calendar_start(self, day: Node, unit: CalendarUnit) -> tuple[exp.Expression, str]:
+        if unit is CalendarUnit.DAY:
+            return self.number(day, _magnitude(day)), _type_for(_magnitude(day))
+        if unit is CalendarUnit.WEEK:  # 1970-01-01 was a Thursday, three days after the week's beginning
+            weeks = program.floor_quotient(program.add(day, program.constant(3)), 7)
+            start = program.add(program.scale(weeks, 7), program.constant(-3))
+            return self.number(start, _magnitude(start)), _type_for(_magnitude(start))
+        epoch = exp.cast(exp.Literal.string("1970-01-01"), "DATE")
+        moment = _binary(exp.Add, epoch, exp.cast(self.plain(day), "INTEGER"))
+        first = exp.cast(exp.func("date_trunc", exp.Literal.string(unit.value), moment, dialect="duckdb"), "DATE")
+        days = exp.Anonymous(this="date_diff", expressions=[exp.Literal.string("day"), epoch.copy(), first])
+        return exp.cast(days, "INTEGER"), "INTEGER"
+
+    def _named(self, node: Node, magnitude: int) -> exp.Expression:
+        """The node's value under a name, so that a formula may use it more than once.
+
+        Without it, ROUND within ROUND would double the statement at every level. Stage n reads stage n-1.
+        """
+        if isinstance(node, Load | Constant):
+            return self.number(node, magnitude)
+        stage = self._stages.setdefault(_rounding_depth(node), {})
+        if node not in stage:
+            value = self.number(node, magnitude)
+            stage[node] = (f"#{sum(map(len, self._stages.values()))}", value)
+        return exp.cast(exp.column(exp.to_identifier(stage[node][0], quoted=True)), _type_for(magnitude))
+
+    # --- conditions --------------------------------------------------------------------------------------------
+
+    def condition(self, node: Node) -> exp.Expression:
+        """The node as SQL's TRUE, FALSE or NULL."""
+        match node:
+            case Compare(comparison=comparison, left=left, right=right):
+                size = _magnitude(left, right)
+                return _binary(_COMPARISONS[comparison], self._side(left, size), self._side(right, size))
+            case AllOf(terms=terms):
+                return self._joined(exp.And, terms)
+            case AnyOf(terms=terms):
+                return self._joined(exp.Or, terms)
+            case Negation(term=term):
+                return exp.Not(this=self.condition(term))
+            case IsNull(value=value):
+                inner = self.condition(value) if value.is_truth else self.plain(value)
+                return exp.Paren(this=exp.Is(this=inner, expression=exp.Null()))
+        return _binary(exp.EQ, self.number(node, 1), _integer(1))
+
+    def _side(self, node: Node, magnitude: int) -> exp.Expression:
+        """One side of a comparison; a column stays bare, so that DuckDB can skip row groups by their statistics."""
+        return self.plain(node) if isinstance(node, Load) else self.number(node, magnitude)
+
+    def _joined(self, kind: type[exp.Connector], terms: Iterable[Node]) -> exp.Expression:
+        return reduce(lambda left, right: _binary(kind, left, right), map(self.condition, terms))
+
+
+def _absolute(node: Node, value: exp.Expression) -> exp.Expression:
+    return exp.Abs(this=value.copy()) if node.low < 0 else value.copy()
+
+
+def _rounding_depth(node: Node) -> int:
+    """How many rounded quotients stand within one another in `node`."""
+    inner = max(map(_rounding_depth, _children(node)), default=0)
+    return inner + isinstance(node, RoundedQuotient)
+
+
+def _children(node: Node) -> tuple[Node, ...]:
+    match node:
+        case Add() | Multiply() | RoundedQuotient() | Compare():
+            return (node.left, node.right)
+        case FloorQuotient() | IsNull():
+            return (node.value,)
+        case CalendarStart():
+            return (node.day,)
+        case AllOf() | AnyOf():
+            return node.terms
+        case Negation():
+            return (node.term,)
+        case Choose():
+            return (*(part for branch in node.branches for part in branch), node.otherwise)
+    return ()

@@ -1,0 +1,212 @@
+"""Snapshots: the immutable, quantised datasets that a holder's jobs run on (DESIGN §8), and the folder they live in.
+
+    <folder>/<table>/current                      the name of the version that answers questions
+    <folder>/<table>/subjects.duckdb              subject identifier → number, the same in every version
+    <folder>/<table>/<version>/rows.duckdb        the rows, all integers
+    <folder>/<table>/<version>/snapshot.json      what `Snapshot` says
+
+A version's folder is complete before `current` names it, so a crash at any moment leaves the old one in place.
+Files have mode 0600 and folders 0700.
+"""
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ceiba_protocol.canonical import to_plain
+from ceiba_protocol.errors import DatasetMissing, DatasetUnknown, SnapshotDamaged
+from ceiba_protocol.schema import Schema
+
+ROWS_FILE = "rows.duckdb"
+SUBJECTS_FILE = "subjects.duckdb"
+SUBJECT_COLUMN = "#subject"
+"""The rows' subject numbers. No column of a schema can have this name."""
+_RECORD_FILE = "snapshot.json"
+_CURRENT = "current"
+_STAGING = ".staging-"
+_LOCK = ".lock"
+_TABLE = re.compile(r"[a-z][a-z0-9_.]*")
+_VERSION = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of a holder's dataset."""
+
+    table: str
+    version: str
+    """HMAC-SHA256 of the content under the holder's own key, in hexadecimal."""
+    schema: Schema
+    rows: int
+    clipped: Mapping[str, int]
+    """How many values of each column were clipped to its bounds; columns without any are left out."""
+    published_at: datetime
+    path: Path
+    """The DuckDB file with the table `rows`."""
+
+    @property
+    def row_capacity(self) -> int:
+        """The public bound on `rows`: the next power of two."""
+        return 1 << (self.rows - 1).bit_length()
+
+
+class SnapshotStore:
+    """The snapshots of `holder`. `keep` older versions of each table stay beside the current one."""
+
+    def __init__(self, folder: Path, *, holder: str, keep: int = 3) -> None:
+        self.holder = holder
+        self._folder = folder
+        self._keep = keep
+
+    def tables(self) -> list[str]:
+        """The tables that have a current version."""
+        return sorted(path.parent.name for path in self._folder.glob(f"*/{_CURRENT}"))
+
+    def current(self, table: str) -> Snapshot:
+        """The version that answers questions. Raises DatasetMissing, SnapshotDamaged."""
+        version = self._current_version(table)
+        if version is None:
+            raise DatasetMissing(holders=self.holder, table=table)
+        return self._read(table, version)
+
+    def get(self, table: str, version: str) -> Snapshot:
+        """One version. Raises DatasetUnknown, SnapshotDamaged."""
+        well_formed = _TABLE.fullmatch(table) and _VERSION.fullmatch(version)
+        if not well_formed or not (self._folder / table / version).is_dir():
+            raise DatasetUnknown(holder=self.holder, table=table, version=version)
+        return self._read(table, version)
+
+    # --- for publishing ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def staging(self, table: str) -> Iterator[Path]:
+        """An empty folder to write a version in, removed afterwards. One publisher at a time; others wait."""
+        folder = self._folder / table
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for leftover in folder.glob(f"{_STAGING}*"):
+                shutil.rmtree(leftover)
+            staging = folder / f"{_STAGING}{secrets.token_hex(8)}"
+            staging.mkdir(mode=0o700)
+            try:
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+    def adopt(self, rows: Path, snapshot: Snapshot) -> None:
+        """Make `snapshot`, whose rows lie in the staging file `rows`, the current version of its table.
+
+        The same content published before stays as it is, unless it is damaged.
+        """
+        if not self._is_whole(snapshot):
+            complete = rows.parent / snapshot.version
+            complete.mkdir(mode=0o700)
+            os.replace(rows, complete / ROWS_FILE)
+            size = (complete / ROWS_FILE).stat().st_size
+            _write(complete / _RECORD_FILE, json.dumps(_to_record(snapshot, size), indent=2))
+            _sync(complete / ROWS_FILE)
+            _sync(complete)
+            shutil.rmtree(snapshot.path.parent, ignore_errors=True)
+            os.replace(complete, snapshot.path.parent)
+            _sync(snapshot.path.parent.parent)
+        self._point_to(snapshot, rows.parent)
+        self._forget_old(snapshot)
+
+    def path_of(self, table: str, version: str) -> Path:
+        """Where the rows of a version lie."""
+        return self._folder / table / version / ROWS_FILE
+
+    def subjects_path(self, table: str) -> Path:
+        return self._folder / table / SUBJECTS_FILE
+
+    # --- files -------------------------------------------------------------------------------------------------
+
+    def _current_version(self, table: str) -> str | None:
+        try:
+            return (self._folder / table / _CURRENT).read_text().strip()
+        except OSError:
+            return None
+
+    def _read(self, table: str, version: str) -> Snapshot:
+        path = self.path_of(table, version)
+        try:
+            record = json.loads((path.parent / _RECORD_FILE).read_bytes())
+            whole = path.stat().st_size == record["bytes"]
+            snapshot = _from_record(record, path) if whole else None
+        except (OSError, ValueError, KeyError, TypeError):
+            snapshot = None
+        if snapshot is None or (snapshot.table, snapshot.version) != (table, version):
+            raise SnapshotDamaged(table=table, version=version, holder=self.holder)
+        return snapshot
+
+    def _is_whole(self, snapshot: Snapshot) -> bool:
+        try:
+            self._read(snapshot.table, snapshot.version)
+        except SnapshotDamaged:
+            return False
+        return True
+
+    def _point_to(self, snapshot: Snapshot, staging: Path) -> None:
+        """The one step that changes the answer: `current` names either the old version or the new."""
+        _write(staging / _CURRENT, snapshot.version)
+        os.replace(staging / _CURRENT, self._folder / snapshot.table / _CURRENT)
+        _sync(self._folder / snapshot.table)
+
+    def _forget_old(self, snapshot: Snapshot) -> None:
+        folder = self._folder / snapshot.table
+        older = [path for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.name != snapshot.version]
+        older.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in older[self._keep :]:
+            shutil.rmtree(path)
+
+
+def _to_record(snapshot: Snapshot, size: int) -> dict[str, object]:
+    return {
+        "table": snapshot.table,
+        "version": snapshot.version,
+        "schema": to_plain(snapshot.schema),
+        "rows": snapshot.rows,
+        "clipped": dict(snapshot.clipped),
+        "published_at": snapshot.published_at.isoformat(),
+        "bytes": size,
+    }
+
+
+def _from_record(record: dict[str, object], path: Path) -> Snapshot:
+    """Raises ValueError, KeyError or TypeError for anything that `_to_record` did not write."""
+    rows, clipped = record["rows"], record["clipped"]
+    if not isinstance(rows, int) or rows < 1 or not isinstance(clipped, dict):
+        raise TypeError("not a snapshot's record")
+    return Snapshot(
+        table=str(record["table"]),
+        version=str(record["version"]),
+        schema=Schema.model_validate_json(json.dumps(record["schema"])),
+        rows=rows,
+        clipped=clipped,
+        published_at=datetime.fromisoformat(str(record["published_at"])),
+        path=path,
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Make a file or a folder's entries survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

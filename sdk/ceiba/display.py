@@ -1,0 +1,69 @@
+"""Small tables for people: aligned text for a terminal, plain semantic HTML for a notebook."""
+
+import unicodedata
+from collections.abc import Sequence
+from html import escape
+
+MAX_ROWS = 30
+"""Rows that a table shows before it says how many there are."""
+MAX_WIDTH = 60
+"""Characters of one cell."""
+
+
+def cell(value: object) -> str:
+    """One value in words: NULL for None, ten significant digits for floats, nothing that moves a cursor."""
+    if value is None:
+        return "NULL"
+    text = format(value, ".10g") if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        text = text.lower()
+    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
+
+
+def text_table(headers: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str]) -> str:
+    """Columns aligned, numbers to the right, with notes below.
+
+    sex         n
+    ------  -----
+    female    201
+    """
+    shown = rows[:MAX_ROWS]
+    body = [[cell(value) for value in row] for row in shown]
+    titles = [cell(header) for header in headers]
+    widths = [max(map(_width, column)) for column in zip(titles, *body, strict=True)]
+    to_right = [_is_numeric([row[place] for row in shown]) for place in range(len(titles))]
+    lines = [titles, ["-" * width for width in widths], *body]
+    text = ["  ".join(map(_pad, line, widths, to_right)).rstrip() for line in lines]
+    return "\n".join([*text, *_more(rows), *notes])
+
+
+def html_table(headers: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str]) -> str:
+    """A `<table>` with its notes as caption; every text is escaped."""
+    head = "".join(f'<th scope="col">{escape(cell(header))}</th>' for header in headers)
+    body = "".join(_html_row(row) for row in rows[:MAX_ROWS])
+    caption = escape(" ".join([*_more(rows), *notes]))
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_row(row: Sequence[object]) -> str:
+    return "<tr>" + "".join(f"<td>{escape(cell(value))}</td>" for value in row) + "</tr>"
+
+
+def _more(rows: Sequence[Sequence[object]]) -> list[str]:
+    hidden = len(rows) - MAX_ROWS
+    return [f"... and {hidden} more rows"] if hidden > 0 else []
+
+
+def _is_numeric(values: Sequence[object]) -> bool:
+    return all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
+
+
+def _width(text: str) -> int:
+    """Places on a terminal: two for a Chinese character, none for a combining mark."""
+    return sum(0 if unicodedata.combining(s) else 1 + (unicodedata.east_asian_width(s) in "WF") for s in text)
+
+
+def _pad(text: str, width: int, to_right: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if to_right else text + space
