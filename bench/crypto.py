@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 
 import gmpy2
 import phe
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from gmpy2 import mpz
+
 from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.paillier import Encryptor, generate_keypair, key_id, multiply
 from ceiba_protocol.sums.secure_sum import (
@@ -21,8 +24,6 @@ from ceiba_protocol.sums.secure_sum import (
     merchant_open,
     set_digest,
 )
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from gmpy2 import mpz
 
 Figure = dict[str, float | str | None]
 MANY = 10**6

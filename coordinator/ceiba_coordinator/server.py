@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import grpc
 import structlog
@@ -84,8 +85,6 @@ async def serve(config: Config, started: Callable[[int, int], None]) -> None:
 
 def _credentials(authority: KeyAndCertificate, space: str, *, mutual: bool) -> grpc.ServerCredentials:
     """A fresh server certificate at every start, so that it never expires in service."""
-    from datetime import UTC, datetime
-
     server = issue_server(authority, space, datetime.now(UTC))
     chain = server.certificate + authority.certificate
     roots = authority.certificate if mutual else None

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from ceiba_node.quantising import (
     CONFORMING,
@@ -31,9 +32,11 @@ from ceiba_node.quantising import (
     narrowest_type,
     plain_number,
 )
+from ceiba_node.quiet import quietly
 from ceiba_node.snapshots import ROWS_FILE, SUBJECT_COLUMN, Snapshot, SnapshotStore
+from ceiba_node.sources import Source, open_source
 from ceiba_protocol.canonical import tlv
-from ceiba_protocol.errors import BadSource, CeibaError, DoesNotConform, EmptyTable, EngineFailed
+from ceiba_protocol.errors import CeibaError, DoesNotConform, EmptyTable, EngineFailed
 from ceiba_protocol.schema import OutOfBounds, Schema
 
 _MEMORY_LIMIT = "400MB"
@@ -137,22 +140,14 @@ class _Press:
     def __init__(self, store: SnapshotStore, staging: Path, source: Path, schema: Schema) -> None:
         self._holder = store.holder
         self._subjects = store.subjects_path(schema.table)
-        self._source = source
+        self._path = source
         self._schema = schema
         self._columns: Sequence[Quantised] = ()
         rows = staging / ROWS_FILE
-        self._database = duckdb.connect(
-            str(rows),
-            config={
-                "memory_limit": _MEMORY_LIMIT,
-                "temp_directory": str(staging),
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        )
+        self._database = quietly(lambda: duckdb.connect(str(rows), config=_config(staging)), self._failed())
         rows.chmod(0o600)
         self._database.execute("SET TimeZone = 'UTC'")
-        self._database.create_function("plain_number", plain_number, ["VARCHAR", "INTEGER"], "VARCHAR")  # type: ignore[list-item,arg-type]
+        self._database.create_function("plain_number", plain_number, ["VARCHAR", "INTEGER"], "VARCHAR")
 
     def close(self) -> None:
         self._database.close()
@@ -160,50 +155,30 @@ class _Press:
     # --- step 1 and 2 ----------------------------------------------------------------------------------------------
 
     def read(self, source_columns: Mapping[str, str], source_table: str | None) -> None:
-        """Raises BadSource, EmptyTable, BadSchema."""
-        if not self._source.is_file():
-            raise self._bad_source("there is no such file")
-        unreadable = self._bad_source("it cannot be read as the format that it seems to have")
-        relation = self._relation(source_table, unreadable)
-        described = self._query(_select(["*"], relation, "LIMIT 0", verb="DESCRIBE SELECT"), unreadable)
-        types = {str(name): str(kind) for name, kind, *_ in described}
-        wanted = [column.name for column in self._schema.columns]
-        if self._schema.subject_key is not None:
-            wanted.append(self._schema.subject_key)
-        names = {name: source_columns.get(name, name) for name in wanted}
-        missing = [name for name in wanted if names[name] not in types]
-        if missing:
-            raise self._bad_source(f"it has no column for {', '.join(missing)}")
+        """Raises BadSource, BadSchema."""
+        table = source_table or self._schema.table.rpartition(".")[2]
+        source = open_source(self._database, self._path, self._schema, source_columns, table)
         self._columns = [
-            Quantised(column, place, identifier(names[column.name]), types[names[column.name]] in ("DOUBLE", "FLOAT"))
+            Quantised(column, place, source.column(column.name), source.is_float(column.name))
             for place, column in enumerate(self._schema.columns)
         ]
-        self._judge(relation, names, unreadable)
+        judged = _select([*self._results(), "subject"], self._judging(source))
+        self._query(f"CREATE TEMP TABLE judged AS {judged}", source.unreadable())
 
-    def _relation(self, source_table: str | None, unreadable: CeibaError) -> str:
-        """The source as SQL reads it. The format is told by the file's first bytes, not by its name."""
-        with self._source.open("rb") as file:
-            head = file.read(12)
-        path = literal(str(self._source))
-        if head[:4] == b"PAR1":
-            return f"read_parquet({path})"
-        if head[8:12] == b"DUCK":
-            self._query(f"ATTACH {path} AS source (READ_ONLY)", unreadable)
-            table = source_table or self._schema.table.rpartition(".")[2]
-            return identifier("source", *table.split("."))
-        return f"read_csv({path}, all_varchar = true, header = true)"  # the header has the columns' names
-
-    def _judge(self, relation: str, names: Mapping[str, str], unreadable: CeibaError) -> None:
+    def _judging(self, source: Source) -> str:
+        """Sub-selects, one around the other, for the stages of all columns side by side."""
         key = self._schema.subject_key
-        subject = "NULL" if key is None else f"nullif(trim(CAST({identifier(names[key])} AS VARCHAR)), '')"
+        subject = "NULL" if key is None else f"nullif(trim(CAST({source.column(key)} AS VARCHAR)), '')"
         stages = [_merged(parts) for parts in zip(*(column.stages() for column in self._columns), strict=True)]
-        stages[0] = {**stages[0], "subject": subject}
-        for stage, made in enumerate(stages):
-            kept = [] if stage == 0 else ["*"]
+        stages[0]["subject"] = subject
+        relation = source.relation
+        for place, made in enumerate(stages):
+            kept = [] if place == 0 else ["*"]
             relation = f"({_select([*kept, *(f'{sql} AS {name}' for name, sql in made.items())], relation)})"
-        results = [name for column in self._columns for name in (column.value, column.rule)]
-        judged = _select([*results, "subject"], relation)
-        self._query(f"CREATE TEMP TABLE judged AS {judged}", unreadable)
+        return relation
+
+    def _results(self) -> list[str]:
+        return [name for column in self._columns for name in (column.value, column.rule)]
 
     # --- step 3 ----------------------------------------------------------------------------------------------------
 
@@ -225,9 +200,7 @@ class _Press:
         self._refuse_gaps(rows, identified, rest[: len(self._columns)])
         counts = _counts(places, rest[len(self._columns) :])
         if tolerance is not None and non_conforming > tolerance:
-            faulty = {column.column.name: rule for column, rule in places if rule not in CONFORMING}
-            at = [name for name in faulty if _faults(self._schema, name, counts)]
-            raise self._does_not_conform(non_conforming, tolerance, at)
+            raise self._does_not_conform(non_conforming, tolerance, _at_fault(places, counts))
         return PublishReport(self._schema.table, "", rows, non_conforming, counts)
 
     def _refuse_gaps(self, rows: int, identified: int, nulls: Sequence[int]) -> None:
@@ -289,34 +262,38 @@ class _Press:
         digests = [hashlib.sha256() for _ in names]
         for start in range(0, rows, _DIGEST_ROWS):
             piece = f"WHERE snapshot.rowid >= {start} AND snapshot.rowid < {start + _DIGEST_ROWS}"
-            arrays = self._database.execute(_select(values, table, piece)).fetchnumpy()
+            arrays = self._arrays(_select(values, table, piece))
             for name, digest in zip(names, digests, strict=True):
-                digest.update(arrays[name].astype("<i8", copy=False).tobytes())
+                digest.update(np.asarray(arrays[name], dtype="<i8").tobytes())
         parts = [self._schema.digest().encode(), str(rows).encode(), *(digest.digest() for digest in digests)]
         return hmac.new(version_key, tlv(b"ceiba/v1/snapshot", *parts), hashlib.sha256).hexdigest()
 
     # --- errors ----------------------------------------------------------------------------------------------------
 
     def _query(self, sql: str, failure: CeibaError) -> list[tuple[Any, ...]]:
-        """Raises `failure` outside `except`, so that not even its context holds DuckDB's text."""
-        try:
-            return self._database.execute(sql).fetchall()
-        except duckdb.Error as error:
-            failure.private = type(error).__name__
-        raise failure
+        return quietly(lambda: self._database.execute(sql).fetchall(), failure)
+
+    def _arrays(self, sql: str) -> Mapping[str, Any]:
+        return quietly(lambda: self._database.execute(sql).fetchnumpy(), self._failed())
 
     def _failed(self) -> EngineFailed:
         return EngineFailed(holder=self._holder)
-
-    def _bad_source(self, problem: str) -> BadSource:
-        return BadSource(source=self._source.name, problem=problem)
 
     def _does_not_conform(self, rows: int, allowed: int, columns: Iterable[str]) -> DoesNotConform:
         return DoesNotConform(rows=rows, table=self._schema.table, allowed=allowed, columns=", ".join(columns))
 
 
-def _select(columns: Sequence[str], source: str, rest: str = "", *, verb: str = "SELECT") -> str:
-    return " ".join([verb, ", ".join(columns), "FROM", source, rest])
+def _config(staging: Path) -> dict[str, str | bool | int | float | list[str]]:
+    return {
+        "memory_limit": _MEMORY_LIMIT,
+        "temp_directory": str(staging),
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+
+
+def _select(columns: Sequence[str], source: str, rest: str = "") -> str:
+    return " ".join(["SELECT", ", ".join(columns), "FROM", source, rest])
 
 
 def _merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
@@ -331,6 +308,11 @@ def _counts(places: Sequence[tuple[Quantised, Rule]], numbers: Sequence[int]) ->
     return counts
 
 
-def _faults(schema: Schema, name: str, counts: Mapping[str, Mapping[str, int]]) -> int:
-    conforming = {rule.name_for(schema.column(name)) for rule in CONFORMING}
-    return sum(n for rule, n in counts.get(name, {}).items() if rule not in conforming)
+def _at_fault(places: Sequence[tuple[Quantised, Rule]], counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The columns that have a value which does not conform."""
+    met = [
+        quantised.column.name
+        for quantised, rule in places
+        if rule not in CONFORMING and rule.name_for(quantised.column) in counts.get(quantised.column.name, {})
+    ]
+    return list(dict.fromkeys(met))

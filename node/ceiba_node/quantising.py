@@ -31,6 +31,7 @@ _TYPES = (
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,5})?", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_MIDNIGHT = r"([ T]00:00(:00(\.0+)?)?)?"
 _CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?"
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 
@@ -105,7 +106,7 @@ def plain_number(text: str, digits: int) -> str:
         return sign + "9" * digits
     if value.adjusted() < -60 and value:
         return f"{sign}0.{'0' * 59}1"
-    return format(value, "f").removeprefix("+")
+    return format(value, "f")
 
 
 class Quantised:
@@ -165,14 +166,15 @@ class Quantised:
         match self.column.type:
             case ColumnType.INT | ColumnType.DECIMAL:
                 magnitude = f"(abs({self.fine}) + {self._step() // 2}) // {self._step()}"
-                return f"CASE WHEN {self.fine} < 0 OR {self.plain}[1] = '-' THEN -({magnitude}) ELSE {magnitude} END"
+                return f"CASE WHEN {self.fine} < 0 THEN -({magnitude}) ELSE {magnitude} END"
             case ColumnType.CATEGORY:
                 values = ", ".join(map(literal, self.column.domain or ()))
                 return f"CAST(enum_code(TRY_CAST({text} AS ENUM ({values}))) AS HUGEINT)"
             case ColumnType.BOOL:
-                return f"CASE WHEN {_is_in(f'lower({text})', _TRUE)} THEN 1 WHEN {_is_in(f'lower({text})', _FALSE)} THEN 0 END"
+                true, false = (_is_in(f"lower({text})", words) for words in (_TRUE, _FALSE))
+                return f"CASE WHEN {true} THEN 1 WHEN {false} THEN 0 END"
             case ColumnType.DATE:
-                day = f"CASE WHEN regexp_full_match({text}, '{_DAY}([ T]00:00(:00(\\.0+)?)?)?') THEN left({text}, 10) END"
+                day = f"CASE WHEN regexp_full_match({text}, '{_DAY}{_MIDNIGHT}') THEN left({text}, 10) END"
                 return f"date_diff('day', DATE '1970-01-01', TRY_CAST({day} AS DATE))"
             case ColumnType.TIMESTAMP:
                 instant = f"CASE WHEN regexp_full_match({text}, '{_DAY}([ T]{_CLOCK})?') THEN {text} END"

@@ -21,6 +21,11 @@ class Fault(Enum):
     US = "us"
     """This process cannot do its part now; trying again may help."""
 
+    @property
+    def exit_code(self) -> int:
+        """What a command line exits with: 2 bad input, 3 refused, 4 not reachable or not possible now, 5 a peer's."""
+        return {Fault.CALLER: 2, Fault.POLICY: 3, Fault.US: 4, Fault.PEER: 5}[self]
+
 
 class CeibaError(Exception):
     """Base of every error that a user can meet. Subclasses fill in the class variables; instances, the fields."""

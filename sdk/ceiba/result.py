@@ -120,5 +120,5 @@ def _dtype(values: list[Any]) -> Any:
     if kinds <= {int, float}:
         return "float64" if float in kinds else "object"
     if kinds == {str}:
-        return "str"
+        return None  # whatever this pandas infers for text
     return "datetime64[us]" if all(issubclass(kind, date) for kind in kinds) else "object"

@@ -36,7 +36,6 @@ from ceiba_protocol.expression import (
     Round,
     TextValue,
     TruthValue,
-    number,
     to_text,
 )
 from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, LabelBranch
@@ -404,5 +403,3 @@ def date_trunc(unit: str, column: Term | str) -> Grouping:
     calendar = CalendarUnit(str(unit).lower())
     return _titled(Grouping(ByCalendar(name="_", column=expression.name, unit=calendar)))
 
-
-__all__ = ["Grouping", "Term", "case", "col", "date_trunc", "grouping", "literal", "number", "width_bucket"]

@@ -10,11 +10,11 @@ from functools import cache
 
 import gmpy2
 import pytest
+from gmpy2 import mpz
+
 from ceiba_protocol.errors import BadKeyProof
 from ceiba_protocol.sums.key_proof import ROOTS, _challenge, key_context, prove_key, verify_key
 from ceiba_protocol.sums.randomness import Random, random_below, random_bits
-from gmpy2 import mpz
-
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import gmpy2
 import pytest
+
 from ceiba_protocol.errors import BadKeyProof, KeyTooShort
 from ceiba_protocol.sums import key_proof
 from ceiba_protocol.sums.key_proof import key_context, prove_key, verify_key
-
 from tests.support.keys import keypair
 
 CONTEXT = key_context("merchant", bytes(32), "K1", "long-lived")

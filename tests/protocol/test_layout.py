@@ -3,11 +3,11 @@
 from itertools import accumulate
 
 import pytest
-from ceiba_protocol.errors import MalformedMessage, SlotOverflow, TotalRejected, ValueOutOfRange
-from ceiba_protocol.sums.layout import Layout
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ceiba_protocol.errors import MalformedMessage, SlotOverflow, TotalRejected, ValueOutOfRange
+from ceiba_protocol.sums.layout import Layout
 from tests.support.keys import keypair
 
 N = int(keypair(1024)[0].n)

@@ -5,13 +5,13 @@ import hmac
 import os
 
 import pytest
-from ceiba_protocol.errors import SeedReused, SetMismatch
-from ceiba_protocol.sums.masks import SeedGuard, combined_mask, expand, shared_seed
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ceiba_protocol.errors import SeedReused, SetMismatch
+from ceiba_protocol.sums.masks import SeedGuard, combined_mask, expand, shared_seed
 from tests.support.keys import keypair
 
 N = int(keypair(1024)[0].n)

@@ -11,14 +11,14 @@ from math import isqrt
 import gmpy2
 import phe
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ceiba_protocol.errors import BadCiphertext, KeyTooShort, ValueOutOfRange, WrongType
 from ceiba_protocol.sums import paillier
 from ceiba_protocol.sums.fixed_base import MAXIMUM_ENTRIES, CombShape, FixedBase, cheapest_shape
 from ceiba_protocol.sums.paillier import Encryptor, Pool, decode_ciphertexts, decrypt, encode_ciphertexts, multiply
 from ceiba_protocol.sums.randomness import random_below, random_bits
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 

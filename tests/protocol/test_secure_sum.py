@@ -8,6 +8,10 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ceiba_protocol.errors import BadCiphertext, ManifestMismatch, SetMismatch, TotalRejected
 from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.paillier import Encryptor, key_id
@@ -19,10 +23,6 @@ from ceiba_protocol.sums.secure_sum import (
     run_sum,
     set_digest,
 )
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.support.keys import keypair
 
 PUBLIC, PRIVATE = keypair(1024)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import gmpy2
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from ceiba_protocol.canonical import tlv
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.sums import key_proof, masks, paillier
 from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.secure_sum import RoundContext, set_digest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 

@@ -21,6 +21,8 @@ log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
+Answer = Callable[[Any, Any, Context], Awaitable[T]]
+Stream = Callable[[Any, Any, Context], AsyncIterator[T]]
 
 
 class Desk:
@@ -68,7 +70,8 @@ class Callers:
 
     async def name(self, context: Context, role: Role | None = None) -> str:
         """The calling member's name. Raises UnknownMember, and WrongRole if it must have a role and has another."""
-        caller = await self._caller(context.auth_context().get("x509_pem_cert", [b""])[0])
+        certificates = context.auth_context().get("x509_pem_cert", ())
+        caller = await self._caller(next(iter(certificates), b""))
         if role is not None and caller.role != role:
             raise WrongRole(role=caller.role, method=f"what is for a {role}")
         return caller.name
@@ -85,7 +88,7 @@ class Callers:
         return self._known[certificate]
 
 
-def answering(method: Callable[[Any, Any, Context], Awaitable[T]]) -> Callable[[Any, Any, Context], Awaitable[T]]:
+def answering(method: Answer[T]) -> Answer[T]:
     """For methods with one response: errors become statuses."""
 
     @wraps(method)
@@ -99,9 +102,7 @@ def answering(method: Callable[[Any, Any, Context], Awaitable[T]]) -> Callable[[
     return wrapped
 
 
-def streaming(
-    method: Callable[[Any, Any, Context], AsyncIterator[T]],
-) -> Callable[[Any, Any, Context], AsyncIterator[T]]:
+def streaming(method: Stream[T]) -> Stream[T]:
     """For methods that stream responses: errors become statuses."""
 
     @wraps(method)

@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 
 from ceiba_node.engines.rendering import render
+from ceiba_node.quiet import quietly
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.errors import EngineFailed, JobCancelled, SnapshotDamaged
 from ceiba_protocol.plan import Program
@@ -21,6 +22,8 @@ OPEN_SNAPSHOTS = 2
 """Snapshots kept open for the next question: the current one, and one that is being replaced or compared with."""
 _INTERRUPT_EVERY = 0.01
 """Seconds between interrupts until a query has stopped: DuckDB forgets one that arrives before the query begins."""
+
+_LOCK_DOWN = "SET enable_external_access = false; SET lock_configuration = true"
 
 
 class Cancellation:
@@ -68,17 +71,13 @@ class DuckDBEngine:
             "memory_limit": memory_limit,
             "threads": threads,
             "temp_directory": str(temp_directory),
-            "enable_external_access": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
-            "lock_configuration": True,
         }
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, duckdb.DuckDBPyConnection] = OrderedDict()
 
-    def grouped_sums(
-        self, snapshot: Snapshot, program: Program, cancellation: Cancellation | None = None
-    ) -> list[int]:
+    def grouped_sums(self, snapshot: Snapshot, program: Program, cancellation: Cancellation | None = None) -> list[int]:
         """The totals of every cell, cell by cell, each sum after the other, 0 in cells without rows: what
         `plan.grouped_sums` gives for the snapshot's rows.
 
@@ -109,23 +108,21 @@ class DuckDBEngine:
             return connection.cursor()
 
     def _connect(self, snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
-        try:
-            return duckdb.connect(str(snapshot.path), read_only=True, config=self._config)
-        except duckdb.Error as error:
-            failure = type(error).__name__
-        raise SnapshotDamaged(table=snapshot.table, version=snapshot.version, holder=self._holder, private=failure)
+        failure = SnapshotDamaged(table=snapshot.table, version=snapshot.version, holder=self._holder)
+        connection = quietly(lambda: duckdb.connect(str(snapshot.path), read_only=True, config=self._config), failure)
+        quietly(lambda: connection.execute(_LOCK_DOWN), EngineFailed(holder=self._holder))
+        return connection
 
     def _run(
         self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: list[int], cancellation: Cancellation | None
     ) -> list[tuple[int | None, ...]]:
-        """The errors are raised outside `except`, so that not even their context holds DuckDB's text."""
+        """Raises EngineFailed, or JobCancelled if that is why it failed."""
         try:
-            return cursor.execute(sql, parameters).fetchall()
-        except duckdb.Error as error:
-            failure = type(error).__name__
-        if cancellation is not None and cancellation.cancelled:
-            raise JobCancelled(job=cancellation.job)
-        raise EngineFailed(holder=self._holder, private=failure)
+            return quietly(lambda: cursor.execute(sql, parameters).fetchall(), EngineFailed(holder=self._holder))
+        except EngineFailed:
+            if cancellation is not None and cancellation.cancelled:
+                raise JobCancelled(job=cancellation.job) from None
+            raise
 
     def _spread(self, program: Program, rows: list[tuple[int | None, ...]]) -> list[int]:
         """Put each row's sums into its cell. A key outside the public domain fails: the snapshot is not ours."""

@@ -100,7 +100,7 @@ class _Renderer:
 
     def source(self) -> exp.Expression:
         """The table, wrapped in one sub-select for each stage of intermediate columns. Call it last."""
-        source: exp.Expression = exp.to_table(exp.to_identifier(ROWS, quoted=True))
+        source: exp.Expression = exp.Table(this=exp.to_identifier(ROWS, quoted=True))
         for _, columns in sorted(self._stages.items()):
             extra = [exp.alias_(value, name, quoted=True) for name, value in columns.values()]
             source = exp.select(exp.Star(), *extra).from_(source).subquery()
@@ -110,21 +110,14 @@ class _Renderer:
         """The aggregate over rows: SUM, or COUNT where it comes to the same and costs less."""
         if node == TRUE:
             return exp.Count(this=exp.Star())
-        if node.is_truth:
-            return self._count_where(node)
-        match node:
-            case Choose(branches=((Negation(term=IsNull(value=value)), then),), otherwise=otherwise) if (
-                then == TRUE and otherwise in (NULL, FALSE)
-            ):
+        match _counted(node):
+            case None:
+                return exp.Sum(this=self.plain(node))
+            case Negation(term=IsNull(value=value)):
                 return exp.Count(this=self.plain(value))
-            case Choose(branches=((condition, then),), otherwise=otherwise) if (
-                then == TRUE and otherwise in (NULL, FALSE)
-            ):
-                return self._count_where(condition)
-        return exp.Sum(this=self.plain(node))
-
-    def _count_where(self, condition: Node) -> exp.Expression:
-        return exp.Filter(this=exp.Count(this=exp.Star()), expression=exp.Where(this=self.condition(condition)))
+            case condition:
+                where = exp.Where(this=self.condition(condition))
+                return exp.Filter(this=exp.Count(this=exp.Star()), expression=where)
 
     # --- numbers -----------------------------------------------------------------------------------------------
 
@@ -245,6 +238,16 @@ class _Renderer:
 
     def _joined(self, kind: type[exp.Connector], terms: Iterable[Node]) -> exp.Expression:
         return reduce(lambda left, right: _binary(kind, left, right), map(self.condition, terms))
+
+
+def _counted(node: Node) -> Node | None:
+    """The condition whose rows a sum of `node` counts; None if it sums anything else."""
+    if node.is_truth:
+        return node
+    match node:
+        case Choose(branches=((condition, then),), otherwise=otherwise):
+            return condition if then == TRUE and otherwise in (NULL, FALSE) else None
+    return None
 
 
 def _absolute(node: Node, value: exp.Expression) -> exp.Expression:

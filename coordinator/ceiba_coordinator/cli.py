@@ -1,0 +1,160 @@
+"""ceiba-coordinator: the operator's commands."""
+
+import asyncio
+import json
+import os
+import sys
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from ceiba_coordinator.config import AUTHORITY_CERTIFICATE, AUTHORITY_KEY, FILE, SAMPLE, Config
+from ceiba_coordinator.membership import Membership
+from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_protocol.errors import BadConfiguration, BadSource, CeibaError
+from ceiba_protocol.joining import describe_roster
+from ceiba_protocol.schema import Schema
+from ceiba_protocol.trust.certificates import make_authority
+from ceiba_protocol.trust.roster import Role
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run the coordinator of a Ceiba space.")
+
+Home = Annotated[Path, typer.Option(envvar="CEIBA_COORDINATOR_HOME", help="The coordinator's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+
+
+@app.command()
+def init(
+    space: Annotated[str, typer.Option(help="The space's name, such as city-health.")],
+    home: Home = Path("ceiba-coordinator"),
+    host: Annotated[str, typer.Option(help="Name or address under which members reach this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the services; enrolment takes the next one.")] = 7443,
+) -> None:
+    """Make a coordinator's folder: configuration, CA and database.
+
+    Example: ceiba-coordinator init --space city-health --host coordinator.example --home /srv/ceiba
+    """
+    if (home / FILE).exists():
+        raise BadConfiguration(path=home / FILE, problem="it exists already; a new CA would orphan every member")
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    authority = make_authority(space, datetime.now(UTC))
+    _write_private(home / AUTHORITY_KEY, authority.key)
+    (home / AUTHORITY_CERTIFICATE).write_bytes(authority.certificate)
+    text = SAMPLE.format(
+        space=space,
+        address=f"{host}:{port}",
+        enrolment_address=f"{host}:{port + 1}",
+        listen=f"{'127.0.0.1' if host == '127.0.0.1' else '0.0.0.0'}:{port}",  # noqa: S104 - the operator chose a host
+        listen_enrolment=f"{'127.0.0.1' if host == '127.0.0.1' else '0.0.0.0'}:{port + 1}",  # noqa: S104
+    )
+    (home / FILE).write_text(text)
+    open_engine(Config.read(home).database_url).dispose()
+    typer.echo(f"Made {home / FILE}. Next: ceiba-coordinator serve --home {home}")
+
+
+@app.command()
+def serve(home: Home = Path("ceiba-coordinator"), json_log: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Run the coordinator until it is told to stop (SIGTERM, Ctrl-C).
+
+    Example: ceiba-coordinator serve --home /srv/ceiba
+    """
+    from ceiba_coordinator.server import serve as run
+
+    _configure_log(json_log)
+    asyncio.run(run(Config.read(home), lambda port, enrolment: None))
+
+
+@app.command()
+def invite(
+    role: Role,
+    name: Annotated[str, typer.Argument(help="The member's name: lower-case letters, digits, hyphens.")],
+    organisation: Annotated[str, typer.Option(help="The legal organisation; holders must differ in it.")] = "",
+    home: Home = Path("ceiba-coordinator"),
+    as_json: AsJson = False,
+) -> None:
+    """Print a join token for one new member; good once, for 24 hours.
+
+    Example: ceiba-coordinator invite holder st-mary --organisation "St Mary's Hospital Trust"
+    """
+    config = Config.read(home)
+    settings = config.settings
+    token = _membership(config).invite(
+        name,
+        role,
+        organisation or name,
+        address=settings.address,
+        enrolment=settings.enrolment_address,
+        random=os.urandom,
+    )
+    typer.echo(json.dumps({"token": token.encode()}) if as_json else token.encode())
+
+
+@app.command()
+def roster(
+    table: Annotated[list[str], typer.Option(help="SCHEMA.toml:holder,holder,holder; once for each table.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the roster to this file.")] = None,
+    home: Home = Path("ceiba-coordinator"),
+    as_json: AsJson = False,
+) -> None:
+    """Make the space's next roster from all enrolled members and the tables given here.
+
+    Every member then compares the fingerprint with the others and pins it. Until all have, nothing is answered.
+    Example: ceiba-coordinator roster --table heart.toml:cleveland,hungary,zurich
+    """
+    made = _membership(Config.read(home)).propose_roster([_read_table(entry) for entry in table])
+    if out is not None:
+        out.write_bytes(made.body())
+    typer.echo(
+        json.dumps({"version": made.version, "fingerprint": made.fingerprint}) if as_json else describe_roster(made)
+    )
+
+
+def _read_table(entry: str) -> tuple[Schema, list[str]]:
+    path, _, holders = entry.rpartition(":")
+    try:
+        plain = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError):
+        raise BadSource(source=path, problem="it is no readable TOML file") from None
+    return Schema.from_plain(plain), [name.strip() for name in holders.split(",") if name.strip()]
+
+
+def _membership(config: Config) -> Membership:
+    from ceiba_coordinator.server import open_membership
+
+    return open_membership(config, Store(open_engine(config.database_url)))
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _configure_log(as_json: bool) -> None:
+    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def main() -> None:
+    """Run the command line; a CeibaError is printed in its own words, with an exit code that tells its kind."""
+    try:
+        app()
+    except CeibaError as error:
+        typer.echo(f"{error.public}\n{error.what_to_do}", err=True)
+        sys.exit(error.fault.exit_code)
+
+
+if __name__ == "__main__":
+    main()

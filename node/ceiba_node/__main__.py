@@ -1,0 +1,5 @@
+"""python -m ceiba_node"""
+
+from ceiba_node.cli import main
+
+main()

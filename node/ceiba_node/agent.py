@@ -1,0 +1,118 @@
+"""The node's connection: it dials the coordinator, announces datasets, pulls tasks and sends the answers."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import structlog
+
+from ceiba_node.answering import Answering, Reply
+from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.v1.catalogue_pb2 import AnnounceRequest
+from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub
+from ceiba_protocol.v1.work_pb2 import PullRequest, Task, WorkPart
+from ceiba_protocol.v1.work_pb2_grpc import WorkStub
+from ceiba_protocol.wire import chunks, from_rpc_error
+
+log = structlog.get_logger()
+
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 5.0
+ANNOUNCE_EVERY_SECONDS = 1.0
+"""How soon a new version is offered after `ceiba-node publish`."""
+CALL_SECONDS = 120.0
+WORKERS = 4
+
+
+class Agent:
+    """Runs until `stop`. Whatever fails on the way is tried again: the coordinator keeps a task until it is answered."""
+
+    def __init__(self, channel: grpc.Channel, target: str, answering: Answering) -> None:
+        self._answering = answering
+        self._target = target
+        self._work = WorkStub(channel)
+        self._catalogue = CatalogueStub(channel)
+        self._stop = threading.Event()
+        self._pull: grpc.Call | None = None
+        self._announced: set[bytes] = set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._pull is not None:
+            self._pull.cancel()
+
+    def run(self) -> None:
+        """Pull and answer until stopped."""
+        announcing = threading.Thread(target=self._keep_announcing, name="announce", daemon=True)
+        announcing.start()
+        wait = FIRST_RETRY_SECONDS
+        with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="task") as workers:
+            while not self._stop.is_set():
+                if self._pull_once(workers):
+                    wait = FIRST_RETRY_SECONDS
+                self._stop.wait(wait)
+                wait = min(2 * wait, LAST_RETRY_SECONDS)
+
+    def _pull_once(self, workers: ThreadPoolExecutor) -> bool:
+        """One connection's worth of tasks; whether any came."""
+        came = False
+        try:
+            stream = self._work.Pull(PullRequest())
+            self._pull = stream
+            for task in stream:
+                came = True
+                workers.submit(self._handle, task)
+        except grpc.RpcError as error:
+            if not self._stop.is_set():
+                log.warning("coordinator.lost", code=from_rpc_error(error, self._target).code)
+        return came
+
+    def _handle(self, task: Task) -> None:
+        """Answer one task. A failure is logged; the coordinator sends the task again on the next connection."""
+        try:
+            match task.WhichOneof("kind"):
+                case "approve":
+                    self._send(self._answering.approve(task.job_id, task.approve.manifest))
+                case "contribute":
+                    self._send(self._answering.contribute(task.job_id, task.contribute.approvals))
+                case "forget":
+                    self._answering.forget(task.job_id)
+        except CeibaError as error:
+            log.warning("task.failed", job=task.job_id.hex(), code=error.code, **error.fields)
+        except grpc.RpcError as error:
+            log.warning("answer.not_accepted", job=task.job_id.hex(), code=from_rpc_error(error, self._target).code)
+            self._reconnect_if_lost(error)
+
+    def _reconnect_if_lost(self, error: grpc.RpcError) -> None:
+        """An answer that could not be delivered is asked for again on a new connection."""
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) and self._pull is not None:
+            self._pull.cancel()
+
+    def _send(self, reply: Reply) -> None:
+        self._work.Submit(_parts(reply), timeout=CALL_SECONDS)
+
+    def _keep_announcing(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._announce()
+                self._answering.forget_expired()
+            except CeibaError as error:
+                log.warning("announce.failed", code=error.code, **error.fields)
+            except grpc.RpcError as error:
+                log.debug("announce.failed", code=from_rpc_error(error, self._target).code)
+            self._stop.wait(ANNOUNCE_EVERY_SECONDS)
+
+    def _announce(self) -> None:
+        """Offer what has not been offered yet."""
+        for offer, schema in self._answering.offers():
+            if offer.body not in self._announced:
+                self._catalogue.Announce(AnnounceRequest(offer=offer, schema=schema), timeout=CALL_SECONDS)
+                self._announced.add(offer.body)
+                log.info("dataset.offered", bytes=len(schema))
+
+
+def _parts(reply: Reply) -> Iterator[WorkPart]:
+    kind = reply.signed.type.removeprefix("ceiba.v1.").lower()
+    yield WorkPart(**{kind: reply.signed})
+    for part in chunks(reply.ciphertexts):
+        yield WorkPart(ciphertexts=part)

@@ -1,0 +1,122 @@
+"""The node's folder and its node.toml."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ceiba_node.snapshots import SnapshotStore
+from ceiba_protocol.errors import BadConfiguration, BadIdentity, RosterNotPinned
+from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, read_identity
+from ceiba_protocol.trust.identity import Identity
+from ceiba_protocol.trust.roster import Roster
+
+FILE = "node.toml"
+
+SAMPLE = """\
+# A holder's node. Everything it keeps lies in this file's folder: identity.json (its keys), roster.json (what it
+# pinned), ledger.sqlite3 (what it answered), snapshots/ (its published datasets). Back up the whole folder.
+
+# How much memory DuckDB may use for one question, and on how many threads.
+memory_limit = "400MB"
+threads = 2
+
+# Older versions of each dataset that stay available to jobs that pinned them.
+keep_versions = 3
+
+# Encryption factors prepared in idle time for each merchant; each is used once.
+prepared_ciphertexts = 256
+"""
+
+
+class Settings(BaseModel):
+    """node.toml, key by key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    memory_limit: Annotated[str, Field(pattern=r"^[0-9]+(MB|GB|MiB|GiB)$")] = "400MB"
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    keep_versions: Annotated[int, Field(ge=0, le=1000)] = 3
+    prepared_ciphertexts: Annotated[int, Field(ge=0, le=100_000)] = 256
+
+
+class Home:
+    """A node's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def make(cls, folder: Path) -> Self:
+        """A new folder with its sample configuration; an existing one stays as it is."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (folder / FILE).exists():
+            (folder / FILE).write_text(SAMPLE)
+        return cls(folder)
+
+    def settings(self) -> Settings:
+        """Raises BadConfiguration, in words of our own."""
+        path = self.folder / FILE
+        try:
+            return Settings.model_validate(tomllib.loads(path.read_text()))
+        except OSError:
+            raise BadConfiguration(path=path, problem="it cannot be read; `ceiba-node init` makes it") from None
+        except tomllib.TOMLDecodeError:
+            raise BadConfiguration(path=path, problem="it is not TOML") from None
+        except ValidationError as error:
+            keys = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+            raise BadConfiguration(path=path, problem=f"these keys are unknown or wrong: {keys}") from None
+
+    def identity(self) -> Identity:
+        """Raises BadIdentity."""
+        identity = self.begun_identity()
+        if identity is None or not identity.certificate:
+            raise BadIdentity(path=self.folder, problem="it has not joined a space yet")
+        return identity
+
+    def begun_identity(self) -> Identity | None:
+        """The identity, also if it still lacks its certificate; None before `init`."""
+        path = self.folder / IDENTITY_FILE
+        return read_identity(path.read_bytes(), self.folder) if path.exists() else None
+
+    def save_identity(self, identity: Identity) -> None:
+        write_private(self.folder / IDENTITY_FILE, identity.body())
+
+    def roster(self) -> Roster:
+        """The pinned roster. Raises RosterNotPinned."""
+        pinned = self.pinned_roster()
+        if pinned is None:
+            raise RosterNotPinned(command="ceiba-node pin")
+        return pinned
+
+    def pinned_roster(self) -> Roster | None:
+        path = self.folder / ROSTER_FILE
+        return Roster.parse(path.read_bytes()) if path.exists() else None
+
+    def pin(self, roster: Roster) -> None:
+        write_private(self.folder / ROSTER_FILE, roster.body())
+
+    def snapshots(self) -> SnapshotStore:
+        keep = self.settings().keep_versions
+        return SnapshotStore(self.folder / "snapshots", holder=self.identity().name, keep=keep)
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.folder / "ledger.sqlite3"
+
+    @property
+    def spill_folder(self) -> Path:
+        return self.folder / "spill"
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file at once, readable by its owner alone."""
+    staging = path.with_name(path.name + ".new")
+    descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staging, path)

@@ -1,0 +1,95 @@
+"""How a member joins a space, whatever its role: keys, certificate, and the roster that it pins.
+
+Files are the roles' business: `join` is handed a function that keeps an identity safe.
+"""
+
+import json
+from collections.abc import Callable
+
+import grpc
+
+from ceiba_protocol.errors import BadIdentity, BadJoinToken, MalformedDocument, RosterMismatch
+from ceiba_protocol.sums.randomness import Random
+from ceiba_protocol.trust.identity import Identity, JoinToken, accept_enrolment, enrolment_request, new_identity
+from ceiba_protocol.trust.roster import Roster, check_roster
+from ceiba_protocol.v1.enrolment_pb2 import GetRosterRequest
+from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub, EnrolmentStub
+from ceiba_protocol.wire import enrolment_channel, from_rpc_error, secure_channel
+
+IDENTITY_FILE = "identity.json"
+ROSTER_FILE = "roster.json"
+ENROLMENT_SECONDS = 30.0
+
+
+def join(token: JoinToken, begun: Identity | None, save: Callable[[Identity], None], random: Random) -> Identity:
+    """Make keys, exchange the token for a certificate, and save the identity: before the call and after it, so that
+    a crash in between loses nothing and the same command goes on. `begun` is what an earlier try has saved.
+
+    Raises BadJoinToken, NotReachable, MalformedMessage, and BadIdentity if `begun` is somebody else's.
+    """
+    if begun is not None and (begun.space, begun.name) != (token.space, token.name):
+        raise BadIdentity(path=IDENTITY_FILE, problem=f"it is {begun.name}'s and the token is for {token.name}")
+    if begun is not None and begun.certificate:
+        raise BadIdentity(path=IDENTITY_FILE, problem="it has joined already")
+    identity = begun or new_identity(token, random)
+    save(identity)
+    with enrolment_channel(token.enrolment, token.authority) as channel:
+        try:
+            response = EnrolmentStub(channel).Enrol(enrolment_request(identity, token), timeout=ENROLMENT_SECONDS)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, token.enrolment) from None
+    joined = accept_enrolment(identity, response)
+    save(joined)
+    return joined
+
+
+def fetch_roster(identity: Identity) -> bytes:
+    """The roster's bytes as the operator has them: not to be trusted before `check_pin`. Raises NotReachable."""
+    with secure_channel(identity.coordinator, identity) as channel:
+        try:
+            return DirectoryStub(channel).GetRoster(GetRosterRequest(), timeout=ENROLMENT_SECONDS).roster
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, identity.coordinator) from None
+
+
+def check_pin(identity: Identity, body: bytes, fingerprint: str, pinned: Roster | None) -> Roster:
+    """The roster in `body`, fit to be pinned: its fingerprint is the one that the other members confirmed, it lists
+    this member's own keys, and it is not older than the one pinned so far.
+
+    Raises RosterMismatch, MalformedDocument, and what `check_roster` does.
+    """
+    roster = Roster.parse(body)
+    if roster.fingerprint != fingerprint.strip().lower():
+        raise RosterMismatch(problem=f"its fingerprint is {roster.fingerprint}, not the confirmed one")
+    if (roster.space, roster.authority_fingerprint) != (identity.space, identity.authority_fingerprint):
+        raise RosterMismatch(problem="it is another space's")
+    if pinned is not None and roster.version < pinned.version:
+        raise RosterMismatch(problem=f"version {roster.version} is older than the pinned {pinned.version}")
+    check_roster(roster, identity.descriptor)
+    return roster
+
+
+def read_identity(body: bytes, path: object) -> Identity:
+    """An identity from its file's bytes. Raises BadIdentity, which quotes nothing of it."""
+    try:
+        return Identity.parse(body)
+    except MalformedDocument:
+        raise BadIdentity(path=path, problem="its identity.json is damaged or of another version") from None
+
+
+def read_token(text: str) -> JoinToken:
+    """A token as pasted, or as printed with --json. Raises BadJoinToken."""
+    if text.lstrip().startswith("{"):
+        try:
+            text = str(json.loads(text)["token"])
+        except (ValueError, KeyError):
+            raise BadJoinToken from None
+    return JoinToken.decode(text)
+
+
+def describe_roster(roster: Roster) -> str:
+    """A roster in words, for the people who are about to confirm it to each other."""
+    lines = [f"Roster {roster.version} of the space {roster.space}"]
+    lines += [f"  {member.role:8} {member.name} ({member.organisation})" for member in roster.members]
+    lines += [f"  table    {table.table}: {', '.join(table.holders)}" for table in roster.tables]
+    return "\n".join([*lines, f"Fingerprint: {roster.fingerprint}"])

@@ -1,0 +1,215 @@
+"""What happens to released rows at the merchant's: HAVING, ORDER BY, LIMIT. It is never sent, and costs no budget.
+
+Conditions are the protocol's expressions, here over the names of a result's columns, evaluated on finished values with
+SQL's NULL: a condition that is NULL keeps no row, and NULL is sorted last unless asked otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from fractions import Fraction
+from operator import eq, ge, gt, le, lt, ne
+from typing import Any, NamedTuple
+
+from ceiba_protocol.errors import WrongType
+from ceiba_protocol.expression import (
+    Arithmetic,
+    Case,
+    ColumnValue,
+    Comparing,
+    Expression,
+    Logic,
+    Missing,
+    Not,
+    Number,
+    Round,
+    TextValue,
+    TruthValue,
+)
+from ceiba_protocol.plan import Plan
+from ceiba_protocol.program import Comparison, round_half_away
+
+Value = Any
+"""A finished value: int, float, bool, str, date, None, or a small table (which no condition can compare)."""
+Row = Mapping[str, Value]
+
+
+class Shown(NamedTuple):
+    """A column of the plan, and its title in the result."""
+
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Order:
+    by: Expression
+    descending: bool = False
+    nulls_first: bool = False
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """Which columns are shown, which rows are kept, in which order. Titles differ from one another."""
+
+    shown: tuple[Shown, ...]
+    having: Expression | None = None
+    order: tuple[Order, ...] = ()
+    limit: int | None = None
+    offset: int = 0
+
+    @classmethod
+    def of(cls, plan: Plan) -> Presentation:
+        """Everything that the plan asks for, under its own names."""
+        return cls(tuple(Shown(part.name, part.name) for part in (*plan.groups, *plan.outputs)))
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        return tuple(column.title for column in self.shown)
+
+    def apply(self, rows: Sequence[Row]) -> list[tuple[Value, ...]]:
+        """The rows to show, in the order of SQL: HAVING, ORDER BY, OFFSET, LIMIT. Raises WrongType."""
+        kept = [row for row in rows if self.having is None or evaluate(self.having, row) is True]
+        for order in reversed(self.order):
+            kept = _ordered(kept, order)
+        end = None if self.limit is None else self.offset + self.limit
+        return [tuple(row[column.name] for column in self.shown) for row in kept[self.offset : end]]
+
+
+def _ordered(rows: list[Row], order: Order) -> list[Row]:
+    """A stable sort by one key, so that keys can be applied from the last to the first."""
+    keyed = [(evaluate(order.by, row), row) for row in rows]
+    for value, _ in keyed:
+        _require_comparable(value)
+    nulls = [row for value, row in keyed if value is None]
+    present = [pair for pair in keyed if pair[0] is not None]
+    present.sort(key=lambda pair: pair[0], reverse=order.descending)
+    values = [row for _, row in present]
+    return nulls + values if order.nulls_first else values + nulls
+
+
+def evaluate(expression: Expression, row: Row) -> Value:
+    """The value of an expression over one finished row; None is SQL's NULL. Raises WrongType."""
+    match expression:
+        case ColumnValue(name=name):
+            return row[name]
+        case Number(value=value):
+            exact = Fraction(value)
+            return exact.numerator if exact.denominator == 1 else float(exact)
+        case TextValue(value=value) | TruthValue(value=value):
+            return value
+        case Arithmetic():
+            return _arithmetic(expression.op, evaluate(expression.left, row), evaluate(expression.right, row))
+        case Round(value=inner, digits=digits):
+            return _rounded(evaluate(inner, row), digits)
+        case Case(branches=branches, otherwise=otherwise):
+            taken = (branch.then for branch in branches if evaluate(branch.when, row) is True)
+            value_of = next(taken, otherwise)
+            return None if value_of is None else evaluate(value_of, row)
+        case Comparing():
+            return _compared(expression.comparison, evaluate(expression.left, row), evaluate(expression.right, row))
+        case Logic(op=op, terms=terms):
+            return _decided(op == "or", [_truth(evaluate(term, row)) for term in terms])
+        case Not(term=term):
+            truth = _truth(evaluate(term, row))
+            return None if truth is None else not truth
+        case Missing(value=inner):
+            return evaluate(inner, row) is None
+
+
+def _decided(decisive: bool, truths: list[bool | None]) -> bool | None:
+    """AND (decisive False) and OR (decisive True) of three-valued truths."""
+    if decisive in truths:
+        return decisive
+    return None if None in truths else not decisive
+
+
+def _truth(value: Value) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise WrongType(operation="A condition", given=_kind(value), hint="Compare it with something.")
+
+
+_COMPARE: dict[Comparison, Callable[[Any, Any], bool]] = {
+    Comparison.EQUAL: eq,
+    Comparison.NOT_EQUAL: ne,
+    Comparison.LESS: lt,
+    Comparison.LESS_OR_EQUAL: le,
+    Comparison.GREATER: gt,
+    Comparison.GREATER_OR_EQUAL: ge,
+}
+
+
+def _compared(comparison: Comparison, left: Value, right: Value) -> bool | None:
+    if left is None or right is None:
+        return None
+    left, right = _read_date(left, right), _read_date(right, left)
+    _require_comparable(left)
+    if _kind(left) != _kind(right):
+        given = f"{_kind(left)} and {_kind(right)}"
+        raise WrongType(operation="A comparison", given=given, hint="Compare values of the same kind.")
+    return _COMPARE[comparison](left, right)
+
+
+def _read_date(value: Value, beside: Value) -> Value:
+    """A text beside a date is a date."""
+    if not isinstance(value, str) or not isinstance(beside, date):
+        return value
+    try:
+        return type(beside).fromisoformat(value)
+    except ValueError:
+        hint = "Write dates as '2026-01-31', times as '2026-01-31T12:00'."
+        raise WrongType(operation="A comparison", given="a date and another text", hint=hint) from None
+
+
+def _kind(value: Value) -> str:
+    match value:
+        case bool() | int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case datetime():
+            return "a timestamp"
+        case date():
+            return "a date"
+        case _:
+            return "a small table"
+
+
+def _require_comparable(value: Value) -> None:
+    if isinstance(value, list):
+        hint = "Compare or sort by a single number."
+        raise WrongType(operation="HAVING or ORDER BY", given=_kind(value), hint=hint)
+
+
+def _require_number(value: Value) -> None:
+    if value is not None and _kind(value) != "a number":
+        raise WrongType(operation="Arithmetic", given=_kind(value), hint="Use a numeric column of the result.")
+
+
+def _arithmetic(op: str, left: Value, right: Value) -> Value:
+    """Integers stay exact, quotients are floats; dividing by 0 gives NULL."""
+    _require_number(left)
+    _require_number(right)
+    if left is None or right is None:
+        return None
+    match op:
+        case "add":
+            return left + right
+        case "subtract":
+            return left - right
+        case "multiply":
+            return left * right
+        case _:
+            return left / right if right else None
+
+
+def _rounded(value: Value, digits: int) -> Value:
+    _require_number(value)
+    if value is None or isinstance(value, int):
+        return value
+    exact = Fraction(Decimal(repr(value))) * 10**digits
+    return round_half_away(exact.numerator, exact.denominator) / 10**digits

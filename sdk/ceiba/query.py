@@ -1,0 +1,304 @@
+"""Tables and queries: what a merchant builds, step by step, before anything is asked.
+
+    heart = space.table("health.heart")
+    heart.filter(heart.age > 50).group_by("sex").agg(n=count(), chol=mean("cholesterol")).order_by("n").to_pandas()
+
+Both are immutable, so every step gives a new one. A query knows its program from the moment it is built: what is
+misspelt or of the wrong type is said then, by this process, and not by a holder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cached_property
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ceiba.display import html_table, text_table
+from ceiba.mock import mock_rows
+from ceiba.presentation import Order, Presentation, Row
+from ceiba.result import Result
+from ceiba.terms import Grouping, Term, built, expression_of, grouping, is_condition, require_shallow
+from ceiba_protocol.canonical import Document
+from ceiba_protocol.errors import BadQuestion, UnknownColumn
+from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, to_text
+from ceiba_protocol.plan import ByColumn, GroupKey, Label, Named, Plan, Program, compile_plan, finish, grouped_sums
+from ceiba_protocol.schema import EPOCH, EPOCH_INSTANT, MICROSECOND, Column, ColumnType, Schema, nearest
+from ceiba_protocol.statistics import STATISTICS, Statistic, Total
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Runner(Protocol):
+    """What asks a query of a space; a table carries one."""
+
+    def run(self, query: Query, **options: Any) -> Result:
+        """Ask, wait, and give the released rows."""
+
+    def submit(self, query: Query, **options: Any) -> Any:
+        """Ask, and give the job without waiting."""
+
+    def explain(self, query: Query) -> Any:
+        """Say who would see what and what it would cost, without asking."""
+
+
+class UnknownAttribute(UnknownColumn, AttributeError):
+    """UnknownColumn for `heart.agee`; an AttributeError as well, so that `hasattr` works."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Table:
+    """The union of all holders' datasets of one schema, perhaps filtered and grouped; it holds no rows.
+
+    Columns are its attributes, `heart.age`, or its items, `heart["age"]`, which also reach a column that is called
+    like one of the methods.
+    """
+
+    schema: Schema
+    runner: Runner
+    _condition: Expression | None = None
+    _keys: tuple[GroupKey, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns' names."""
+        return list(self.schema.by_name)
+
+    def __getitem__(self, name: str) -> Term:
+        return Term(ColumnValue(name=self.schema.column(name).name))
+
+    def __getattr__(self, name: str) -> Term:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except UnknownColumn as error:
+            raise UnknownAttribute(**error.fields) from None
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.columns]
+
+    def filter(self, *conditions: Term) -> Table:
+        """Only the rows for which all conditions are true: `heart.filter(heart.age > 50, heart.sex == "female")`."""
+        condition = self._condition
+        for term in conditions:
+            expression = expression_of(term)
+            require_shallow(expression)
+            lower_condition(expression, self.schema)
+            condition = expression if condition is None else (Term(condition) & Term(expression)).expression
+        return replace(self, _condition=condition)
+
+    def group_by(self, *keys: str | Term | Grouping) -> Table:
+        """One group for each combination of the keys' values: columns, conditions, `width_bucket`, `date_trunc`,
+        or `case` with labels. Every key has a public list of values; a column's is its declared domain."""
+        return replace(self, _keys=(*self._keys, *(grouping(key).key for key in keys)))
+
+    def agg(self, **outputs: Statistic) -> Query:
+        """The query for one or more named statistics: `agg(n=ceiba.count(), chol=ceiba.mean("cholesterol"))`."""
+        named = tuple(_named(name, statistic) for name, statistic in outputs.items())
+        taken = [part.name for part in (*self._keys, *named)]
+        if len(set(taken)) != len(taken):
+            hint = 'Name them apart: .alias("name") for groups, agg(name=...) for statistics.'
+            raise BadQuestion(problem=f"two columns of the result have the same name: {', '.join(taken)}", hint=hint)
+        if not named:
+            raise BadQuestion(problem="agg() asks for nothing", hint="Write, for example, agg(n=ceiba.count()).")
+        plan = built(
+            Plan,
+            table=self.schema.table,
+            schema_digest=self.schema.digest(),
+            filter=self._condition,
+            groups=self._keys,
+            outputs=named,
+        )
+        return Query(self.schema, self.runner, plan, Presentation.of(plan))
+
+    def count(self) -> Query:
+        """How many rows there are, in each group if there are groups; the column is called `count`."""
+        return self.agg(count=STATISTICS["count"](statistic="count"))
+
+    def __repr__(self) -> str:
+        return text_table(_COLUMN_FACTS, [_facts(column) for column in self.schema.columns], self._notes())
+
+    def _repr_html_(self) -> str:
+        return html_table(_COLUMN_FACTS, [_facts(column) for column in self.schema.columns], self._notes())
+
+    def _notes(self) -> list[str]:
+        notes = [f"{self.schema.table}, version {self.schema.version}"]
+        if self._condition is not None:
+            notes.append(f"where {to_text(self._condition)}")
+        if self._keys:
+            notes.append(f"grouped by {', '.join(key.name for key in self._keys)}")
+        return notes
+
+
+_COLUMN_FACTS = ("column", "type", "unit", "values", "grade", "meaning")
+_DOMAIN_SHOWN = 5
+
+
+def _facts(column: Column) -> tuple[str, ...]:
+    kind = f"{column.type}({column.resolution})" if column.resolution else str(column.type)
+    return column.name, kind, column.unit, _values(column), str(column.grade), column.label
+
+
+def _values(column: Column) -> str:
+    """A column's domain or bounds in words."""
+    if column.domain is not None:
+        more = ", …" if len(column.domain) > _DOMAIN_SHOWN else ""
+        return ", ".join(column.domain[:_DOMAIN_SHOWN]) + more
+    if column.type is ColumnType.BOOL:
+        return "true, false"
+    return "" if column.minimum is None else f"{column.minimum} to {column.maximum}"
+
+
+def _named(name: str, statistic: object) -> Named:
+    if not isinstance(statistic, Statistic):
+        hint = 'Name a statistic: agg(n=ceiba.count()), agg(age=ceiba.mean("age")).'
+        raise BadQuestion(problem=f"{name} is a {type(statistic).__name__}, not a statistic", hint=hint)
+    return built(Named, name=name, statistic=statistic)
+
+
+# --- queries ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Query:
+    """One question, ready to be asked; lazy, until `run`, `to_pandas` or `submit`."""
+
+    schema: Schema
+    runner: Runner
+    asked: Plan
+    presentation: Presentation
+
+    def __post_init__(self) -> None:
+        """Raises what is wrong with the question. HAVING and ORDER BY are tried on one made-up row."""
+        require_shallow(self.asked)
+        sample = self._sample()
+        self.presentation.apply([sample])
+
+    def plan(self) -> Plan:
+        """What is sent to the holders. Filters and groups are in it; `having`, `order_by` and `limit` are not."""
+        return self.asked
+
+    @cached_property
+    def program(self) -> Program:
+        """The plan compiled: its cells, its sums, and how they are finished."""
+        return compile_plan(self.asked, self.schema)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The titles of the result's columns."""
+        return self.presentation.titles
+
+    # after the release: local, free, never sent
+
+    def having(self, condition: Term) -> Query:
+        """Only the result's rows for which the condition is true: `query.having(col("n") > 100)`."""
+        expression = expression_of(condition)
+        require_shallow(expression)
+        for name in columns_of(expression):
+            self._plan_name(name)
+        if self.presentation.having is not None:
+            expression = (Term(self.presentation.having) & Term(expression)).expression
+        return replace(self, presentation=replace(self.presentation, having=expression))
+
+    def order_by(self, *names: str, descending: bool = False) -> Query:
+        """The result's rows sorted, NULL last. A second call sorts what is equal after the first."""
+        added = tuple(Order(ColumnValue(name=self._plan_name(name)), descending) for name in names)
+        return replace(self, presentation=replace(self.presentation, order=(*self.presentation.order, *added)))
+
+    def limit(self, rows: int, offset: int = 0) -> Query:
+        """At most `rows` of the result's rows, after leaving out the first `offset`."""
+        if min(rows, offset) < 0:
+            raise BadQuestion(problem="a limit is below zero", hint="Give 0 or more rows.")
+        return replace(self, presentation=replace(self.presentation, limit=rows, offset=offset))
+
+    def _plan_name(self, name: str) -> str:
+        """The plan's name of a column of the result, which may be shown under another title."""
+        names = {part.name: part.name for part in (*self.asked.groups, *self.asked.outputs)}
+        names |= {column.title: column.name for column in self.presentation.shown}
+        if name not in names:
+            problem = f"the result has no column {name}; the nearest is {nearest(name, names)}"
+            raise BadQuestion(problem=problem, hint="`query.columns` lists the result's columns.")
+        return names[name]
+
+    def _sample(self) -> Row:
+        """The row that one data row, 1 in every sum, would give; it has no NULL that could hide a wrong type."""
+        labels = [key.labels[0] for key in self.program.keys]
+        sums = [Total(1, one.step) for one in self.program.sums]
+        outputs = [use.statistic.finish(*(sums[place] for place in use.sums)) for use in self.program.uses]
+        return self._row((*labels, *(1 if output is None else output for output in outputs)))
+
+    def _row(self, values: Sequence[Any]) -> Row:
+        """A finished row by name, with dates and truth values as Python has them."""
+        labels = (_label(self.schema, key, label) for key, label in zip(self.asked.groups, values, strict=False))
+        names = [part.name for part in (*self.asked.groups, *self.asked.outputs)]
+        return dict(zip(names, (*labels, *values[len(self.asked.groups) :]), strict=True))
+
+    def result(self, totals: Sequence[int], **about: Any) -> Result:
+        """Run by the merchant: the rows to show, from the totals of all holders; `about` fills in a Result's facts."""
+        rows = [self._row(row) for row in finish(self.program, totals)]
+        return Result(self.columns, self.presentation.apply(rows), **about)
+
+    # asking
+
+    def run(self, **options: Any) -> Result:
+        """Ask the holders, and wait for the answer."""
+        return self.runner.run(self, **options)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Ask the holders; the answer as a data frame."""
+        return self.run().to_pandas()
+
+    def submit(self, **options: Any) -> Any:
+        """Ask the holders; a job to wait for, or to come back to by its id."""
+        return self.runner.submit(self, **options)
+
+    def explain(self) -> Any:
+        """Who would see what, what it costs, and which groups are likely suppressed; asks nothing."""
+        return self.runner.explain(self)
+
+    def mock(self, rows: int = 1000, seed: int = 0) -> Result:
+        """The same query on made-up rows of the schema. Touches no data and no network; means nothing."""
+        start = perf_counter()
+        made = mock_rows(self.schema, self.asked.columns, rows, seed)
+        totals = grouped_sums(self.program, made)
+        return self.result(totals, job_id="mock", seconds=perf_counter() - start)
+
+    def __repr__(self) -> str:
+        lines = [f"Query on {self.asked.table}, not asked yet"]
+        if self.asked.filter is not None:
+            lines.append(f"  where {to_text(self.asked.filter)}")
+        lines += [f"  group {key.name} = {Grouping(key).title}" for key in self.asked.groups]
+        lines += [f"  {output.name} = {_call(output.statistic)}" for output in self.asked.outputs]
+        if self.presentation.having is not None:
+            lines.append(f"  having {to_text(self.presentation.having)}")
+        return "\n".join(lines)
+
+
+def _label(schema: Schema, key: GroupKey, label: Label) -> Any:
+    """A group's label as Python has it: the plan's labels of dates and of conditions are text."""
+    if not isinstance(label, str):
+        return label
+    if is_condition(key):
+        return label == "true"
+    column = schema.column(key.column) if isinstance(key, ByColumn) else None
+    if column is not None and column.type is ColumnType.DATE:
+        return EPOCH + timedelta(days=column.encode(label))
+    if column is not None and column.type is ColumnType.TIMESTAMP:
+        return (EPOCH_INSTANT + column.encode(label) * MICROSECOND).replace(tzinfo=None)
+    return label
+
+
+def _call(statistic: Statistic) -> str:
+    """A statistic as it was asked for: `variance(age, True)`."""
+    given = [name for name in type(statistic).model_fields if name in statistic.model_fields_set - {"statistic"}]
+    return f"{statistic.statistic}({', '.join(_argument(getattr(statistic, name)) for name in given)})"
+
+
+def _argument(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_argument, value))
+    return to_text(value) if isinstance(value, Document) else str(value)
