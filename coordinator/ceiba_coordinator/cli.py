@@ -108,9 +108,8 @@ def roster(
     made = _membership(Config.read(home)).propose_roster([_read_table(entry) for entry in table])
     if out is not None:
         out.write_bytes(made.body())
-    typer.echo(
-        json.dumps({"version": made.version, "fingerprint": made.fingerprint}) if as_json else describe_roster(made)
-    )
+    facts = {"version": made.version, "fingerprint": made.fingerprint}
+    typer.echo(json.dumps(facts) if as_json else describe_roster(made))
 
 
 def _read_table(entry: str) -> tuple[Schema, list[str]]:

@@ -25,7 +25,7 @@ WORKERS = 4
 
 
 class Agent:
-    """Runs until `stop`. Whatever fails on the way is tried again: the coordinator keeps a task until it is answered."""
+    """Runs until `stop`. Whatever fails is tried again: the coordinator keeps a task until it has the answer."""
 
     def __init__(self, channel: grpc.Channel, target: str, answering: Answering) -> None:
         self._answering = answering
@@ -112,7 +112,12 @@ class Agent:
 
 
 def _parts(reply: Reply) -> Iterator[WorkPart]:
-    kind = reply.signed.type.removeprefix("ceiba.v1.").lower()
-    yield WorkPart(**{kind: reply.signed})
+    match reply.signed.type.removeprefix("ceiba.v1."):
+        case "Approval":
+            yield WorkPart(approval=reply.signed)
+        case "Submission":
+            yield WorkPart(submission=reply.signed)
+        case _:
+            yield WorkPart(refusal=reply.signed)
     for part in chunks(reply.ciphertexts):
         yield WorkPart(ciphertexts=part)

@@ -16,7 +16,7 @@ from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.ledger import Answer, Ledger, Payload
 from ceiba_node.snapshots import Snapshot, SnapshotStore
-from ceiba_protocol.canonical import digest
+from ceiba_protocol.canonical import Digest, digest
 from ceiba_protocol.errors import CeibaError, InternalError, JobConflict, JobExpired, SecondPayload, UnknownJob
 from ceiba_protocol.rounds import Question, approve, commit_to_set, contribute, read_manifest
 from ceiba_protocol.sums.randomness import Random
@@ -96,7 +96,7 @@ class Answering:
                 table=table,
                 schema_digest=snapshot.schema.digest(),
                 holder=self.name,
-                version=snapshot.version,
+                version=Digest(snapshot.version),
                 row_capacity=snapshot.row_capacity,
                 published_at=int(snapshot.published_at.timestamp()),
             )
@@ -141,7 +141,7 @@ class Answering:
         question, snapshot = self._read(manifest, self._clock())
         if question.manifest.job_id != job_id.hex():
             raise JobConflict(job=job_id.hex())
-        own = DatasetPin(holder=self.name, version=snapshot.version, row_capacity=snapshot.row_capacity)
+        own = DatasetPin(holder=self.name, version=Digest(snapshot.version), row_capacity=snapshot.row_capacity)
         # 3. A fresh mask key; 4. store; then it may be sent.
         mask_secret = self._random(32)
         approval = approve(question, self.name, own, mask_secret, self._random(16))

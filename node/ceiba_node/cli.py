@@ -49,9 +49,7 @@ def init(
 @app.command()
 def pin(
     fingerprint: Annotated[str, typer.Option(help="What the other members confirmed, outside of Ceiba.")] = "",
-    file: Annotated[
-        Path | None, typer.Option(help="The roster's file; otherwise it is asked of the coordinator.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option(help="The roster's file; otherwise the coordinator is asked.")] = None,
     home: Folder = DEFAULT_HOME,
 ) -> None:
     """Pin the space's roster, after its fingerprint was compared with the other members by telephone.

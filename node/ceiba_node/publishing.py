@@ -287,6 +287,7 @@ def _config(staging: Path) -> dict[str, str | bool | int | float | list[str]]:
     return {
         "memory_limit": _MEMORY_LIMIT,
         "temp_directory": str(staging),
+        "preserve_insertion_order": True,  # the version depends on it
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }

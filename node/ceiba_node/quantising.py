@@ -6,7 +6,7 @@ published becomes NULL, and a rule says why; rules are counted, values are never
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -168,8 +168,7 @@ class Quantised:
                 magnitude = f"(abs({self.fine}) + {self._step() // 2}) // {self._step()}"
                 return f"CASE WHEN {self.fine} < 0 THEN -({magnitude}) ELSE {magnitude} END"
             case ColumnType.CATEGORY:
-                values = ", ".join(map(literal, self.column.domain or ()))
-                return f"CAST(enum_code(TRY_CAST({text} AS ENUM ({values}))) AS HUGEINT)"
+                return _enum_code(text, self.column.domain or ())
             case ColumnType.BOOL:
                 true, false = (_is_in(f"lower({text})", words) for words in (_TRUE, _FALSE))
                 return f"CASE WHEN {true} THEN 1 WHEN {false} THEN 0 END"
@@ -212,7 +211,8 @@ class Quantised:
         if self.column.domain is not None:
             if self.column.type is ColumnType.CATEGORY:
                 return []
-            return [(Rule.NOT_IN_DOMAIN, f"NOT {_is_in(self.units, self.column.codes or ())}")]
+            code = _enum_code(f"CAST({self.units} AS VARCHAR)", map(str, self.column.codes or ()))
+            return [(Rule.NOT_IN_DOMAIN, f"{code} IS NULL")]
         low, high = self._bounds()
         return [(Rule.BELOW_MINIMUM, f"{self.units} < {low}"), (Rule.ABOVE_MAXIMUM, f"{self.units} > {high}")]
 
@@ -240,9 +240,15 @@ class Quantised:
 
 
 def _is_in(expression: str, values: Sequence[str | int]) -> str:
+    """For a few values. (DuckDB makes a join of a long IN, and a join loses the rows' order.)"""
     if not values:
         return "FALSE"
-    return f"{expression} IN ({', '.join(literal(v) if isinstance(v, str) else str(v) for v in values)})"
+    return f"list_contains([{', '.join(literal(v) if isinstance(v, str) else str(v) for v in values)}], {expression})"
+
+
+def _enum_code(text: str, values: Iterable[str]) -> str:
+    """The place of a text in a domain, by hashing; NULL if it is not there. Keeps the rows' order, as a join would not."""
+    return f"enum_code(TRY_CAST({text} AS ENUM ({', '.join(map(literal, values))})))"
 
 
 def _number(code: str) -> Fraction | None:

@@ -9,10 +9,12 @@ Import this module when it is needed: sqlglot takes a while to load.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
 from functools import reduce
+from itertools import count
 from operator import and_, eq, ge, gt, le, lt, ne, or_
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
@@ -24,8 +26,21 @@ from sqlglot.tokens import Token, TokenType
 
 from ceiba.presentation import Order, Presentation, Shown
 from ceiba.statistics import statistic
-from ceiba.terms import MAX_NESTING, Grouping, Term, built, case, col, date_trunc, grouping, plan_name
-from ceiba.terms import literal, python_value, width_bucket
+from ceiba.terms import (
+    MAX_NESTING,
+    Grouping,
+    Term,
+    built,
+    case,
+    col,
+    date_trunc,
+    grouping,
+    is_groupable,
+    literal,
+    plan_name,
+    python_value,
+    width_bucket,
+)
 from ceiba_protocol.errors import BadSQL, PlanTooLarge, UnknownColumn, UnknownTable, UnsupportedSQL
 from ceiba_protocol.expression import ColumnValue, Expression, TruthValue, to_text
 from ceiba_protocol.plan import ByColumn, Named, Plan
@@ -41,7 +56,7 @@ _IRREGULAR = {"CAST", "TRY_CAST", "EXTRACT", "POSITION", "SUBSTRING", "TRIM", "O
 """Functions whose arguments are not a plain list."""
 
 
-class Dialect(DuckDB):
+class CeibaSQL(DuckDB):
     """DuckDB's SQL, except that functions stay as they were written, with their arguments as a list."""
 
     class Parser(DuckDBParser):
@@ -95,7 +110,7 @@ class _Source:
         tokens = _tokenize(sql)
         _require_one_question(sql, tokens)
         try:
-            statements = Dialect().parser().parse(tokens, sql)
+            statements = CeibaSQL().parser().parse(tokens, sql)
         except ParseError as error:
             raise _bad(sql, _start_of_error(error, tokens, sql), tokens) from None
         source = cls(sql, tokens, exp.Select())
@@ -141,7 +156,7 @@ def _line_and_column(sql: str, start: int) -> tuple[int, int]:
 
 def _tokenize(sql: str) -> list[Token]:
     try:
-        return Dialect().tokenize(sql)
+        return CeibaSQL().tokenize(sql)
     except TokenError as error:
         start = _unclosed(error)
         line, column = _line_and_column(sql, len(sql) if start is None else start)
@@ -227,8 +242,6 @@ def _literal(reader: _Reader, node: exp.Literal) -> Term:
 
 
 def _decimal(reader: _Reader, node: exp.Literal) -> Any:
-    from decimal import Decimal, InvalidOperation
-
     try:
         return Decimal(node.this)
     except InvalidOperation:
@@ -458,7 +471,7 @@ class _RowReader(_Reader):
         super().__init__(source)
         self.schema = schema
         self.table_names = table_names
-        self._columns = {name.casefold(): name for name in schema.by_name}
+        self.columns = {name.casefold(): name for name in schema.by_name}
 
     def column_name(self, node: exp.Column) -> str:
         """The column as the schema spells it; SQL names ignore case. Raises UnknownColumn, UnknownTable."""
@@ -467,7 +480,7 @@ class _RowReader(_Reader):
         table = ".".join(part.name for part in node.parts[:-1]).casefold()
         if table and table not in self.table_names:
             raise UnknownTable(table=table, nearest=nearest(table, self.table_names))
-        return self._columns.get(node.name.casefold()) or self.schema.column(node.name).name
+        return self.columns.get(node.name.casefold()) or self.schema.column(node.name).name
 
     def column(self, node: exp.Column) -> Term:
         return col(self.column_name(node))
@@ -484,24 +497,32 @@ class _RowReader(_Reader):
             self.source.refuse(node, Refusal(f"The function {name} here", hint))
         return _unknown_function(self.source, node)
 
-    def aggregate(self, node: exp.Anonymous) -> Statistic:
-        """AVG(x) and its like, as the statistic that has the SQL name; COUNT(*) is COUNT()."""
-        parts = node.expressions
-        if _function(node) == "COUNT" and len(parts) == 1 and type(parts[0]) is exp.Star and not any(parts[0].args.values()):
-            parts = []
-        return statistic(_function(node).lower())(*(self.term(part) for part in parts))
+    def aggregate(self, node: exp.Anonymous) -> tuple[Statistic, str]:
+        """AVG(x) and its like: the statistic that has the SQL name, and the column title that DuckDB gives it."""
+        name = _function(node).lower()
+        if name == "count" and all(_is_plain_star(part) for part in node.expressions):
+            return statistic("count")(), "count_star()"
+        terms = [self.term(part) for part in node.expressions]
+        return statistic(name)(*terms), f"{name}({', '.join(map(repr, terms))})"
 
     def grouping(self, node: exp.Expr) -> Grouping:
         """A grouping key: a column, a condition, width_bucket, date_trunc, or CASE with labels."""
-        while type(node) is exp.Paren:
-            node = node.this
+        node = _bare(node)
         if type(node) is exp.Anonymous and _function(node) in _GROUPINGS:
             return _GROUPINGS[_function(node)](self, node)
         if type(node) is exp.Case:
             made = case(*_branches(self, node), otherwise=_otherwise(self, node))
             if isinstance(made, Grouping):
                 return made
-        return grouping(self.term(node))
+        term = self.term(node)
+        if not is_groupable(term.expression):
+            hint = f"{_NO_ROWS} For groups use width_bucket(x, low, high, count)."
+            self.source.refuse(node, Refusal("A computed value outside an aggregate", hint))
+        return grouping(term)
+
+
+def _is_plain_star(node: exp.Expr) -> bool:
+    return type(node) is exp.Star and not any(node.args.values())
 
 
 def _width_bucket(reader: _RowReader, node: exp.Anonymous) -> Grouping:
@@ -544,8 +565,9 @@ class _Question:
         self._require_known_clauses()
         self.schema, names = self._table(schema_of)
         self.rows = _RowReader(source, self.schema, names)
-        self.items = [_Item(_bare(node.unalias()), node.alias if type(node) is exp.Alias else "") for node in self.select.expressions]
+        self.items = [_Item(_bare(node.unalias()), _alias(node)) for node in self.select.expressions]
         self.keys: list[Grouping] = []
+        self.spelled: list[tuple[exp.Expr, str]] = []
         self.outputs: list[Named] = []
 
     def read(self) -> tuple[Plan, Presentation]:
@@ -561,7 +583,7 @@ class _Question:
             offset=self._whole_number("offset") or 0,
         )
         if not self.outputs:
-            self._output(statistic("count")(), "count_star()", "")
+            self.output(statistic("count")(), "count_star()", "")
         plan = built(
             Plan,
             table=self.schema.table,
@@ -593,7 +615,9 @@ class _Question:
                 first = part[0] if isinstance(part, list) else part
                 self.source.refuse(first if isinstance(first, exp.Expr) else table)
         if type(table.this) is not exp.Identifier or table.alias_column_names:
-            self.source.refuse(table, Refusal("A table function or renamed columns", "Name one table of the catalogue."))
+            self.source.refuse(
+                table, Refusal("A table function or renamed columns", "Name one table of the catalogue.")
+            )
         name = ".".join(part.name for part in table.parts).lower()
         schema = schema_of(name)
         return schema, {(table.alias or table.name).casefold(), *([] if table.alias else [name.casefold()])}
@@ -615,7 +639,7 @@ class _Question:
         """The item that a GROUP BY entry names by number or by alias, or the entry itself; columns go first."""
         if type(node) is exp.Literal and not node.is_string:
             return self._numbered(node).node
-        if type(node) is exp.Column and not node.table and node.name.casefold() not in self.rows._columns:
+        if type(node) is exp.Column and not node.table and node.name.casefold() not in self.rows.columns:
             aliased = [item.node for item in self.items if item.alias.casefold() == node.name.casefold()]
             return aliased[0] if aliased else node
         return node
@@ -634,6 +658,7 @@ class _Question:
             aliases = [item.alias for item in self.items if item.alias and self._makes(item, key)]
             wanted = aliases[0] if aliases else key.key.name
             self.keys.append(key.alias(self._free_name(wanted)))
+            self.spelled.append((node, self.keys[-1].key.name))
 
     def _makes(self, item: _Item, key: Grouping) -> bool:
         return not _has_aggregate(item.node) and self.rows.grouping(item.node).same_groups(key)
@@ -647,20 +672,24 @@ class _Question:
         """An item as a column of the result, which the plan computes from now on."""
         node = item.node
         if _is_aggregate(node):
-            made = self.rows.aggregate(node)
-            title = _aggregate_title(node, made)
-            return Shown(self._output(made, title, item.alias), item.alias or title)
+            made, title = self.rows.aggregate(node)
+            return Shown(self.output(made, title, item.alias), item.alias or title)
         if _has_aggregate(node):
-            self.source.refuse(node, Refusal("Arithmetic with aggregates in SELECT", _FROM_RESULT))
-        if type(node) is exp.Star:
-            self.source.refuse(node)
+            self._refuse_around_aggregate(node)
         wanted = self.rows.grouping(node)
         key = self._key_like(wanted)
         if key is None:
             self.source.refuse(node, Refusal(f"{wanted.title} outside GROUP BY", _NO_ROWS))
         return Shown(key.key.name, item.alias or wanted.title)
 
-    def _output(self, made: Statistic, title: str, alias: str) -> str:
+    def _refuse_around_aggregate(self, node: exp.Expr) -> NoReturn:
+        """Name what is wrong inside, such as a window; or else that it is arithmetic."""
+        for part in node.walk():
+            if type(part) in REFUSED and type(part) is not exp.Star:
+                self.source.refuse(part)
+        self.source.refuse(node, Refusal("Arithmetic with aggregates in SELECT", _FROM_RESULT))
+
+    def output(self, made: Statistic, title: str, alias: str) -> str:
         """The plan's name for a statistic; one that is there already is not asked for twice."""
         same = [output.name for output in self.outputs if output.statistic == made]
         if same and not alias:
@@ -671,7 +700,7 @@ class _Question:
 
     def _free_name(self, title: str) -> str:
         taken = {*(key.key.name for key in self.keys), *(output.name for output in self.outputs)}
-        return _first_free(plan_name(title), taken)
+        return _first_free(plan_name(title), taken, first=2)
 
     # what refers to the result
 
@@ -712,19 +741,14 @@ class _ReleasedReader(_Reader):
     def __init__(self, question: _Question, shown: tuple[Shown, ...]) -> None:
         super().__init__(question.source)
         self.question = question
-        self.names = {key.key.column.casefold(): key.key.name for key in question.keys if type(key.key) is ByColumn}
-        self.names |= {item.alias.casefold(): one.name for item, one in zip(question.items, shown, strict=True) if item.alias}
+        self.names = {key.key.column.casefold(): key.key.name for key in question.keys if isinstance(key.key, ByColumn)}
+        aliases = zip(question.items, shown, strict=True)
+        self.names |= {item.alias.casefold(): column.name for item, column in aliases if item.alias}
 
     def term(self, node: exp.Expr) -> Term:
-        if type(node) in _HANDLERS and type(node) not in (exp.Column, exp.Literal, exp.Paren) and self.question.keys:
-            key = self._key(node)
-            if key is not None:
-                return col(key.key.name)
-        return super().term(node)
-
-    def _key(self, node: exp.Expr) -> Grouping | None:
-        """The group that the node spells out again, as in ORDER BY date_trunc('month', visited)."""
-        return None
+        """A group that is spelled out again, as in ORDER BY date_trunc('month', visited), is that group's label."""
+        spelled = [name for key, name in self.question.spelled if key == node]
+        return col(spelled[0]) if spelled else super().term(node)
 
     def column(self, node: exp.Column) -> Term:
         name = node.name.casefold()
@@ -736,7 +760,43 @@ class _ReleasedReader(_Reader):
     def call(self, node: exp.Anonymous) -> Term:
         if _function(node) == "ROUND":
             return self.rounding(node)
+        if _function(node) in _GROUPINGS:
+            hint = "Give it an alias in SELECT, and use the alias."
+            self.source.refuse(node, Refusal(f"The function {_function(node)} here", hint))
         if not _is_aggregate(node):
             return _unknown_function(self.source, node)
-        made = self.question.rows.aggregate(node)
-        return col(self.question._output(made, _aggregate_title(node, made), ""))
+        return col(self.question.output(*self.question.rows.aggregate(node), ""))
+
+
+def _is_aggregate(node: exp.Expr) -> bool:
+    return type(node) is exp.Anonymous and _function(node) in AGGREGATES
+
+
+def _has_aggregate(node: exp.Expr) -> bool:
+    return any(_is_aggregate(part) for part in node.walk())
+
+
+def _alias(node: exp.Expr) -> str:
+    return node.alias if type(node) is exp.Alias else ""
+
+
+def _bare(node: exp.Expr) -> exp.Expr:
+    """A node without the parentheses around it."""
+    while type(node) is exp.Paren:
+        node = node.this
+    return node
+
+
+def _first_free(name: str, taken: Collection[str], first: int) -> str:
+    """`name`, or the name with the first free number after it if it is taken."""
+    numbered = (f"{name[:58]}_{number}" for number in count(first))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
+
+
+def _distinct_titles(shown: list[Shown]) -> tuple[Shown, ...]:
+    """Titles that differ, as DuckDB makes them for data frames: a second `n` becomes `n_1`."""
+    distinct: dict[str, Shown] = {}
+    for column in shown:
+        title = _first_free(column.title, distinct, first=1)
+        distinct[title] = Shown(column.name, title)
+    return tuple(distinct.values())

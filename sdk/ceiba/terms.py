@@ -355,15 +355,19 @@ def grouping(key: object) -> Grouping:
         return key
     expression = column_or_term(key).expression
     require_shallow(expression)
-    match expression:
-        case ColumnValue(name=name):
-            return Grouping(ByColumn(name=name, column=name))
-        case Comparing() | Logic() | Not() | Missing() | TruthValue():
-            yes = LabelBranch(when=expression, label="true")
-            no = LabelBranch(when=Not(term=expression), label="false")
-            return _titled(Grouping(ByCase(name="_", branches=(yes, no))))
-    hint = "Group numbers by bins, width_bucket(x, low, high, count), or by labels, case((condition, label), ...)."
-    raise WrongType(operation="GROUP BY", given="a computed value", hint=hint)
+    if isinstance(expression, ColumnValue):
+        return Grouping(ByColumn(name=expression.name, column=expression.name))
+    if not is_groupable(expression):
+        hint = "Group numbers by bins, width_bucket(x, low, high, count), or by labels, case((condition, label), ...)."
+        raise WrongType(operation="GROUP BY", given="a computed value", hint=hint)
+    yes = LabelBranch(when=expression, label="true")
+    no = LabelBranch(when=Not(term=expression), label="false")
+    return _titled(Grouping(ByCase(name="_", branches=(yes, no))))
+
+
+def is_groupable(expression: Expression) -> bool:
+    """Whether an expression has public values by itself: a column's domain, or a condition's truth."""
+    return isinstance(expression, ColumnValue | Comparing | Logic | Not | Missing | TruthValue)
 
 
 def is_condition(key: GroupKey) -> bool:
@@ -402,4 +406,3 @@ def date_trunc(unit: str, column: Term | str) -> Grouping:
         raise BadQuestion(problem=problem, hint=f"The units are {', '.join(units)}.")
     calendar = CalendarUnit(str(unit).lower())
     return _titled(Grouping(ByCalendar(name="_", column=expression.name, unit=calendar)))
-
