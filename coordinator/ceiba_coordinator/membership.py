@@ -175,7 +175,7 @@ class Membership:
             raise ManifestMismatch(problem=f"the offer's schema is not the roster's for {offer.table}")
         with self._store.transaction():
             self._store.put_schema(offer.schema_digest, schema)
-            self._store.put_offer(offer.table, holder, signed.SerializeToString())
+            self._store.put_offer(offer.table, holder, offer.version, signed.SerializeToString())
 
     def catalogue(self, online: set[str]) -> ListResponse:
         entries = [

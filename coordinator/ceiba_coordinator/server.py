@@ -62,7 +62,7 @@ async def serve(config: Config, started: Callable[[int, int], None]) -> None:
     add_DirectoryServicer_to_server(Directory(desk, callers, membership), members)
     add_CatalogueServicer_to_server(Catalogue(desk, callers, membership, presence), members)
     add_JobsServicer_to_server(Jobs(desk, callers, jobs, presence), members)
-    add_WorkServicer_to_server(Work(desk, callers, jobs, presence), members)
+    add_WorkServicer_to_server(Work(desk, callers, membership, jobs, presence), members)
     healthy = _add_health_and_reflection(members)
     newcomers = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
     add_EnrolmentServicer_to_server(Enrolment(desk, membership), newcomers)

@@ -1,7 +1,7 @@
 """The node's connection: it dials the coordinator, announces datasets, pulls tasks and sends the answers."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -27,7 +27,10 @@ WORKERS = 4
 class Agent:
     """Runs until `stop`. Whatever fails is tried again: the coordinator keeps a task until it has the answer."""
 
-    def __init__(self, channel: grpc.Channel, target: str, answering: Answering) -> None:
+    def __init__(
+        self, channel: grpc.Channel, target: str, answering: Answering, is_outdated: Callable[[], bool]
+    ) -> None:
+        """`is_outdated` says that the node must be put together anew, because its folder has changed."""
         self._answering = answering
         self._target = target
         self._work = WorkStub(channel)
@@ -35,6 +38,7 @@ class Agent:
         self._stop = threading.Event()
         self._pull: grpc.Call | None = None
         self._announced: set[bytes] = set()
+        self._is_outdated = is_outdated
 
     def stop(self) -> None:
         self._stop.set()
@@ -57,7 +61,7 @@ class Agent:
         """One connection's worth of tasks; whether any came."""
         came = False
         try:
-            stream = self._work.Pull(PullRequest())
+            stream = self._work.Pull(PullRequest(roster_digest=self._answering.roster_digest))
             self._pull = stream
             for task in stream:
                 came = True
@@ -93,6 +97,10 @@ class Agent:
 
     def _keep_announcing(self) -> None:
         while not self._stop.is_set():
+            if self._is_outdated():
+                log.info("roster.changed")
+                self.stop()
+                return
             try:
                 self._announce()
                 self._answering.forget_expired()

@@ -81,6 +81,19 @@ class Answering:
     def name(self) -> str:
         return self._identity.name
 
+    @property
+    def roster_digest(self) -> bytes:
+        return bytes.fromhex(self._roster.digest())
+
+    def close(self) -> None:
+        """Stop what is being computed."""
+        for work in list(self._work.values()):
+            work.cancellation.cancel()
+        self._scans.shutdown()
+        self._encryptors.stop()
+        self._engine.close()
+        self._ledger.close()
+
     # --- datasets
 
     def offers(self) -> list[tuple[Signed, bytes]]:

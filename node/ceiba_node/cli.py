@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 import time
 import tomllib
@@ -64,7 +63,7 @@ def pin(
         fingerprint = typer.prompt("Type the fingerprint that the other members read out")
     roster = check_pin(identity, body, fingerprint, place.pinned_roster())
     place.pin(roster)
-    typer.echo(f"Pinned roster {roster.version}. Restart `ceiba-node serve` if it runs.")
+    typer.echo(f"Pinned roster {roster.version}. A running node takes it up by itself.")
 
 
 @app.command()
@@ -129,13 +128,10 @@ def serve(
 
     Example: ceiba-node serve --home /srv/ceiba-node
     """
-    from ceiba_node.service import run
+    from ceiba_node.service import serve as run
 
     configure_log(json_log)
-    agent = run(Home(home), clock=lambda: int(time.time()), random=os.urandom)
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: agent.stop())
-    agent.run()
+    run(Home(home), clock=lambda: int(time.time()), random=os.urandom)
 
 
 def read_schema(path: Path) -> Schema:

@@ -148,7 +148,7 @@ class Quantised:
             return "NULL"
         digits = _HUGEINT_DIGITS - self._scale
         is_plain = f"regexp_full_match({self.text}, '-?[0-9]{{1,{min(digits, 18)}}}(\\.[0-9]*)?')"
-        return f"CASE WHEN {is_plain} THEN {self.text} ELSE plain_number({self.text}, {digits}) END"
+        return f"nullif(CASE WHEN {is_plain} THEN {self.text} ELSE plain_number({self.text}, {digits}) END, '')"
 
     def _fine(self) -> str:
         """Digits beyond the scale are cut off, which cannot carry a value across half a unit: halves fit the scale."""
@@ -247,7 +247,7 @@ def _is_in(expression: str, values: Sequence[str | int]) -> str:
 
 
 def _enum_code(text: str, values: Iterable[str]) -> str:
-    """The place of a text in a domain, by hashing; NULL if it is not there. Keeps the rows' order, as a join would not."""
+    """The place of a text in a domain, NULL if it is not there. It hashes, and unlike a join it keeps the rows' order."""
     return f"enum_code(TRY_CAST({text} AS ENUM ({', '.join(map(literal, values))})))"
 
 

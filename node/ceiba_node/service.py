@@ -1,5 +1,7 @@
-"""Putting a node together from its folder."""
+"""Putting a node together from its folder, and anew when another roster is pinned."""
 
+import signal
+import threading
 from collections.abc import Callable
 
 from ceiba_node.agent import Agent
@@ -12,18 +14,38 @@ from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.wire import secure_channel
 
 
-def run(home: Home, clock: Callable[[], int], random: Random) -> Agent:
-    """An agent that is ready to run. Raises BadIdentity, RosterNotPinned, BadConfiguration, LedgerDamaged."""
+def assemble(home: Home, clock: Callable[[], int], random: Random) -> Answering:
+    """What answers, with its ledger open. Raises BadIdentity, RosterNotPinned, BadConfiguration, LedgerDamaged."""
     identity, roster, settings = home.identity(), home.roster(), home.settings()
-    ledger = Ledger(home.ledger_path, bytes.fromhex(identity.storage_key))
     engine = DuckDBEngine(
         holder=identity.name,
         memory_limit=settings.memory_limit,
         threads=settings.threads,
         temp_directory=home.spill_folder,
     )
+    ledger = Ledger(home.ledger_path, bytes.fromhex(identity.storage_key))
     encryptors = Encryptors(random, settings.prepared_ciphertexts)
     encryptors.prepare(member.encryption_key.n for member in roster.members if member.encryption_key)
-    answering = Answering(identity, roster, home.snapshots(), engine, ledger, encryptors, clock, random)
-    channel = secure_channel(identity.coordinator, identity)
-    return Agent(channel, identity.coordinator, answering)
+    return Answering(identity, roster, home.snapshots(), engine, ledger, encryptors, clock, random)
+
+
+def serve(home: Home, clock: Callable[[], int], random: Random) -> None:
+    """Answer until SIGTERM or SIGINT; with a new roster once `ceiba-node pin` has pinned it."""
+    stopped = threading.Event()
+    agents: list[Agent] = []
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        for agent in agents:
+            agent.stop()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+    while not stopped.is_set():
+        pinned, identity = home.roster(), home.identity()
+        answering = assemble(home, clock, random)
+        with secure_channel(identity.coordinator, identity) as channel:
+            agent = Agent(channel, identity.coordinator, answering, lambda: home.pinned_roster() != pinned)  # noqa: B023
+            agents[:] = [agent]
+            agent.run()
+        answering.close()

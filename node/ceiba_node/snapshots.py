@@ -91,6 +91,7 @@ class SnapshotStore:
         """An empty folder to write a version in, removed afterwards. One publisher at a time; others wait."""
         folder = self._folder / table
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / _LOCK).touch(mode=0o600)
         with (folder / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for leftover in folder.glob(f"{_STAGING}*"):

@@ -72,7 +72,7 @@ class Presentation:
 
     def apply(self, rows: Sequence[Row]) -> list[tuple[Value, ...]]:
         """The rows to show, in the order of SQL: HAVING, ORDER BY, OFFSET, LIMIT. Raises WrongType."""
-        kept = [row for row in rows if self.having is None or evaluate(self.having, row) is True]
+        kept = [row for row in rows if self.having is None or _truth(evaluate(self.having, row)) is True]
         for order in reversed(self.order):
             kept = _ordered(kept, order)
         end = None if self.limit is None else self.offset + self.limit

@@ -9,7 +9,7 @@ misspelt or of the wrong type is said then, by this process, and not by a holder
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -33,15 +33,18 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """What asks a query of a space; a table carries one."""
+    """What asks a query of a space; a table carries one. Options are the runner's own."""
 
-    def run(self, query: Query, **options: Any) -> Result:
+    @property
+    def run(self) -> Callable[..., Result]:
         """Ask, wait, and give the released rows."""
 
-    def submit(self, query: Query, **options: Any) -> Any:
+    @property
+    def submit(self) -> Callable[..., Any]:
         """Ask, and give the job without waiting."""
 
-    def explain(self, query: Query) -> Any:
+    @property
+    def explain(self) -> Callable[..., Any]:
         """Say who would see what and what it would cost, without asking."""
 
 
@@ -175,8 +178,9 @@ class Query:
     def __post_init__(self) -> None:
         """Raises what is wrong with the question. HAVING and ORDER BY are tried on one made-up row."""
         require_shallow(self.asked)
-        sample = self._sample()
-        self.presentation.apply([sample])
+        _ = self.program
+        if self.presentation.having is not None or self.presentation.order:
+            self.presentation.apply([self._sample()])
 
     def plan(self) -> Plan:
         """What is sent to the holders. Filters and groups are in it; `having`, `order_by` and `limit` are not."""
@@ -301,4 +305,6 @@ def _call(statistic: Statistic) -> str:
 def _argument(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_argument, value))
-    return to_text(value) if isinstance(value, Document) else str(value)
+    if isinstance(value, Document):
+        return to_text(value)  # type: ignore[arg-type]  # the only documents inside a statistic
+    return str(value)

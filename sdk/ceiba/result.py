@@ -34,6 +34,8 @@ class Result:
     """Column → values outside the schema's bounds that were clipped at publishing, over all holders."""
     seconds: float | None = None
     """From asking to the finished rows."""
+    wire_bytes: int = 0
+    """What the holders sent for it: approvals, submissions and ciphertexts."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -101,7 +103,7 @@ class Result:
         return html_table(self.columns, self.rows, self.notes())
 
 
-def _series(values: list[Any]) -> pandas.Series[Any]:
+def _series(values: list[Any]) -> Any:
     import pandas
 
     return pandas.Series(values, dtype=_dtype(values))

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from ceiba.terms import built, column_or_term, expression_of, python_value, require_shallow
 from ceiba_protocol.errors import BadQuestion, UnknownStatistic
-from ceiba_protocol.expression import ColumnValue, Number
+from ceiba_protocol.expression import ColumnValue, Expression, Number, TextValue
 from ceiba_protocol.schema import nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic
 
@@ -74,13 +74,16 @@ def _read(annotation: Any, value: Any) -> Any:
         return None
     if _mentions(annotation, ColumnValue):
         if isinstance(value, list | tuple):
-            return tuple(_expression(item) for item in value)
-        return _expression(value)
+            return tuple(_value_expression(item) for item in value)
+        return _value_expression(value)
     return expression_of(value) if _mentions(annotation, Number) else python_value(value)
 
 
-def _expression(value: Any) -> Any:
-    return column_or_term(value).expression if isinstance(value, str) else expression_of(value)
+def _value_expression(value: Any) -> Expression:
+    expression = column_or_term(value).expression if isinstance(value, str) else expression_of(value)
+    if isinstance(expression, TextValue):
+        raise BadQuestion(problem="a statistic was given a text literal", hint="Give it a column, a number or a term.")
+    return expression
 
 
 def _mentions(annotation: Any, kind: type) -> bool:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from pydantic import ValidationError
 
@@ -182,7 +182,7 @@ class Term:
 
     def __neg__(self) -> Term:
         if isinstance(self.expression, Number):
-            return Term(_number(-Decimal(self.expression.value)))
+            return Term(_number(Decimal(self.expression.value).copy_negate()))
         return self * -1
 
     def __pos__(self) -> Term:
@@ -239,16 +239,16 @@ class Term:
     # logic
 
     def __and__(self, other: object) -> Term:
-        return _join("and", self, other)
+        return joined("and", (self, other))
 
     def __rand__(self, other: object) -> Term:
-        return _join("and", other, self)
+        return joined("and", (other, self))
 
     def __or__(self, other: object) -> Term:
-        return _join("or", self, other)
+        return joined("or", (self, other))
 
     def __ror__(self, other: object) -> Term:
-        return _join("or", other, self)
+        return joined("or", (other, self))
 
     def __invert__(self) -> Term:
         return Term(Not(term=self.expression))
@@ -261,10 +261,10 @@ def _compare(comparison: Comparison, left: Term, right: object) -> Term:
     return Term(Comparing(comparison=comparison, left=left.expression, right=expression_of(right)))
 
 
-def _join(op: str, left: object, right: object) -> Term:
-    """AND or OR; chains become one list, so that a & b & c nests no deeper than a & b."""
-    terms = (*_chain(op, expression_of(left)), *_chain(op, expression_of(right)))
-    return Term(built(Logic, op=op, terms=terms))
+def joined(op: Literal["and", "or"], parts: Iterable[object]) -> Term:
+    """AND or OR of several terms; chains become one list, so that a & b & c nests no deeper than a & b."""
+    terms = tuple(term for part in parts for term in _chain(op, expression_of(part)))
+    return Term(Logic(op=op, terms=terms))
 
 
 def _chain(op: str, expression: Expression) -> tuple[Expression, ...]:
@@ -322,7 +322,8 @@ class Grouping:
 
     def alias(self, name: str) -> Grouping:
         """The same groups under another name."""
-        return Grouping(built(type(self.key), **{**dict(self.key), "name": name}))
+        kind: Callable[..., GroupKey] = type(self.key)
+        return Grouping(built(kind, **{**dict(self.key), "name": name}))
 
     def same_groups(self, other: Grouping) -> bool:
         """Whether both make the same groups, whatever they are called."""

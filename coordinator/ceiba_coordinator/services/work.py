@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import structlog
 
 from ceiba_coordinator.jobs import Jobs
+from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
 from ceiba_protocol.errors import MalformedMessage, MessageTooLarge
 from ceiba_protocol.trust.documents import Submission
@@ -39,21 +40,31 @@ class Presence:
 
 
 class Work(WorkServicer):
-    def __init__(self, desk: Desk, callers: Callers, jobs: Jobs, presence: Presence) -> None:
+    def __init__(self, desk: Desk, callers: Callers, membership: Membership, jobs: Jobs, presence: Presence) -> None:
         self._desk = desk
         self._callers = callers
+        self._membership = membership
         self._jobs = jobs
         self._presence = presence
 
     @streaming
     async def Pull(self, request: pb.PullRequest, context: Context) -> AsyncIterator[pb.Task]:
         holder = await self._callers.name(context, Role.HOLDER)
+        await self._until_pinned(holder, request.roster_digest)
         sent: dict[bytes, set[str]] = {}
         with self._presence.connected(holder):
             self._desk.ring()
             async for _ in self._desk.changes():
                 async for task in self._news(holder, sent):
                     yield task
+
+    async def _until_pinned(self, holder: str, roster_digest: bytes) -> None:
+        """Wait while the holder has not pinned the newest roster; it calls again once it has."""
+        async for _ in self._desk.changes():
+            newest = await self._desk.run(self._membership.roster)
+            if bytes.fromhex(newest.digest()) == roster_digest:
+                return
+            log.warning("holder.has_old_roster", holder=holder, newest=newest.version)
 
     async def _news(self, holder: str, sent: dict[bytes, set[str]]) -> AsyncIterator[pb.Task]:
         """Tasks not yet sent on this stream, and word of jobs that have ended since."""

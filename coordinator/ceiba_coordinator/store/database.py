@@ -18,6 +18,9 @@ from ceiba_protocol.errors import LedgerDamaged
 from ceiba_protocol.job import ENDED, State
 from ceiba_protocol.v1.common_pb2 import Signed
 
+OFFERS_KEPT = 10
+"""Versions of one dataset that the catalogue remembers; the holder decides which of them it still has."""
+
 
 def open_engine(url: str) -> Engine:
     """An engine on `url`, its tables made if it is new. Raises LedgerDamaged for a file that is no such database.
@@ -201,17 +204,21 @@ class Store:
             query = select(tables.schemas.c.body).where(tables.schemas.c.digest == digest)
             return connection.execute(query).scalar_one_or_none()
 
-    def put_offer(self, table: str, holder: str, offer: bytes) -> None:
+    def put_offer(self, table: str, holder: str, version: str, offer: bytes) -> None:
+        """Make `version` the holder's current one; the oldest beyond OFFERS_KEPT are forgotten."""
+        offers = tables.offers
+        own = (offers.c.table_name == table) & (offers.c.holder == holder)
         with self.transaction() as connection:
-            column = tables.offers.c
-            same = (column.table_name == table) & (column.holder == holder)
-            connection.execute(delete(tables.offers).where(same))
-            connection.execute(insert(tables.offers).values(table_name=table, holder=holder, offer=offer))
+            connection.execute(delete(offers).where(own, offers.c.version == version))
+            connection.execute(insert(offers).values(table_name=table, holder=holder, version=version, offer=offer))
+            newest = select(offers.c.number).where(own).order_by(offers.c.number.desc()).limit(OFFERS_KEPT)
+            kept = [row.number for row in connection.execute(newest)]
+            connection.execute(delete(offers).where(own, offers.c.number < min(kept)))
 
     def offers(self, table: str) -> list[Signed]:
-        """The table's current offers, sorted by holder."""
+        """The table's offers, oldest first, so that each holder's last one is its current version."""
         column = tables.offers.c
-        query = select(column.offer).where(column.table_name == table).order_by(column.holder)
+        query = select(column.offer).where(column.table_name == table).order_by(column.number)
         with self.transaction() as connection:
             return [Signed.FromString(row.offer) for row in connection.execute(query)]
 

@@ -46,10 +46,13 @@ schemas = Table(
 offers = Table(
     "offers",
     metadata,
-    Column("table_name", String(200), primary_key=True),
-    Column("holder", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=True),  # the newest is the current one
+    Column("table_name", String(200), nullable=False, index=True),
+    Column("holder", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
     Column("offer", LargeBinary, nullable=False),  # Signed
 )
+"""A holder's offers of a table: the current version, and older ones that jobs may still pin."""
 
 jobs = Table(
     "jobs",

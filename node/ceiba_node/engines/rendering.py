@@ -226,7 +226,7 @@ class _Renderer:
             case AnyOf(terms=terms):
                 return self._joined(exp.Or, terms)
             case Negation(term=term):
-                return exp.Not(this=self.condition(term))
+                return exp.Paren(this=exp.Not(this=self.condition(term)))
             case IsNull(value=value):
                 inner = self.condition(value) if value.is_truth else self.plain(value)
                 return exp.Paren(this=exp.Is(this=inner, expression=exp.Null()))

@@ -113,7 +113,9 @@ class TableEntry(_message.Message):
     """
     @_builtins.property
     def offers(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
-        """The holders' current Offers, each signed by its holder. The receiver MUST verify them."""
+        """The holders' Offers, each signed by its holder, oldest first: a holder's last one is its current version. The
+        receiver MUST verify them.
+        """
 
     @_builtins.property
     def online(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

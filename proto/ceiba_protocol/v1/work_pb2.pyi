@@ -23,12 +23,19 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class PullRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ROSTER_DIGEST_FIELD_NUMBER: _builtins.int
+    roster_digest: _builtins.bytes
+    """Digest of the roster that the caller has pinned, 32 bytes. While it is not the space's newest, tasks wait: the
+    caller would have to refuse them.
+    """
     def __init__(
         self,
+        *,
+        roster_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["roster_digest", b"roster_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,44 @@
+# Every target does its own set-up: `make demo` on a fresh clone needs Python 3.11 and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+ROOTS := proto/ceiba_protocol node/ceiba_node coordinator/ceiba_coordinator sdk/ceiba scenarios/ceiba_scenarios
+
+.PHONY: setup demo test test-fast check proto vectors bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: setup            ## start a space of four hospitals, ask, check, stop
+	$(BIN)/ceiba-lab run health_sharing
+
+test: setup            ## everything that CI runs
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-fast: setup       ## without what starts processes or takes more than a few seconds
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+check: setup           ## style, types, layers, generated code, README
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.support.check_generated
+	$(BIN)/python -m tests.support.check_readme
+
+proto: setup           ## rebuild the generated wire schema
+	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I . --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. ceiba_protocol/v1/*.proto
+
+vectors: setup         ## rebuild tests/vectors
+	$(BIN)/python -m tests.vectors.rebuild
+
+bench: setup           ## measure against named baselines; JSON and a table in bench/results
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

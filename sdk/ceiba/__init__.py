@@ -1,0 +1,69 @@
+"""Ask questions of a data space whose data nobody hands over.
+
+    import ceiba
+    space = ceiba.connect("coordinator.example:7443", identity="~/.ceiba/bank-a")
+    heart = space.table("health.heart")
+    heart.filter(heart.age > 50).group_by("sex").agg(n=ceiba.count(), chol=ceiba.mean("cholesterol")).to_pandas()
+
+Every statistic of `ceiba_protocol.statistics` is a function here, under its own name and those of its SQL functions.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ceiba.jobs import Job
+    from ceiba.query import Query, Table
+    from ceiba.result import Result
+    from ceiba.space import Space, connect
+    from ceiba.terms import Term, case, col, date_trunc, width_bucket
+    from ceiba_protocol.errors import CeibaError
+
+_HOMES = {
+    "connect": "ceiba.space",
+    "Space": "ceiba.space",
+    "Job": "ceiba.jobs",
+    "Query": "ceiba.query",
+    "Table": "ceiba.query",
+    "Result": "ceiba.result",
+    "Term": "ceiba.terms",
+    "case": "ceiba.terms",
+    "col": "ceiba.terms",
+    "date_trunc": "ceiba.terms",
+    "width_bucket": "ceiba.terms",
+    "CeibaError": "ceiba_protocol.errors",
+}
+"""Where each name lives; loaded when it is first used, so that `import ceiba` is quick."""
+
+__all__ = [
+    "CeibaError",
+    "Job",
+    "Query",
+    "Result",
+    "Space",
+    "Table",
+    "Term",
+    "case",
+    "col",
+    "connect",
+    "date_trunc",
+    "width_bucket",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    from ceiba.statistics import statistic, statistic_names
+
+    if name not in statistic_names():
+        raise AttributeError(f"ceiba has no {name}; dir(ceiba) lists what there is")
+    return statistic(name)
+
+
+def __dir__() -> list[str]:
+    from ceiba.statistics import statistic_names
+
+    return sorted([*_HOMES, *statistic_names()])

@@ -1,0 +1,5 @@
+"""python -m ceiba"""
+
+from ceiba.cli import main
+
+main()

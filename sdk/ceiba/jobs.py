@@ -1,0 +1,223 @@
+"""One job, from its manifest to its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+
+from ceiba.progress import Progress, Report, show_nothing
+from ceiba.query import Query
+from ceiba.result import Result
+from ceiba_protocol.errors import (
+    CeibaError,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobRefused,
+    MalformedMessage,
+    MessageTooLarge,
+    NotReachable,
+    error_from,
+)
+from ceiba_protocol.job import ENDED, State
+from ceiba_protocol.rounds import CLOCK_TOLERANCE, Opened, Question, open_result, read_manifest
+from ceiba_protocol.sums.paillier import ciphertext_bytes
+from ceiba_protocol.trust.documents import Refusal
+from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.jobs_pb2 import JobReference, JobStatus, ResultPart, SubmitRequest
+from ceiba_protocol.v1.jobs_pb2_grpc import JobsStub
+from ceiba_protocol.wire import from_rpc_error
+
+if TYPE_CHECKING:
+    from ceiba.space import Space
+
+CALL_SECONDS = 30.0
+RETRY_SECONDS = 0.2
+"""Between tries while the coordinator is away; the job itself is safe in its database."""
+
+
+class Job:
+    """A question that has been asked. `wait` gives the answer, however long ago it was asked in this process."""
+
+    def __init__(self, space: Space, jobs: JobsStub, query: Query, signed: Signed, started: float) -> None:
+        self._space = space
+        self._jobs = jobs
+        self._query = query
+        self._signed = signed
+        self._started = started
+        self._question = read_manifest(signed, space.roster, query.schema, int(time.time()))
+        self._reference = JobReference(job_id=bytes.fromhex(self.id))
+
+    @property
+    def id(self) -> str:
+        """32 hexadecimal digits."""
+        return self._question.manifest.job_id
+
+    def __repr__(self) -> str:
+        return f"Job({self.id})"
+
+    def send(self) -> None:
+        """Submit the manifest; the coordinator may restart meanwhile, because the same bytes are the same job."""
+        for attempt in self._tries():
+            with attempt:
+                self._jobs.Submit(SubmitRequest(manifest=self._signed), timeout=CALL_SECONDS)
+
+    def status(self) -> JobStatus:
+        """The job's state now, and who has answered."""
+        try:
+            return next(iter(self._jobs.Watch(self._reference, timeout=CALL_SECONDS)))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._space.address) from None
+
+    def cancel(self) -> None:
+        """End the job; holders forget it."""
+        try:
+            self._jobs.Cancel(self._reference, timeout=CALL_SECONDS)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._space.address) from None
+
+    def wait(self, progress: Progress = show_nothing) -> Result:
+        """The answer, once all holders have given their part and every check has passed. Ctrl-C cancels the job.
+
+        Raises JobRefused, JobFailed, JobExpired, JobCancelled with the reason, and TotalRejected if a check fails.
+        """
+        with progress() as report:
+            try:
+                status = self._watch(report)
+            except KeyboardInterrupt:
+                self.cancel()
+                raise
+        if status.state != State.DONE:
+            raise self._why(status)
+        answer = self._fetch()
+        opened = self._open(answer)
+        return self._query.result(
+            opened.sums,
+            job_id=self.id,
+            holders=tuple(self._question.holders),
+            clipped=opened.clipped,
+            wire_bytes=answer.wire_bytes,
+            seconds=time.monotonic() - self._started,
+        )
+
+    # --- waiting
+
+    def _watch(self, report: Report) -> JobStatus:
+        """The job's last status. A coordinator that is away is waited for until the job's deadline."""
+        status = JobStatus()
+        for attempt in self._tries():
+            with attempt:
+                for status in self._jobs.Watch(self._reference):
+                    report(status)
+        if status.state not in ENDED:
+            raise NotReachable(target=self._space.address, problem="the connection ended early")
+        return status
+
+    def _tries(self) -> Iterator[_Attempt]:
+        """Attempts until one succeeds, or fails for a reason that waiting does not cure, or the job is over."""
+        while True:
+            attempt = _Attempt(self._space.address)
+            yield attempt
+            if attempt.error is None:
+                return
+            if time.time() > self._question.manifest.not_after + CLOCK_TOLERANCE:
+                raise attempt.error
+            time.sleep(RETRY_SECONDS)
+
+    def _why(self, status: JobStatus) -> CeibaError:
+        """Why a job ended without a result; a refusal's signature is checked before its reason is believed."""
+        if status.state == State.EXPIRED:
+            done = status.submitted if len(status.approved) == len(status.holders) else status.approved
+            missing = [holder for holder in status.holders if holder not in done]
+            return JobExpired(job=self.id, holders=", ".join(missing))
+        if status.state == State.CANCELLED:
+            return JobCancelled(job=self.id)
+        refusal = self._space.roster.open(status.refusal, Refusal, Role.HOLDER)
+        if (refusal.job_id, refusal.manifest_digest, refusal.holder) != (
+            self.id,
+            self._question.digest,
+            status.refusal.signer,
+        ):
+            return MalformedMessage(message="JobStatus", problem="its refusal is for another job")
+        reason = error_from(refusal.code, dict(refusal.fields))
+        kind = JobRefused if status.state == State.REFUSED else JobFailed
+        return kind(job=self.id, holder=refusal.holder, reason=str(reason))
+
+    # --- the answer
+
+    def _fetch(self) -> Answer:
+        """What the coordinator has of the answer, its sizes checked and nothing else yet."""
+        answer = Answer()
+        for attempt in self._tries():
+            with attempt:
+                answer = _collect(self._jobs.Result(self._reference), self._question)
+        return answer
+
+    def _open(self, answer: Answer) -> Opened:
+        """The released totals, after every check of `open_result`."""
+        assert self._space.identity.encryption is not None
+        submissions = [(signed, bytes(ciphertexts)) for signed, ciphertexts in answer.submissions]
+        private_key = self._space.identity.encryption.keypair[1]
+        return open_result(self._question, answer.approvals, submissions, bytes(answer.total), private_key)
+
+
+@dataclass
+class Answer:
+    """What the merchant receives for a job that is done."""
+
+    approvals: list[Signed] = field(default_factory=list)
+    submissions: list[tuple[Signed, bytearray]] = field(default_factory=list)
+    total: bytearray = field(default_factory=bytearray)
+
+    @property
+    def wire_bytes(self) -> int:
+        """What the holders sent: approvals, submissions and ciphertexts."""
+        documents = [*self.approvals, *(signed for signed, _ in self.submissions)]
+        return sum(signed.ByteSize() for signed in documents) + sum(len(blob) for _, blob in self.submissions)
+
+
+class _Attempt:
+    """One try of a call: an unreachable coordinator is noted, any other error is raised."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self.error: NotReachable | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, raised: BaseException | None, _at: object) -> bool:
+        if not isinstance(raised, grpc.RpcError):
+            return False
+        error = from_rpc_error(raised, self._target)
+        if not isinstance(error, NotReachable):
+            raise error from None
+        self.error = error
+        return True
+
+
+def _collect(parts: Iterable[ResultPart], question: Question) -> Answer:
+    """The parts of an answer. Raises MessageTooLarge, MalformedMessage."""
+    answer = Answer()
+    limit = question.layout.ciphertexts * ciphertext_bytes(question.modulus)
+    for part in parts:
+        match part.WhichOneof("part"):
+            case "approval":
+                answer.approvals.append(part.approval)
+            case "submission":
+                answer.submissions.append((part.submission, bytearray()))
+            case "ciphertexts" if answer.submissions:
+                answer.submissions[-1][1].extend(part.ciphertexts)
+            case "total":
+                answer.total += part.total
+            case _:
+                raise MalformedMessage(message="ResultPart", problem="it is out of order")
+        largest = max((len(answer.total), *(len(blob) for _, blob in answer.submissions)))
+        if largest > limit or max(len(answer.approvals), len(answer.submissions)) > len(question.holders):
+            raise MessageTooLarge(message="Result", limit=limit)
+    return answer

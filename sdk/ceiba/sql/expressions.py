@@ -1,0 +1,215 @@
+"""Expressions in SQL: each node is looked up by its exact class in one closed table, and becomes a term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from operator import eq, ge, gt, le, lt, ne
+from typing import Any, Literal
+
+from sqlglot import exp
+
+from ceiba.sql.refusals import Refusal
+from ceiba.sql.source import Source
+from ceiba.terms import Grouping, Term, case, joined, literal, python_value
+from ceiba_protocol.expression import TruthValue
+
+
+class Reader:
+    """Turns nodes into terms. What a name or a function call means is for the subclasses to say."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def term(self, node: exp.Expr) -> Term:
+        """A node as a term. Raises UnsupportedSQL for every class that is not in the table."""
+        handler = _HANDLERS.get(type(node))
+        return handler(self, node) if handler else self.source.refuse(node)
+
+    def column(self, node: exp.Column) -> Term:
+        raise NotImplementedError
+
+    def call(self, node: exp.Anonymous) -> Term:
+        raise NotImplementedError
+
+    def rounding(self, node: exp.Anonymous) -> Term:
+        """ROUND(x) and ROUND(x, digits)."""
+        if len(node.expressions) not in (1, 2):
+            self.source.bad(node, "ROUND takes a value and a number of digits")
+        value, *digits = node.expressions
+        wanted: list[Any] = [python_value(self.term(one)) for one in digits]
+        return self.term(value).round(*wanted)
+
+
+def _literal(reader: Reader, node: exp.Literal) -> Term:
+    return Term(literal(node.this if node.is_string else _decimal(reader, node)))
+
+
+def _decimal(reader: Reader, node: exp.Literal) -> Any:
+    try:
+        return Decimal(node.this)
+    except InvalidOperation:
+        reader.source.bad(node, "a number is not written in decimal")
+
+
+def _null(reader: Reader, node: exp.Null) -> Term:
+    reader.source.refuse(node, Refusal("NULL as a value", "Write IS NULL or IS NOT NULL.", "NULL"))
+
+
+def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Reader, Any], Term]:
+    def handler(reader: Reader, node: exp.Binary) -> Term:
+        _require_parentheses(reader, node)
+        term: Term = compare(reader.term(node.left), reader.term(node.right))
+        return term
+
+    return handler
+
+
+def _require_parentheses(reader: Reader, node: exp.Binary) -> None:
+    """`a = b IS NULL` and `a < b = c` mean different things to different databases, so they are refused."""
+    for side in (node.left, node.right):
+        if type(side) in _COMPARISONS or type(side) in (exp.Is, exp.Not):
+            hint = "Put parentheses around the condition that belongs together."
+            reader.source.refuse(side, Refusal("A comparison of a condition without parentheses", hint))
+
+
+def _arithmetic(operation: Callable[[Term, Term], Term]) -> Callable[[Reader, Any], Term]:
+    return lambda reader, node: operation(reader.term(node.left), reader.term(node.right))
+
+
+def _logic(op: Literal["and", "or"]) -> Callable[[Reader, Any], Term]:
+    """AND and OR; long chains are read without recursion."""
+
+    def handler(reader: Reader, node: exp.Connector) -> Term:
+        return joined(op, [reader.term(part) for part in _chain(node)])
+
+    return handler
+
+
+def _chain(node: exp.Connector) -> list[exp.Expr]:
+    parts = []
+    left: exp.Expr = node
+    while type(left) is type(node):
+        parts.append(left.expression)
+        left = left.this
+    return [left, *reversed(parts)]
+
+
+def _between(reader: Reader, node: exp.Between) -> Term:
+    _require_only(reader, node, "this", "low", "high")
+    return reader.term(node.this).between(reader.term(node.args["low"]), reader.term(node.args["high"]))
+
+
+def _in(reader: Reader, node: exp.In) -> Term:
+    _require_only(reader, node, "this", "expressions")
+    return reader.term(node.this).isin([reader.term(value) for value in node.expressions])
+
+
+def _require_only(reader: Reader, node: exp.Expr, *known: str) -> None:
+    """Refuse a node with a part that the subset does not know, such as IN with a subquery."""
+    for name, part in node.args.items():
+        if part and name not in known:
+            form = Refusal(f"This form of {node.key.upper()}", "Write x IN (1, 2), x BETWEEN 1 AND 2.")
+            reader.source.refuse(part, None if type(part) is exp.Subquery else form)
+
+
+def _is(reader: Reader, node: exp.Is) -> Term:
+    value, asked = reader.term(node.this), node.expression
+    match asked:
+        case exp.Null():
+            return value.isnull()
+        case exp.Boolean(this=True):
+            return value.notnull() & value
+        case exp.Boolean():
+            return value.notnull() & ~value
+    return reader.source.refuse(node, Refusal("IS with this operand", "Write IS NULL, IS TRUE or IS FALSE.", "IS"))
+
+
+def _case(reader: Reader, node: exp.Case) -> Term:
+    made: Term | Grouping = case(*branches_of(reader, node), otherwise=otherwise_of(reader, node))
+    if isinstance(made, Grouping):
+        hint = "Labels make groups: use it in GROUP BY, or give numbers."
+        reader.source.refuse(node, Refusal("A CASE with text here", hint, "CASE"))
+    return made
+
+
+def branches_of(reader: Reader, node: exp.Case) -> list[Any]:
+    """Conditions with their values; `CASE x WHEN v` is `CASE WHEN x = v`."""
+    subject = reader.term(node.this) if node.this else None
+    pairs = []
+    for branch in node.args["ifs"]:
+        condition = reader.term(branch.this)
+        pairs.append((condition if subject is None else subject == condition, _outcome(reader, branch.args["true"])))
+    return pairs
+
+
+def otherwise_of(reader: Reader, node: exp.Case) -> Any:
+    default = node.args.get("default")
+    return None if default is None or type(default) is exp.Null else _outcome(reader, default)
+
+
+def _outcome(reader: Reader, node: exp.Expr) -> Any:
+    """A label as text, anything else as a term."""
+    return node.this if type(node) is exp.Literal and node.is_string else reader.term(node)
+
+
+_MOMENTS: dict[exp.DType, type[date]] = {
+    exp.DType.DATE: date,
+    exp.DType.TIMESTAMP: datetime,
+    exp.DType.TIMESTAMPNTZ: datetime,
+    exp.DType.TIMESTAMPTZ: datetime,
+}
+
+
+def _cast(reader: Reader, node: exp.Cast) -> Term:
+    """DATE '2026-01-31' and TIMESTAMP '…'; no other conversion."""
+    moment = _MOMENTS.get(node.to.this)
+    if moment is None or type(node.this) is not exp.Literal or not node.this.is_string:
+        hint = "Only literals are converted: DATE '2026-01-31', TIMESTAMP '2026-01-31 12:00'."
+        reader.source.refuse(node, Refusal("CAST", hint))
+    try:
+        return Term(literal(moment.fromisoformat(node.this.this)))
+    except ValueError:
+        reader.source.bad(node, "a literal is no date or time; write DATE '2026-01-31'")
+
+
+_COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
+    exp.EQ: eq,
+    exp.NEQ: ne,
+    exp.LT: lt,
+    exp.LTE: le,
+    exp.GT: gt,
+    exp.GTE: ge,
+}
+
+_HANDLERS: dict[type[exp.Expr], Callable[[Reader, Any], Term]] = {
+    **{kind: _comparison(compare) for kind, compare in _COMPARISONS.items()},
+    exp.Column: lambda reader, node: reader.column(node),
+    exp.Anonymous: lambda reader, node: reader.call(node),
+    exp.Literal: _literal,
+    exp.Boolean: lambda _, node: Term(TruthValue(value=node.this)),
+    exp.Null: _null,
+    exp.Paren: lambda reader, node: reader.term(node.this),
+    exp.Add: _arithmetic(lambda left, right: left + right),
+    exp.Sub: _arithmetic(lambda left, right: left - right),
+    exp.Mul: _arithmetic(lambda left, right: left * right),
+    exp.Div: _arithmetic(lambda left, right: left / right),
+    exp.Neg: lambda reader, node: -reader.term(node.this),
+    exp.And: _logic("and"),
+    exp.Or: _logic("or"),
+    exp.Not: lambda reader, node: ~reader.term(node.this),
+    exp.Between: _between,
+    exp.In: _in,
+    exp.Is: _is,
+    exp.Case: _case,
+    exp.Cast: _cast,
+}
+"""All of the row algebra. A class that is not here is refused."""
+
+
+def bare(node: exp.Expr) -> exp.Expr:
+    """A node without the parentheses around it."""
+    while type(node) is exp.Paren:
+        node = node.this
+    return node

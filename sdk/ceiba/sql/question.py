@@ -1,0 +1,275 @@
+"""One SELECT on its way into a plan: the items, the groups, and what refers to both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from itertools import count
+from typing import NamedTuple, NoReturn
+
+from sqlglot import exp
+
+from ceiba.presentation import Order, Presentation, Shown
+from ceiba.sql.expressions import Reader, bare
+from ceiba.sql.refusals import FROM_RESULT, NO_ROWS, REFUSED, Refusal
+from ceiba.sql.rows import AGGREGATES, GROUPINGS, RowReader, function_name, unknown_function
+from ceiba.sql.source import Source
+from ceiba.statistics import statistic
+from ceiba.terms import Grouping, Term, built, col, plan_name
+from ceiba_protocol.expression import ColumnValue, Expression
+from ceiba_protocol.plan import ByColumn, Named, Plan
+from ceiba_protocol.schema import Schema
+from ceiba_protocol.statistics import Statistic
+
+SchemaOf = Callable[[str], Schema]
+"""The schema of a table by its name; raises UnknownTable."""
+
+
+class _Item(NamedTuple):
+    """One entry of the SELECT list."""
+
+    node: exp.Expr
+    alias: str
+
+
+_CLAUSES = {"expressions", "from_", "where", "group", "having", "order", "limit", "offset"}
+
+
+class Question:
+    """One SELECT on its way into a plan: first the items, then the groups, then what refers to both."""
+
+    def __init__(self, source: Source, schema_of: SchemaOf) -> None:
+        self.source = source
+        self.select = source.select
+        self._require_known_clauses()
+        self.schema, names = self._table(schema_of)
+        self.rows = RowReader(source, self.schema, names)
+        self.items = [_Item(bare(node.unalias()), _alias(node)) for node in self.select.expressions]
+        self.keys: list[Grouping] = []
+        self.spelled: list[tuple[exp.Expr, str]] = []
+        self.outputs: list[Named] = []
+
+    def read(self) -> tuple[Plan, Presentation]:
+        if not self.items:
+            self.source.bad(self.select, "the SELECT list is empty")
+        where = self.select.args.get("where")
+        condition = None if where is None else self.rows.term(where.this).expression
+        self._read_groups()
+        shown = _distinct_titles([self._shown(item) for item in self.items])
+        presentation = Presentation(
+            shown=shown,
+            having=self._having(shown),
+            order=self._order(shown),
+            limit=self._whole_number("limit"),
+            offset=self._whole_number("offset") or 0,
+        )
+        if not self.outputs:
+            self.output(statistic("count")(), "count_star()", "")
+        plan = built(
+            Plan,
+            table=self.schema.table,
+            schema_digest=self.schema.digest(),
+            filter=condition,
+            groups=tuple(key.key for key in self.keys),
+            outputs=tuple(self.outputs),
+        )
+        return plan, presentation
+
+    def _require_known_clauses(self) -> None:
+        for name, clause in self.select.args.items():
+            if clause and name not in _CLAUSES:
+                first = clause[0] if isinstance(clause, list) else clause
+                known = isinstance(first, exp.Expr)
+                word = name.strip("_").upper()
+                self.source.refuse(first if known else self.select, None if known else Refusal(word, word=word))
+
+    def _table(self, schema_of: SchemaOf) -> tuple[Schema, set[str]]:
+        """The one table, and the names by which its columns may be qualified."""
+        clause = self.select.args.get("from_")
+        if clause is None:
+            self.source.bad(self.select, "there is no FROM")
+        table = clause.this
+        if type(table) is not exp.Table:
+            self.source.refuse(table)
+        for name, part in table.args.items():
+            if part and name not in ("this", "db", "catalog", "alias"):
+                first = part[0] if isinstance(part, list) else part
+                self.source.refuse(first if isinstance(first, exp.Expr) else table)
+        if type(table.this) is not exp.Identifier or table.alias_column_names:
+            self.source.refuse(
+                table, Refusal("A table function or renamed columns", "Name one table of the catalogue.")
+            )
+        name = ".".join(part.name for part in table.parts).lower()
+        schema = schema_of(name)
+        return schema, {(table.alias or table.name).casefold(), *([] if table.alias else [name.casefold()])}
+
+    # groups
+
+    def _read_groups(self) -> None:
+        group = self.select.args.get("group")
+        if group is None:
+            return
+        for name, part in group.args.items():
+            if part and name not in ("expressions", "all"):
+                self.source.refuse(part[0] if isinstance(part, list) else group)
+        nodes = [item.node for item in self.items if not _has_aggregate(item.node)] if group.args.get("all") else []
+        for node in [*nodes, *group.expressions]:
+            self._add_key(self._referred(node))
+
+    def _referred(self, node: exp.Expr) -> exp.Expr:
+        """The item that a GROUP BY entry names by number or by alias, or the entry itself; columns go first."""
+        if type(node) is exp.Literal and not node.is_string:
+            return self._numbered(node).node
+        if type(node) is exp.Column and not node.table and node.name.casefold() not in self.rows.columns:
+            aliased = [item.node for item in self.items if item.alias.casefold() == node.name.casefold()]
+            return aliased[0] if aliased else node
+        return node
+
+    def _numbered(self, node: exp.Literal) -> _Item:
+        number = node.this
+        if not number.isdecimal() or not 1 <= int(number) <= len(self.items):
+            self.source.bad(node, f"there is no item {number} in the SELECT list")
+        return self.items[int(number) - 1]
+
+    def _add_key(self, node: exp.Expr) -> None:
+        if _has_aggregate(node):
+            self.source.refuse(node, Refusal("An aggregate in GROUP BY", "Group by columns, bins or conditions."))
+        key = self.rows.grouping(node)
+        if self._key_like(key) is None:
+            aliases = [item.alias for item in self.items if item.alias and self._makes(item, key)]
+            wanted = aliases[0] if aliases else key.key.name
+            self.keys.append(key.alias(self._free_name(wanted)))
+            self.spelled.append((node, self.keys[-1].key.name))
+
+    def _makes(self, item: _Item, key: Grouping) -> bool:
+        return not _has_aggregate(item.node) and self.rows.grouping(item.node).same_groups(key)
+
+    def _key_like(self, wanted: Grouping) -> Grouping | None:
+        return next((key for key in self.keys if key.same_groups(wanted)), None)
+
+    # items
+
+    def _shown(self, item: _Item) -> Shown:
+        """An item as a column of the result, which the plan computes from now on."""
+        node = item.node
+        if _is_aggregate(node):
+            made, title = self.rows.aggregate(node)
+            return Shown(self.output(made, title, item.alias), item.alias or title)
+        if _has_aggregate(node):
+            self._refuse_around_aggregate(node)
+        wanted = self.rows.grouping(node)
+        key = self._key_like(wanted)
+        if key is None:
+            self.source.refuse(node, Refusal(f"{wanted.title} outside GROUP BY", NO_ROWS))
+        return Shown(key.key.name, item.alias or wanted.title)
+
+    def _refuse_around_aggregate(self, node: exp.Expr) -> NoReturn:
+        """Name what is wrong inside, such as a window; or else that it is arithmetic."""
+        for part in node.walk():
+            if type(part) in REFUSED and type(part) is not exp.Star:
+                self.source.refuse(part)
+        self.source.refuse(node, Refusal("Arithmetic with aggregates in SELECT", FROM_RESULT))
+
+    def output(self, made: Statistic, title: str, alias: str) -> str:
+        """The plan's name for a statistic; one that is there already is not asked for twice."""
+        same = [output.name for output in self.outputs if output.statistic == made]
+        if same and not alias:
+            return same[0]
+        name = self._free_name(alias or title)
+        self.outputs.append(built(Named, name=name, statistic=made))
+        return name
+
+    def _free_name(self, title: str) -> str:
+        taken = {*(key.key.name for key in self.keys), *(output.name for output in self.outputs)}
+        return _first_free(plan_name(title), taken, first=2)
+
+    # what refers to the result
+
+    def _having(self, shown: tuple[Shown, ...]) -> Expression | None:
+        having = self.select.args.get("having")
+        return None if having is None else ReleasedReader(self, shown).term(having.this).expression
+
+    def _order(self, shown: tuple[Shown, ...]) -> tuple[Order, ...]:
+        order = self.select.args.get("order")
+        return tuple(self._ordered(one, shown) for one in order.expressions) if order is not None else ()
+
+    def _ordered(self, node: exp.Ordered, shown: tuple[Shown, ...]) -> Order:
+        if node.args.get("with_fill"):
+            self.source.refuse(node, Refusal("WITH FILL", word="FILL"))
+        by = node.this
+        if type(by) is exp.Literal and not by.is_string:
+            place = self.items.index(self._numbered(by))
+            expression: Expression = ColumnValue(name=shown[place].name)
+        else:
+            expression = ReleasedReader(self, shown).term(by).expression
+        return Order(expression, bool(node.args.get("desc")), bool(node.args.get("nulls_first")))
+
+    def _whole_number(self, clause: str) -> int | None:
+        node = self.select.args.get(clause)
+        if node is None:
+            return None
+        if type(node) is exp.Fetch or node.args.get("limit_options"):
+            self.source.refuse(node, Refusal(f"This form of {clause.upper()}", "Write LIMIT 10 OFFSET 20."))
+        number = node.expression
+        if type(number) is not exp.Literal or not number.this.isdecimal():
+            self.source.refuse(node, Refusal(f"A computed {clause.upper()}", "Write a whole number.", clause.upper()))
+        return int(number.this)
+
+
+class ReleasedReader(Reader):
+    """Expressions over the result: HAVING and ORDER BY. An aggregate that is not selected is asked for and hidden."""
+
+    def __init__(self, question: Question, shown: tuple[Shown, ...]) -> None:
+        super().__init__(question.source)
+        self.question = question
+        self.names = {key.key.column.casefold(): key.key.name for key in question.keys if isinstance(key.key, ByColumn)}
+        aliases = zip(question.items, shown, strict=True)
+        self.names |= {item.alias.casefold(): column.name for item, column in aliases if item.alias}
+
+    def term(self, node: exp.Expr) -> Term:
+        """A group that is spelled out again, as in ORDER BY date_trunc('month', visited), is that group's label."""
+        spelled = [name for key, name in self.question.spelled if key == node]
+        return col(spelled[0]) if spelled else super().term(node)
+
+    def column(self, node: exp.Column) -> Term:
+        name = node.name.casefold()
+        if name in self.names:
+            return col(self.names[name])
+        column = self.question.rows.column_name(node)
+        return self.source.refuse(node, Refusal(f"{column} outside GROUP BY", NO_ROWS))
+
+    def call(self, node: exp.Anonymous) -> Term:
+        if function_name(node) == "ROUND":
+            return self.rounding(node)
+        if function_name(node) in GROUPINGS:
+            hint = "Give it an alias in SELECT, and use the alias."
+            self.source.refuse(node, Refusal(f"The function {function_name(node)} here", hint))
+        if not _is_aggregate(node):
+            return unknown_function(self.source, node)
+        return col(self.question.output(*self.question.rows.aggregate(node), ""))
+
+
+def _is_aggregate(node: exp.Expr) -> bool:
+    return type(node) is exp.Anonymous and function_name(node) in AGGREGATES
+
+
+def _has_aggregate(node: exp.Expr) -> bool:
+    return any(_is_aggregate(part) for part in node.walk())
+
+
+def _alias(node: exp.Expr) -> str:
+    return node.alias if type(node) is exp.Alias else ""
+
+
+def _first_free(name: str, taken: Collection[str], first: int) -> str:
+    """`name`, or the name with the first free number after it if it is taken."""
+    numbered = (f"{name[:58]}_{number}" for number in count(first))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
+
+
+def _distinct_titles(shown: list[Shown]) -> tuple[Shown, ...]:
+    """Titles that differ, as DuckDB makes them for data frames: a second `n` becomes `n_1`."""
+    distinct: dict[str, Shown] = {}
+    for column in shown:
+        title = _first_free(column.title, distinct, first=1)
+        distinct[title] = Shown(column.name, title)
+    return tuple(distinct.values())
