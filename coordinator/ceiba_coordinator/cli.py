@@ -5,20 +5,19 @@ import json
 import os
 import sys
 import tomllib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 
-from ceiba_coordinator.config import AUTHORITY_CERTIFICATE, AUTHORITY_KEY, FILE, SAMPLE, Config
+from ceiba_coordinator.config import FILE, Config
+from ceiba_coordinator.folder import make_folder
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.store.database import Store, open_engine
-from ceiba_protocol.errors import BadConfiguration, BadSource, CeibaError
+from ceiba_protocol.errors import BadSource, CeibaError
 from ceiba_protocol.joining import describe_roster
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.trust.certificates import make_authority
 from ceiba_protocol.trust.roster import Role
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run the coordinator of a Ceiba space.")
@@ -38,21 +37,8 @@ def init(
 
     Example: ceiba-coordinator init --space city-health --host coordinator.example --home /srv/ceiba
     """
-    if (home / FILE).exists():
-        raise BadConfiguration(path=home / FILE, problem="it exists already; a new CA would orphan every member")
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    authority = make_authority(space, datetime.now(UTC))
-    _write_private(home / AUTHORITY_KEY, authority.key)
-    (home / AUTHORITY_CERTIFICATE).write_bytes(authority.certificate)
-    text = SAMPLE.format(
-        space=space,
-        address=f"{host}:{port}",
-        enrolment_address=f"{host}:{port + 1}",
-        listen=f"{'127.0.0.1' if host == '127.0.0.1' else '0.0.0.0'}:{port}",  # noqa: S104 - the operator chose a host
-        listen_enrolment=f"{'127.0.0.1' if host == '127.0.0.1' else '0.0.0.0'}:{port + 1}",  # noqa: S104
-    )
-    (home / FILE).write_text(text)
-    open_engine(Config.read(home).database_url).dispose()
+    listen = host if host == "127.0.0.1" else "0.0.0.0"  # noqa: S104 - the operator named another host
+    make_folder(home, space, address=f"{host}:{port}", enrolment=f"{host}:{port + 1}", listen=listen)
     typer.echo(f"Made {home / FILE}. Next: ceiba-coordinator serve --home {home}")
 
 
@@ -125,12 +111,6 @@ def _membership(config: Config) -> Membership:
     from ceiba_coordinator.server import open_membership
 
     return open_membership(config, Store(open_engine(config.database_url)))
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
 
 
 def _configure_log(as_json: bool) -> None:

@@ -13,7 +13,7 @@ A value of a row appears in no error and no report: DuckDB's texts can quote val
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def publish(
             path=store.path_of(schema.table, version),
         )
         store.adopt(staging / ROWS_FILE, snapshot)
-    return PublishReport(schema.table, version, report.rows, report.non_conforming_rows, report.counts)
+    return replace(report, version=version)
 
 
 def _clipped(schema: Schema, report: PublishReport) -> dict[str, int]:
@@ -133,8 +133,9 @@ def _clipped(schema: Schema, report: PublishReport) -> dict[str, int]:
 class _Press:
     """The steps of one publishing, over one DuckDB connection whose file becomes the snapshot's rows.
 
-    The temporary table `judged` holds, in the source's order, each column's value and rule, and the subject's
-    identifier; its row ids are the source's row numbers.
+    The temporary table `texts` is the source as text, in its order: a bare scan is what DuckDB keeps in order. `judged`
+    holds each column's value and rule, the subject's identifier, and `place`, the row's number in the source; its own
+    order means nothing, because DuckDB may evaluate a condition by a join.
     """
 
     def __init__(self, store: SnapshotStore, staging: Path, source: Path, schema: Schema) -> None:
@@ -159,22 +160,25 @@ class _Press:
         table = source_table or self._schema.table.rpartition(".")[2]
         source = open_source(self._database, self._path, self._schema, source_columns, table)
         self._columns = [
-            Quantised(column, place, source.column(column.name), source.is_float(column.name))
+            Quantised(column, place, source.column(column.name), source.is_float(column.name), self._schema.table)
             for place, column in enumerate(self._schema.columns)
         ]
-        judged = _select([*self._results(), "subject"], self._judging(source))
-        self._query(f"CREATE TEMP TABLE judged AS {judged}", source.unreadable())
-
-    def _judging(self, source: Source) -> str:
-        """Sub-selects, one around the other, for the stages of all columns side by side."""
-        key = self._schema.subject_key
-        subject = "NULL" if key is None else f"nullif(trim(CAST({source.column(key)} AS VARCHAR)), '')"
         stages = [_merged(parts) for parts in zip(*(column.stages() for column in self._columns), strict=True)]
-        stages[0]["subject"] = subject
-        relation = source.relation
-        for place, made in enumerate(stages):
-            kept = [] if place == 0 else ["*"]
-            relation = f"({_select([*kept, *(f'{sql} AS {name}' for name, sql in made.items())], relation)})"
+        texts = [*_named(stages[0]), f"{self._subject(source)} AS subject"]
+        self._query(f"CREATE TEMP TABLE texts AS {_select(texts, source.relation)}", source.unreadable())
+        judged = _select([*self._results(), "subject", "place"], self._judging(stages[1:]))
+        self._query(f"CREATE TEMP TABLE judged AS {judged}", self._failed())
+        self._query("DROP TABLE texts", self._failed())
+
+    def _subject(self, source: Source) -> str:
+        key = self._schema.subject_key
+        return "NULL" if key is None else f"nullif(trim(CAST({source.column(key)} AS VARCHAR)), '')"
+
+    def _judging(self, stages: Iterable[Mapping[str, str]]) -> str:
+        """Sub-selects, one around the other, for the stages of all columns side by side."""
+        relation = f"({_select(['*', 'rowid AS place'], 'texts')})"
+        for made in stages:
+            relation = f"({_select(['*', *_named(made)], relation)})"
         return relation
 
     def _results(self) -> list[str]:
@@ -229,7 +233,7 @@ class _Press:
             """
             INSERT INTO book.subjects
             SELECT subject, (SELECT count(*) FROM book.subjects) + row_number() OVER (ORDER BY first_row) - 1
-            FROM (SELECT subject, min(rowid) AS first_row FROM judged GROUP BY subject) AS present
+            FROM (SELECT subject, min(place) AS first_row FROM judged GROUP BY subject) AS present
             ANTI JOIN book.subjects ON identifier = subject
             """,
             self._failed(),
@@ -241,13 +245,12 @@ class _Press:
         """Write the table `rows` and return its version."""
         columns = [f"{column.value} AS {identifier(column.column.name)}" for column in self._columns]
         if self._schema.subject_key is None:
-            number, source, order = "judged.rowid", "judged", ""
+            number, source = "place", "judged"
         else:
             number, source = "number", "judged JOIN book.subjects ON identifier = subject"
-            order = "ORDER BY judged.rowid"
         highest = self._query(_select([f"max({number})"], source), self._failed())[0][0]
         columns.append(f"CAST({number} AS {narrowest_type(0, highest)}) AS {identifier(SUBJECT_COLUMN)}")
-        self._query(f"CREATE TABLE rows AS {_select(columns, source, order)}", self._failed())
+        self._query(f"CREATE TABLE rows AS {_select(columns, source, 'ORDER BY place')}", self._failed())
         version = self._digest(version_key)
         self._query("CHECKPOINT", self._failed())
         return version
@@ -295,6 +298,10 @@ def _config(staging: Path) -> dict[str, str | bool | int | float | list[str]]:
 
 def _select(columns: Sequence[str], source: str, rest: str = "") -> str:
     return " ".join(["SELECT", ", ".join(columns), "FROM", source, rest])
+
+
+def _named(made: Mapping[str, str]) -> list[str]:
+    return [f"{sql} AS {name}" for name, sql in made.items()]
 
 
 def _merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:

@@ -115,13 +115,13 @@ class Quantised:
     The last stage has `value`, the integer to publish or NULL, and `rule`, the number of the rule it met or 0.
     """
 
-    def __init__(self, column: Column, place: int, source: str, source_is_float: bool) -> None:
+    def __init__(self, column: Column, place: int, source: str, source_is_float: bool, table: str) -> None:
         self.column = column
         self._source_is_float = source_is_float
         self._source = source
         self.text, self.plain, self.fine, self.units = (f"{kind}{place}" for kind in ("t", "p", "x", "u"))
         self.value, self.rule = f"v{place}", f"r{place}"
-        self._scale = _scale(column) if column.type in NUMERIC else 0
+        self._scale = _scale(column, table) if column.type in NUMERIC else 0
 
     def stages(self) -> Sequence[Mapping[str, str]]:
         """name → SQL, for each stage. Stages of all columns can be run side by side: they have equally many."""
@@ -240,14 +240,13 @@ class Quantised:
 
 
 def _is_in(expression: str, values: Sequence[str | int]) -> str:
-    """For a few values. (DuckDB makes a join of a long IN, and a join loses the rows' order.)"""
     if not values:
         return "FALSE"
-    return f"list_contains([{', '.join(literal(v) if isinstance(v, str) else str(v) for v in values)}], {expression})"
+    return f"{expression} IN ({', '.join(literal(v) if isinstance(v, str) else str(v) for v in values)})"
 
 
 def _enum_code(text: str, values: Iterable[str]) -> str:
-    """The place of a text in a domain, NULL if it is not there. It hashes, and unlike a join it keeps the rows' order."""
+    """The place of a text in a domain, which may be long, by hashing; NULL if it is not there."""
     return f"enum_code(TRY_CAST({text} AS ENUM ({', '.join(map(literal, values))})))"
 
 
@@ -255,11 +254,11 @@ def _number(code: str) -> Fraction | None:
     return Fraction(Decimal(code)) if _NUMBER.fullmatch(code) else None
 
 
-def _scale(column: Column) -> int:
+def _scale(column: Column, table: str) -> int:
     """Decimal places in which half the resolution and every missing code are whole. Raises BadSchema."""
     wanted = [column.step / 2, *(value for value in map(_number, column.missing_codes) if value is not None)]
     for scale in range(MAX_SCALE + 1):
         if all((value * 10**scale).denominator == 1 for value in wanted):
             return scale
     problem = f"{column.name}: a resolution or missing code has more than {MAX_SCALE - 1} decimal places"
-    raise BadSchema(table="a source", problem=problem, hint=SCHEMA_HINT)
+    raise BadSchema(table=table, problem=problem, hint=SCHEMA_HINT)

@@ -20,6 +20,7 @@ from ceiba_node.publishing import PublishReport, publish
 from ceiba_node.quantising import plain_number
 from ceiba_node.snapshots import SUBJECT_COLUMN, Snapshot, SnapshotStore
 from ceiba_protocol.errors import (
+    BadSchema,
     BadSource,
     DatasetMissing,
     DatasetUnknown,
@@ -100,7 +101,8 @@ TENTHS = {"type": "decimal", "resolution": "0.1", "minimum": -10, "maximum": 10}
         ({"type": "category", "domain": ["a"], "missing_codes": ["?"]}, ["?", "a"], [None, 0], {"missing_code": 1}),
         ({"type": "bool"}, ["True", "false", "1", "0", "yes", "N", "2"], [1, 0, 1, 0, 1, 0, None], {"not_bool": 1}),
         ({"type": "date", "minimum": "1900-01-01", "maximum": "2100-01-01"},
-         ["1970-01-02", "1969-12-31", "2021-02-30", "infinity", "1899-01-01", "2000-01-01 00:00:00", "2000-01-01 09:00"],
+         ["1970-01-02", "1969-12-31", "2021-02-30", "infinity", "1899-01-01", "2000-01-01 00:00:00",
+          "2000-01-01 09:00"],
          [1, -1, None, None, None, 10957, None], {"not_date": 3, "below_minimum": 1}),
         ({"type": "timestamp"},
          ["1970-01-01T00:00:01Z", "1970-01-01 02:00:00+02", "1969-12-31 23:59:59.9999999", "now", "1970-01-01"],
@@ -195,6 +197,11 @@ def test_columns_are_as_narrow_as_their_declared_range(store, tmp_path):
     assert types == ["UTINYINT", "INTEGER", "BIGINT", "UTINYINT", "UTINYINT"]
 
 
+def test_a_resolution_beyond_128_bits_is_a_bad_schema(store, tmp_path):
+    with pytest.raises(BadSchema, match=r"health\.heart"):
+        publish_texts(store, tmp_path, ["1"], type="decimal", resolution="1e-35")
+
+
 # --- refusals --------------------------------------------------------------------------------------------------
 
 AGE = schema({"name": "age", "type": "int", "minimum": 0, "maximum": 120}, subject_key="patient")
@@ -258,7 +265,9 @@ def everything_about(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize("options", [{}, {"tolerance": 0}])
-@pytest.mark.parametrize("column", [INT, TENTHS, {"type": "date"}, {"type": "bool"}, {"type": "category", "domain": ["a"]}])
+@pytest.mark.parametrize(
+    "column", [INT, TENTHS, {"type": "date"}, {"type": "bool"}, {"type": "category", "domain": ["a"]}]
+)
 def test_no_value_is_in_any_error_or_report(store, tmp_path, column, options):
     canaries = ["canary-4711", "8887776665", "1.23456789012345e+99", "2021-99-77"]
     source = write_csv(tmp_path, ["x", "patient"], *([value, f"{value}-person"] for value in canaries))
@@ -353,7 +362,7 @@ def test_a_crash_before_the_last_step_leaves_the_old_version(store, tmp_path, mo
         assert column_of(store.current("health.heart"), "age") == [1]
         monkeypatch.setattr(os, "replace", real)
         if step == 1:
-            assert not [path for path in store.path_of("health.heart", old).parents[1].glob(".staging-*")]
+            assert not list(store.path_of("health.heart", old).parents[1].glob(".staging-*"))
     assert crashed_at[-1] == "current"
     new = published(store, source, AGE).version
     assert store.current("health.heart").version == new != old
@@ -450,9 +459,11 @@ def test_answers_on_heart_disease_equal_duckdbs_on_the_source(store, tmp_path):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(store, tmp_path):
-    path, rows = tmp_path / "source.parquet", 3_000_000
+    path, rows = tmp_path / "source.parquet", 2_000_000
     columns = ", ".join(f"hash(i + {n}) % 100000 AS c{n}" for n in range(6))
-    duckdb.execute(f"COPY (SELECT {columns}, 'p' || i AS patient FROM range({rows}) AS t(i)) TO '{path}' (FORMAT parquet)")
+    duckdb.execute(
+        f"COPY (SELECT {columns}, 'p' || i AS patient FROM range({rows}) AS t(i)) TO '{path}' (FORMAT parquet)"
+    )
     of = schema(
         *({"name": f"c{n}", "type": "int", "minimum": 0, "maximum": 100_000} for n in range(6)), subject_key="patient"
     )

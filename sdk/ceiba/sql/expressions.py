@@ -67,9 +67,9 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Reader, Any], T
 
 
 def _require_parentheses(reader: Reader, node: exp.Binary) -> None:
-    """`a = b IS NULL` and `a < b = c` mean different things to different databases, so they are refused."""
+    """`a < b = c` and `a = NOT b` mean different things to different databases, so they are refused."""
     for side in (node.left, node.right):
-        if type(side) in _COMPARISONS or type(side) in (exp.Is, exp.Not):
+        if type(side) in _COMPARISONS or type(side) is exp.Not:
             hint = "Put parentheses around the condition that belongs together."
             reader.source.refuse(side, Refusal("A comparison of a condition without parentheses", hint))
 

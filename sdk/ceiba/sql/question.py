@@ -207,8 +207,10 @@ class Question:
         node = self.select.args.get(clause)
         if node is None:
             return None
-        if type(node) is exp.Fetch or node.args.get("limit_options"):
-            self.source.refuse(node, Refusal(f"This form of {clause.upper()}", "Write LIMIT 10 OFFSET 20."))
+        if type(node) is exp.Fetch:
+            self.source.refuse(node)
+        if node.args.get("limit_options"):
+            self.source.refuse(node, Refusal("A share of the rows", "Write a number of rows.", clause.upper()))
         number = node.expression
         if type(number) is not exp.Literal or not number.this.isdecimal():
             self.source.refuse(node, Refusal(f"A computed {clause.upper()}", "Write a whole number.", clause.upper()))

@@ -1,0 +1,261 @@
+"""A whole space on one machine: real processes, real mutual TLS on loopback, a folder and keys for each member."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from ceiba.home import Home as MerchantHome
+from ceiba.space import Space, connect
+from ceiba_coordinator.config import Config
+from ceiba_coordinator.folder import make_folder
+from ceiba_coordinator.membership import Membership
+from ceiba_coordinator.server import open_membership
+from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_node.config import Home as NodeHome
+from ceiba_node.publishing import PublishReport, publish
+from ceiba_protocol.errors import BadSource, NotReachable, UnknownTable
+from ceiba_protocol.joining import check_pin, fetch_roster, join
+from ceiba_protocol.schema import Schema, nearest
+from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.wire import enrolment_channel
+from ceiba_scenarios.deriving import Derived, derive
+from ceiba_scenarios.processes import Process, free_port
+
+START_SECONDS = 60.0
+CHECK_SECONDS = 0.05
+
+
+class Sandbox:
+    """A space for tests, stories and a tester's own script.
+
+    >>> with Sandbox({"a": {"t": "a.csv"}, "b": {"t": "b.csv"}, "c": {"t": "c.parquet"}}) as lab:
+    ...     lab.merchant("bank-a").sql("SELECT COUNT(*) FROM t").run().value
+
+    Each holder publishes its own file, or data frame, for each of its tables. Where `schemas` has none for a table,
+    one is derived from all its files, which no real space could do. At least three holders a table.
+    """
+
+    def __init__(
+        self,
+        holders: Mapping[str, Mapping[str, Any]],
+        *,
+        schemas: Mapping[str, Schema | Mapping[str, Any] | str | Path] | None = None,
+        folder: Path | None = None,
+        space: str = "sandbox",
+        launcher: Mapping[str, list[str]] | None = None,
+    ) -> None:
+        """`folder` keeps everything afterwards; without it a temporary one is removed. `launcher` is for tests."""
+        self._temporary = None if folder else tempfile.mkdtemp(prefix="ceiba-")
+        self.folder = Path(folder or self._temporary or "")
+        self._space = space
+        self._holders = {name: dict(tables) for name, tables in holders.items()}
+        self._declared = {table: _read_schema(schema) for table, schema in (schemas or {}).items()}
+        self._launcher = launcher
+        self._merchants: dict[str, Space] = {}
+        self.reports: dict[tuple[str, str], PublishReport] = {}
+        """What publishing counted, by holder and table."""
+        self.processes: dict[str, Process] = {}
+
+    # --- the whole
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Make every member, publish, and start the processes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._start_coordinator()
+        for name in self._holders:
+            self._join_holder(name)
+        self._tables = self._read_tables()
+        self._pin_everywhere()
+        for name, tables in self._holders.items():
+            for table in tables:
+                self.publish(name, table)
+        for name in self._holders:
+            self.processes[name].start()
+
+    def stop(self) -> None:
+        """Stop every process; remove the folder if it was temporary."""
+        for space in self._merchants.values():
+            space.close()
+        for process in self.processes.values():
+            process.stop()
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    # --- members
+
+    def merchant(self, name: str) -> Space:
+        """A connected merchant of that name; the first time it joins, and everybody pins the new roster."""
+        if name not in self._merchants:
+            home = self.merchant_home(name)
+            token = self._membership().invite(
+                name, Role.MERCHANT, name, address=self.address, enrolment=self._enrolment, random=os.urandom
+            )
+            join(token, None, home.save_identity, os.urandom)
+            self._pin_everywhere([home])
+            self._merchants[name] = connect(identity=home.folder)
+            self._wait_for_offers(self._merchants[name])
+        return self._merchants[name]
+
+    def merchant_home(self, name: str) -> MerchantHome:
+        return MerchantHome(self.folder / "merchants" / name)
+
+    def node_home(self, name: str) -> NodeHome:
+        return NodeHome(self.folder / "holders" / name)
+
+    @property
+    def coordinator(self) -> Process:
+        return self.processes["coordinator"]
+
+    @property
+    def coordinator_folder(self) -> Path:
+        return self.folder / "coordinator"
+
+    def publish(self, holder: str, table: str, source: Any = None) -> PublishReport:
+        """Publish a holder's file again, or another file or data frame; the running node offers it by itself."""
+        home, derived = self.node_home(holder), self._tables[table]
+        path = self._as_file(holder, table, self._holders[holder][table] if source is None else source)
+        report = publish(
+            home.snapshots(),
+            path,
+            derived.schema,
+            source_columns=derived.source_columns,
+            now=datetime.now(UTC),
+            version_key=bytes.fromhex(home.identity().storage_key),
+        )
+        self.reports[holder, table] = report
+        return report
+
+    # --- the coordinator
+
+    def _start_coordinator(self) -> None:
+        home = self.coordinator_folder
+        port, enrolment = free_port(), free_port()
+        self.address, self._enrolment = f"127.0.0.1:{port}", f"127.0.0.1:{enrolment}"
+        make_folder(home, self._space, address=self.address, enrolment=self._enrolment, listen="127.0.0.1")
+        self.processes["coordinator"] = Process("coordinator", "ceiba_coordinator", home, self._launcher)
+        self.coordinator.start()
+        self.wait_for_coordinator()
+
+    def wait_for_coordinator(self) -> None:
+        """Return once it accepts connections. Raises NotReachable if its process ends, or takes too long."""
+        authority = Config.read(self.coordinator_folder).read_authority().certificate
+        deadline = time.monotonic() + START_SECONDS
+        with enrolment_channel(self._enrolment, authority.decode()) as channel:
+            while time.monotonic() < deadline:
+                self.coordinator.require_running()
+                with contextlib.suppress(grpc.FutureTimeoutError):
+                    grpc.channel_ready_future(channel).result(timeout=0.5)
+                    return
+        raise NotReachable(target="the coordinator", problem=f"it did not start in {START_SECONDS:.0f} s")
+
+    def _membership(self) -> Membership:
+        config = Config.read(self.coordinator_folder)
+        return open_membership(config, Store(open_engine(config.database_url)))
+
+    # --- holders
+
+    def _join_holder(self, name: str) -> None:
+        home = NodeHome.make(self.node_home(name).folder)
+        token = self._membership().invite(
+            name, Role.HOLDER, name, address=self.address, enrolment=self._enrolment, random=os.urandom
+        )
+        join(token, None, home.save_identity, os.urandom)
+        self.processes[name] = Process(name, "ceiba_node", home.folder, self._launcher)
+
+    def _read_tables(self) -> dict[str, Derived]:
+        """Every table's schema, declared or derived. Raises UnknownTable for a schema of no table."""
+        names = sorted({table for tables in self._holders.values() for table in tables})
+        for table in self._declared:
+            if table not in names:
+                raise UnknownTable(table=table, nearest=nearest(table, names))
+        return {table: self._derived(table) for table in names}
+
+    def _derived(self, table: str) -> Derived:
+        if table in self._declared:
+            return Derived(self._declared[table], {})
+        files = [
+            self._as_file(holder, table, tables[table]) for holder, tables in self._holders.items() if table in tables
+        ]
+        return derive(table, files)
+
+    def _as_file(self, holder: str, table: str, source: Any) -> Path:
+        """The source as a file; a data frame is written to Parquet in the holder's folder."""
+        if isinstance(source, str | Path):
+            if not Path(source).is_file():
+                raise BadSource(source=source, problem="there is no such file")
+            return Path(source)
+        return _write_parquet(source, self.node_home(holder).folder / f"{table}.parquet")
+
+    # --- the roster
+
+    def _pin_everywhere(self, newcomers: Sequence[MerchantHome] = ()) -> None:
+        """The next roster, pinned by everybody: in the sandbox one process stands for all the telephone calls."""
+        tables = [
+            (derived.schema, sorted(name for name, own in self._holders.items() if table in own))
+            for table, derived in self._tables.items()
+        ]
+        roster = self._membership().propose_roster(tables)
+        homes: list[NodeHome | MerchantHome] = [self.node_home(name) for name in self._holders]
+        homes += [self.merchant_home(name) for name in self._merchants]
+        for home in [*homes, *newcomers]:
+            _pin(home, roster)
+        for name in list(self._merchants):
+            self._merchants.pop(name).close()
+            self._merchants[name] = connect(identity=self.merchant_home(name).folder)
+
+    def _wait_for_offers(self, space: Space) -> None:
+        """Return once every holder has offered its tables: the first question must not meet a half-open space."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            for process in self.processes.values():
+                process.require_running()
+            if all(len(entry.offers({})) == len(entry.pinned.holders) for entry in space.catalogue()):
+                return
+            time.sleep(CHECK_SECONDS)
+        raise NotReachable(target="a holder", problem=f"it did not offer its tables in {START_SECONDS:.0f} s")
+
+
+def _pin(home: NodeHome | MerchantHome, roster: Roster) -> None:
+    identity = home.identity()
+    home.pin(check_pin(identity, fetch_roster(identity), roster.fingerprint, home.pinned_roster()))
+
+
+def _read_schema(schema: Schema | Mapping[str, Any] | str | Path) -> Schema:
+    if isinstance(schema, Schema):
+        return schema
+    if isinstance(schema, Mapping):
+        return Schema.from_plain(schema)
+    return Schema.from_plain(tomllib.loads(Path(schema).read_text()))
+
+
+def _write_parquet(frame: Any, path: Path) -> Path:
+    """A pandas data frame as Parquet."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.register("frame", frame)
+        connection.table("frame").write_parquet(str(path))
+    return path

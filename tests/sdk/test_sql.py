@@ -1,0 +1,505 @@
+"""SQL: the same text in DuckDB is its meaning; what is outside is refused by name, with its place."""
+
+import math
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ceiba.statistics
+from ceiba.sql import parse
+from ceiba.terms import case, col, date_trunc, width_bucket
+from ceiba_protocol.canonical import MAX_BODY_BYTES
+from ceiba_protocol.errors import (
+    BadQuestion,
+    BadSQL,
+    CeibaError,
+    PlanTooLarge,
+    UnknownCategory,
+    UnknownColumn,
+    UnknownTable,
+    UnsupportedSQL,
+    WrongType,
+)
+from ceiba_protocol.plan import Plan
+from tests.support.questions import answer, query_of, schema_of, table, truth
+
+count, mean, total, variance = (ceiba.statistics.statistic(name) for name in ("count", "mean", "sum", "variance"))
+
+
+# --- the oracle -------------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """A value as both sides can be compared: midnights as dates, decimals exact, NaN as NULL."""
+    if isinstance(value, datetime) and value.time() == datetime.min.time():
+        return value.date()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    ours, theirs = _plain(ours), _plain(theirs)
+    if isinstance(theirs, Decimal):
+        return ours is not None and float(theirs) == ours
+    if isinstance(theirs, float) and ours is not None:
+        return math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-9)
+    return type(ours) is type(theirs) and ours == theirs
+
+
+def _sort_key(row: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(repr(value) for value in map(_plain, row) if not isinstance(value, float | Decimal))
+
+
+def _assert_like_duckdb(sql: str, *, ordered: bool = False) -> None:
+    result, (titles, expected) = answer(query_of(sql)), truth(sql)
+    ours = result.rows
+    if not ordered:
+        ours, expected = sorted(ours, key=_sort_key), sorted(expected, key=_sort_key)
+    assert len(ours) == len(expected) and len(result.columns) == len(titles), sql
+    for mine, theirs in zip(ours, expected, strict=True):
+        assert all(map(_same, mine, theirs)), f"{sql}\n{mine}\n{theirs}"
+
+
+QUESTIONS = [
+    "SELECT COUNT(*) FROM health.heart",
+    "select count(*), COUNT(age), Sum(visits), sum(dose), AVG(chol) from Health.Heart",
+    "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex",
+    "SELECT sex, smoker, COUNT(*), SUM(dose) FROM health.heart GROUP BY ALL",
+    "SELECT smoker AS s, city AS c, AVG(age) FROM health.heart GROUP BY 2, s",
+    'SELECT SEX, "Age" > 50 AS old, VAR_SAMP(chol), STDDEV_POP(age) FROM health.heart GROUP BY Sex, old',
+    "SELECT age > 50, COUNT(*) FROM health.heart GROUP BY age > 50",
+    "SELECT COUNT(*) FROM health.heart h GROUP BY h.sex",
+    "SELECT health.heart.sex FROM health.heart GROUP BY heart.sex",
+    "SELECT stage, COUNT(*) FROM health.heart WHERE stage IN (1, 3) GROUP BY stage",
+    "SELECT day, COUNT(*) FROM health.heart GROUP BY day HAVING day > '2024-01-01'",
+    "SELECT width_bucket(age, 10, 90, 7) AS w, COUNT(*) FROM health.heart GROUP BY w",
+    "SELECT width_bucket(chol, -10.5, 50, 3), COUNT(*) FROM health.heart GROUP BY 1",
+    "SELECT date_trunc('month', seen) AS m, COUNT(*) FROM health.heart GROUP BY m",
+    "SELECT DATE_TRUNC('week', came), COUNT(*) FROM health.heart GROUP BY 1",
+    "SELECT CASE WHEN age < 30 THEN 'young' WHEN age < 60 THEN 'middle' ELSE 'old' END AS g, COUNT(*)"
+    " FROM health.heart GROUP BY g",
+    "SELECT CASE sex WHEN 'male' THEN 'm' END AS g, COUNT(*) FROM health.heart GROUP BY g",
+    "SELECT COUNT(*) FROM health.heart WHERE NOT age = 50 AND NOT sex IS NULL OR smoker",
+    "SELECT COUNT(*) FROM health.heart WHERE NOT (age BETWEEN 20 AND 40) AND age NOT IN (50, 51)",
+    "SELECT COUNT(*) FROM health.heart WHERE age NOT BETWEEN 20 AND 40 OR visits = -1 AND smoker IS NOT NULL",
+    "SELECT COUNT(*) FROM health.heart WHERE age = visits IS NULL OR age IN (1, 2) = smoker AND age > 5 IS NOT NULL",
+    "SELECT COUNT(*) FROM health.heart WHERE NOT smoker = TRUE OR smoker = age BETWEEN 1 AND 50",
+    "SELECT COUNT(*) FROM health.heart WHERE smoker IS TRUE",
+    "SELECT COUNT(*) FROM health.heart WHERE smoker IS NOT TRUE",
+    "SELECT COUNT(*) FROM health.heart WHERE (age > 50) IS FALSE",
+    "SELECT COUNT(*) FROM health.heart WHERE smoker = TRUE AND sex <> 'male' AND sex != 'female'",
+    "SELECT COUNT(*) FROM health.heart WHERE seen >= DATE '2024-03-01' AND came < TIMESTAMP '2024-03-01 12:30:00'",
+    "SELECT COUNT(*) FROM health.heart WHERE seen >= '2024-03-01' AND seen < '2024-04-01'::DATE",
+    "SELECT COUNT(*) FROM health.heart WHERE city = 'O''Hara' OR city = '東京'",
+    "SELECT COUNT(*) FROM health.heart WHERE dose = 4.50 OR dose = .1 OR chol > 1e1",
+    "SELECT SUM(-age + 2 * visits - 1), SUM(age * dose), AVG(age / 2) FROM health.heart",
+    "SELECT SUM(ROUND(dose, 1)), SUM(round(chol * 2)) FROM health.heart",
+    "SELECT SUM(CASE WHEN sex = 'male' THEN dose ELSE 0 END), SUM(CASE age WHEN 5 THEN 1 END) FROM health.heart",
+    "SELECT SUM(CASE WHEN age > 50 THEN visits ELSE NULL END), SUM(age > 50) FROM health.heart",
+    "SELECT COVAR_SAMP(age, chol), covar_pop(age, chol), CORR(age, visits) FROM health.heart",
+    "SELECT VARIANCE(age), stddev(age), MEAN(age), stddev_samp(chol) FROM health.heart WHERE age > 1000",
+    "SELECT SUM(age), COUNT(age), COUNT(*) FROM health.heart WHERE age IS NULL",
+    "SELECT sex, SUM(age) FROM health.heart WHERE age > 1000 GROUP BY sex",
+    "SELECT sex FROM health.heart GROUP BY sex HAVING COUNT(*) > 100 AND AVG(age) IS NOT NULL",
+    "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex HAVING n > 20 AND sex <> 'male'",
+    "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex HAVING sex = 'male' OR sex IS NULL",
+    "SELECT sex, COUNT(*) FROM health.heart GROUP BY sex HAVING CASE WHEN sex IS NULL THEN 1 ELSE 2 END = 1",
+    "SELECT smoker, COUNT(*) FROM health.heart GROUP BY smoker HAVING NOT smoker OR COUNT(*) / 2 > 10000",
+    "SELECT COUNT(*) FROM health.heart HAVING COUNT(*) > 1000",
+    "SELECT COUNT(*) FROM health.heart HAVING SUM(visits) + 1 > COUNT(*) * -5 AND ROUND(AVG(age), 1) > 0.5",
+    "SELECT COUNT(*) /* a comment */ FROM health.heart -- and another\n WHERE age > 3;",
+]
+
+ORDERED = [
+    "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex ORDER BY sex",
+    "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex ORDER BY sex DESC",
+    "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex ORDER BY sex DESC NULLS FIRST",
+    "SELECT sex, smoker, COUNT(*) FROM health.heart GROUP BY ALL ORDER BY smoker DESC, 1",
+    "SELECT city, stage, AVG(age) FROM health.heart GROUP BY ALL ORDER BY AVG(age) DESC, city LIMIT 5 OFFSET 2",
+    "SELECT city FROM health.heart GROUP BY city ORDER BY SUM(visits) * -1, city LIMIT 3",
+    "SELECT date_trunc('month', seen), COUNT(*) FROM health.heart GROUP BY 1 ORDER BY date_trunc('month', seen) DESC",
+    "SELECT age > 50 AS old, COUNT(*) FROM health.heart GROUP BY old ORDER BY age > 50 LIMIT 2",
+    "SELECT city, COUNT(*) FROM health.heart GROUP BY city ORDER BY city LIMIT 0",
+]
+
+
+@pytest.mark.parametrize("sql", QUESTIONS)
+def test_answers_like_duckdb(sql: str) -> None:
+    _assert_like_duckdb(sql)
+
+
+@pytest.mark.parametrize("sql", ORDERED)
+def test_orders_like_duckdb(sql: str) -> None:
+    _assert_like_duckdb(sql, ordered=True)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT sex, COUNT(*), count(age), AVG(chol) AS a, SUM(age + 1) FROM health.heart GROUP BY sex",
+        "SELECT age > 50, Sex FROM health.heart GROUP BY ALL",
+        "SELECT covar_pop(age, chol), VAR_POP(visits) FROM health.heart",
+    ],
+)
+def test_titles_like_duckdb(sql: str) -> None:
+    assert list(query_of(sql).columns) == truth(sql)[0]
+
+
+# --- generated questions ----------------------------------------------------------------------------------------
+
+_NUMBERS = st.sampled_from(["age", "visits", "chol", "dose", "stage", "7", "-2", "0.5", "12.25", "0"])
+_VALUES = st.one_of(
+    _NUMBERS,
+    st.tuples(_NUMBERS, st.sampled_from(["+", "-", "*"]), _NUMBERS).map(" ".join),
+    st.tuples(_NUMBERS, _NUMBERS, _NUMBERS).map(lambda x: f"{x[0]} - {x[1]} * {x[2]}"),
+    st.tuples(_NUMBERS, _NUMBERS, _NUMBERS).map(lambda x: f"-({x[0]} + {x[1]}) - {x[2]}"),
+    st.tuples(_NUMBERS, _NUMBERS).map(lambda x: f"CASE WHEN smoker THEN {x[0]} WHEN sex = 'male' THEN {x[1]} END"),
+)
+_COMPARISONS = st.tuples(_VALUES, st.sampled_from(["=", "<>", "<", "<=", ">", ">="]), _VALUES).map(" ".join)
+_TESTS = st.one_of(
+    _COMPARISONS,
+    st.sampled_from(["smoker", "sex = 'male'", "city <> '東京'", "smoker IS NULL", "smoker IS NOT FALSE", "TRUE"]),
+    st.sampled_from(["seen < '2024-03-05'", "sex NOT IN ('male')", "city IN ('Köln', '<b>')", "came IS NOT NULL"]),
+    st.tuples(_VALUES, _NUMBERS, _NUMBERS).map(lambda x: f"{x[0]} BETWEEN {x[1]} AND {x[2]}"),
+    st.tuples(_NUMBERS, _NUMBERS, _NUMBERS).map(lambda x: f"{x[0]} NOT IN ({x[1]}, {x[2]})"),
+    _NUMBERS.map(lambda x: f"{x} + 1 IS NULL"),
+)
+_CONDITIONS = st.recursive(
+    _TESTS,
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(["AND", "OR"]), inner).map(" ".join),
+        inner.map(lambda x: f"NOT {x}"),
+        inner.map(lambda x: f"({x})"),
+        inner.map(lambda x: f"({x}) IS NOT TRUE"),
+    ),
+    max_leaves=5,
+)
+_GROUPS = st.lists(
+    st.sampled_from(
+        [
+            "sex",
+            "smoker",
+            "city",
+            "stage",
+            "age > 40",
+            "chol * 2 < age",
+            "width_bucket(age, 0, 120, 3)",
+            "width_bucket(dose, 1, 2.5, 4)",
+            "date_trunc('quarter', seen)",
+            "CASE WHEN age < 30 THEN 'a' WHEN smoker THEN 'b' END",
+        ]
+    ),
+    max_size=2,
+    unique=True,
+)
+_FUNCTIONS = st.sampled_from(["COUNT", "SUM", "AVG", "VAR_SAMP", "VAR_POP", "STDDEV", "MEAN"])
+_AGGREGATES = st.one_of(st.just("COUNT(*)"), st.tuples(_FUNCTIONS, _VALUES).map(lambda x: f"{x[0]}(({x[1]}) * 1)"))
+_HAVING = st.sampled_from(
+    ["", " HAVING COUNT(*) > 9", " HAVING SUM(visits) > 20 OR AVG(age) < 55.5 AND COUNT(age) <> 3"]
+)
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(
+    groups=_GROUPS,
+    outputs=st.lists(_AGGREGATES, min_size=1, max_size=3),
+    where=st.one_of(st.just(""), _CONDITIONS.map(lambda x: f" WHERE {x}")),
+    having=_HAVING,
+)
+def test_generated_questions_answer_like_duckdb(groups: list[str], outputs: list[str], where: str, having: str) -> None:
+    grouped = f" GROUP BY {', '.join(groups)}" if groups else ""
+    items = [f"{item} AS c{place}" for place, item in enumerate([*groups, *outputs])]
+    _assert_like_duckdb(f"SELECT {', '.join(items)} FROM health.heart{where}{grouped}{having}")
+
+
+# --- the same plan as the Python API ----------------------------------------------------------------------------
+
+
+def _pairs() -> list[tuple[str, Plan]]:
+    heart = table()
+    young = case((heart.age < 30, "young"), otherwise="old")
+    return [
+        (
+            "SELECT sex, COUNT(*) AS n, AVG(chol) AS chol FROM health.heart WHERE age > 50 GROUP BY sex",
+            heart.filter(heart.age > 50).group_by("sex").agg(n=count(), chol=mean("chol")).plan(),
+        ),
+        (
+            "SELECT SUM(dose * 2.50) AS s FROM health.heart WHERE age BETWEEN 1 AND 9 AND smoker AND sex IN ('male')",
+            heart.filter(heart.age.between(1, 9), heart.smoker, heart.sex.isin(["male"]))
+            .agg(s=total(heart.dose * 2.5))
+            .plan(),
+        ),
+        (
+            "SELECT age > 50, COUNT(*) AS n FROM health.heart GROUP BY 1 HAVING n > 5 ORDER BY 1 LIMIT 1",
+            heart.group_by(heart.age > 50).agg(n=count()).plan(),
+        ),
+        (
+            "SELECT width_bucket(age, 0, 100, 5), date_trunc('MONTH', seen) AS m, CASE WHEN age < 30 THEN 'young' "
+            "ELSE 'old' END AS g, VAR_POP(age) AS v FROM health.heart GROUP BY ALL",
+            heart.group_by(width_bucket("age", 0, 100, 5), date_trunc("month", heart.seen).alias("m"), young.alias("g"))
+            .agg(v=variance("age", population=True))
+            .plan(),
+        ),
+        (
+            "SELECT COUNT(*) AS n FROM health.heart WHERE came >= TIMESTAMP '2024-01-01 10:00:00' AND seen IS NOT NULL"
+            " AND NOT smoker IS TRUE OR age IN (1, 2, -3)",
+            heart.filter(
+                (col("came") >= datetime(2024, 1, 1, 10))
+                & heart.seen.notnull()
+                & ~(heart.smoker.notnull() & heart.smoker)
+                | heart.age.isin([1, 2, -3])
+            )
+            .agg(n=count())
+            .plan(),
+        ),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_sql_and_python_give_the_same_plan(number: int) -> None:
+    sql, plan = _pairs()[number]
+    assert parse(sql, schema_of)[0].digest() == plan.digest()
+
+
+def test_layout_case_and_comments_do_not_change_the_plan() -> None:
+    one = "SELECT sex, COUNT(*) AS n FROM health.heart WHERE (age > 50) GROUP BY sex"
+    other = 'select SEX, /* how many */ count ( * ) n\nfrom HEALTH."heart" h\nwhere h.AGE>50.0 group by 1'
+    assert parse(one, schema_of)[0] == parse(other, schema_of)[0]
+
+
+def test_what_is_local_never_leaves() -> None:
+    bare = "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex"
+    local = f"{bare} HAVING n > 5 AND sex IS NOT NULL ORDER BY n DESC LIMIT 3 OFFSET 1"
+    assert parse(local, schema_of)[0] == parse(bare, schema_of)[0]
+
+
+def test_an_aggregate_that_is_only_in_having_is_asked_for_but_hidden() -> None:
+    query = query_of("SELECT sex FROM health.heart GROUP BY sex HAVING AVG(age) > 5")
+    assert [output.name for output in query.plan().outputs] == ["avg_age"] and query.columns == ("sex",)
+
+
+def test_every_sql_name_of_every_statistic_is_known() -> None:
+    arguments = {"COUNT": "age", "HISTOGRAM": "age, 0, 100, 10"}
+    for kind in ceiba.statistics.STATISTICS.values():
+        fields = [name for name, info in kind.model_fields.items() if name != "statistic" and info.is_required()]
+        for name in kind.sql:
+            wanted = arguments.get(name, ", ".join(["age", "visits", "dose"][: len(fields)]))
+            query = query_of(f"SELECT {name}({wanted}) AS x FROM health.heart")
+            assert type(query.plan().outputs[0].statistic) is kind
+
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+
+def test_any_title_gets_a_plan_name() -> None:
+    query = query_of(
+        'SELECT sex AS "Größe; --", COUNT(*) AS "日本", COUNT(*) AS "日本", AVG(age) "1" FROM heart GROUP BY 1'
+    )
+    assert query.columns == ("Größe; --", "日本", "日本_1", "1")
+    assert [part.name for part in (*query.plan().groups, *query.plan().outputs)] == ["Gr_e", "_", "__2", "_1"]
+
+
+def test_unknown_names_say_the_nearest() -> None:
+    with pytest.raises(UnknownColumn, match="nearest name is age"):
+        query_of("SELECT COUNT(*) FROM heart WHERE agee > 5")
+    with pytest.raises(UnknownTable, match=r"nearest name is health\.heart"):
+        query_of("SELECT COUNT(*) FROM health.hart")
+    with pytest.raises(UnknownTable):
+        query_of("SELECT COUNT(*) FROM heart h WHERE x.age > 5")
+    with pytest.raises(UnknownTable):
+        query_of("SELECT COUNT(*) FROM '/etc/passwd'")
+    with pytest.raises(UnknownCategory, match="nearest value is male"):
+        query_of("SELECT COUNT(*) FROM heart WHERE sex = 'Male'")
+
+
+# --- what is refused, and where ---------------------------------------------------------------------------------
+
+REFUSED = [
+    ("SELECT COUNT(*) FROM heart a LEFT §JOIN heart b ON a.age = b.age", "A join"),
+    ("SELECT COUNT(*) FROM heart a, §heart b", "A join"),
+    ("SELECT COUNT(*) FROM (§SELECT * FROM heart)", "A subquery"),
+    ("SELECT COUNT(*) FROM heart WHERE age IN (§SELECT 1)", "A subquery"),
+    ("SELECT COUNT(*) FROM heart\nWHERE age >\n  (§SELECT AVG(age) FROM heart)", "A subquery"),
+    ("SELECT COUNT(*) FROM heart WHERE §EXISTS (SELECT 1)", "EXISTS"),
+    ("§WITH x AS (SELECT 1) SELECT COUNT(*) FROM x", "WITH"),
+    ("SELECT COUNT(*) FROM heart §UNION ALL SELECT 1", "UNION"),
+    ("SELECT COUNT(*) FROM heart §INTERSECT SELECT 1", "INTERSECT"),
+    ("SELECT COUNT(*) FROM heart §EXCEPT SELECT 1", "EXCEPT"),
+    ("SELECT §DISTINCT sex FROM heart", "DISTINCT"),
+    ("SELECT COUNT(§DISTINCT sex) FROM heart", "DISTINCT"),
+    ("SELECT SUM(age) §OVER () FROM heart", "A window function"),
+    ("SELECT sex, SUM(age) §OVER (PARTITION BY sex) FROM heart GROUP BY ALL", "A window function"),
+    ("SELECT COUNT(*) §FILTER (WHERE age > 5) FROM heart", "FILTER"),
+    ("SELECT §MIN(age) FROM heart", "The function MIN"),
+    ("SELECT sex,\n       §max(age) FROM heart GROUP BY sex", "The function MAX"),
+    ("SELECT §median(age) FROM heart", "The function MEDIAN"),
+    ("SELECT §quantile_cont(age, 0.5) FROM heart", "The function QUANTILE_CONT"),
+    ("SELECT §* FROM heart", "*"),
+    ("SELECT heart.§* FROM heart", "*"),
+    ("SELECT §age FROM heart", "age outside GROUP BY"),
+    ("SELECT sex, §age, COUNT(*) FROM heart GROUP BY sex", "age outside GROUP BY"),
+    ("SELECT §age + 1 FROM heart", "A computed value outside an aggregate"),
+    ("SELECT sex, COUNT(*) FROM heart GROUP BY sex HAVING §age > 5", "age outside GROUP BY"),
+    ("SELECT sex, COUNT(*) FROM heart GROUP BY sex ORDER BY §age", "age outside GROUP BY"),
+    ("SELECT §SUM(age) / COUNT(*) FROM heart", "Arithmetic with aggregates"),
+    ("SELECT §ROUND(AVG(age), 1) FROM heart", "Arithmetic with aggregates"),
+    ("SELECT AVG(§SUM(age)) FROM heart", "The aggregate SUM here"),
+    ("SELECT COUNT(*) FROM heart WHERE §COUNT(*) > 5", "The aggregate COUNT here"),
+    ("SELECT COUNT(*) FROM heart GROUP BY §AVG(age)", "An aggregate in GROUP BY"),
+    ("SELECT §evil(age) FROM heart", "The function EVIL"),
+    ("SELECT COUNT(*) FROM heart WHERE §read_text('/etc/passwd') = 'x'", "The function READ_TEXT"),
+    ("SELECT COUNT(*) FROM §read_csv('/etc/passwd')", "A table function"),
+    ("SELECT COUNT(*) FROM heart WHERE §width_bucket(age, 0, 9, 2) = 1", "The function WIDTH_BUCKET here"),
+    ("SELECT COUNT(*) FROM heart WHERE age > §?", "A parameter"),
+    ("SELECT COUNT(*) FROM heart WHERE age > §$1", "A parameter"),
+    ("SELECT COUNT(*) FROM heart; §DROP TABLE heart", "A second statement"),
+    ("SELECT COUNT(*) FROM heart; §SELECT 1", "A second statement"),
+    ("§DROP TABLE heart", "The statement DROP"),
+    ("§INSERT INTO heart VALUES (1)", "The statement INSERT"),
+    ("§update heart SET age = 1", "The statement UPDATE"),
+    ("§COPY heart TO 'x'", "The statement COPY"),
+    ("§PRAGMA database_list", "The statement PRAGMA"),
+    ("§ATTACH 'x'", "The statement ATTACH"),
+    ("§EXPLAIN SELECT 1", "The statement EXPLAIN"),
+    ("§FROM heart", "FROM before SELECT"),
+    ("§(SELECT 1)", "A statement in parentheses"),
+    ("SELECT COUNT(*) FROM heart WHERE sex §LIKE 'm%'", "LIKE"),
+    ("SELECT COUNT(*) FROM heart WHERE age §% 2 = 1", "%"),
+    ("SELECT COUNT(*) FROM heart WHERE age §// 2 = 1", "//"),
+    ("SELECT COUNT(*) FROM heart WHERE sex §|| 'a' = 'b'", "||"),
+    ("SELECT COUNT(*) FROM heart WHERE age = §NULL", "NULL as a value"),
+    ("SELECT COUNT(*) FROM heart WHERE seen > §current_date", "CURRENT_DATE"),
+    ("SELECT COUNT(*) FROM heart WHERE seen > DATE '2024-01-01' - §INTERVAL 1 DAY", "INTERVAL"),
+    ("SELECT SUM(CAST(§age AS INT)) FROM heart", "CAST"),
+    ("SELECT SUM(§CASE WHEN age > 1 THEN 'x' END) FROM heart", "A CASE with text here"),
+    ("SELECT COUNT(*) FROM heart WHERE smoker = §age < visits", "A comparison of a condition without parentheses"),
+    ("SELECT sex, COUNT(*) FROM heart GROUP BY §ROLLUP (sex)", "ROLLUP"),
+    ("SELECT sex, COUNT(*) FROM heart GROUP BY §GROUPING SETS ((sex))", "GROUPING SETS"),
+    ("SELECT COUNT(*) FROM heart §QUALIFY 1 = 1", "QUALIFY"),
+    ("SELECT COUNT(*) FROM heart USING §SAMPLE 10%", "A sample"),
+    ("SELECT COUNT(*) FROM heart §LIMIT 1 + 1", "A computed LIMIT"),
+    ("SELECT COUNT(*) FROM heart §FETCH FIRST 5 ROWS ONLY", "FETCH"),
+    ("SELECT COUNT(*) FROM heart §LIMIT 10%", "A share of the rows"),
+    ("SELECT COUNT(*) FROM heart WHERE age IN §visits", "This form of IN"),
+    ("SELECT COUNT(*) FROM heart WHERE smoker = NOT §smoker", "A comparison of a condition"),
+    ("SELECT COUNT(*) §INTO x FROM heart", "INTO"),
+    ("SELECT COUNT(*) FROM heart §FOR UPDATE", "A lock"),
+]
+
+
+@pytest.mark.parametrize(("marked", "construct"), REFUSED)
+def test_refuses_by_name_with_the_place_and_a_hint(marked: str, construct: str) -> None:
+    before, _, after = marked.partition("§")
+    with pytest.raises(UnsupportedSQL) as caught:
+        query_of(before + after)
+    fields = caught.value.fields
+    place = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+    assert fields["construct"].startswith(construct)
+    assert (int(fields["line"]), int(fields["column"])) == place
+    assert fields["hint"]
+
+
+BAD = [
+    ("§", "no question"),
+    ("§-- nothing", "no question"),
+    ("SELECT COUNT(*) FROM heart WHERE sex = §'male", "not closed"),
+    ("SELECT COUNT(*)\nFROM heart WHERE age §> ", "misplaced at '>'"),
+    ("SELECT COUNT(*) FROM heart WHERE age > 5 §)", "misplaced at '\\)'"),
+    ("SELECT COUNT(*) FROM heart WHERE seen > DATE §'yesterday'", "no date"),
+    ("SELECT §COUNT(*)", "no FROM"),
+    ("SELECT COUNT(*) FROM heart GROUP BY §2", "no item 2"),
+    ("SELECT COUNT(*) FROM heart ORDER BY §0", "no item 0"),
+]
+
+
+@pytest.mark.parametrize(("marked", "problem"), BAD)
+def test_bad_sql_says_where(marked: str, problem: str) -> None:
+    before, _, after = marked.partition("§")
+    with pytest.raises(BadSQL, match=problem) as caught:
+        query_of(before + after)
+    place = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+    assert (int(caught.value.fields["line"]), int(caught.value.fields["column"])) == place
+
+
+def test_wrong_arguments_and_types_are_the_callers() -> None:
+    for sql in ("SELECT AVG() FROM heart", "SELECT AVG(age, sex, 1) FROM heart", "SELECT COUNT('x') FROM heart"):
+        with pytest.raises(BadQuestion):
+            query_of(sql)
+    for sql in (
+        "SELECT AVG(sex) FROM heart",
+        "SELECT COUNT(*) FROM heart WHERE age",
+        "SELECT COUNT(*) FROM heart WHERE age = 'x'",
+        "SELECT COUNT(*) FROM heart HAVING COUNT(*)",
+        "SELECT COUNT(*) FROM heart HAVING COUNT(*) > 'x'",
+        "SELECT HISTOGRAM(age, 0, 9, 3) AS h FROM heart ORDER BY h",
+    ):
+        with pytest.raises(WrongType):
+            query_of(sql)
+
+
+@pytest.mark.parametrize(
+    "deep",
+    [
+        "(" * 500 + "age > 1" + ")" * 500,
+        "NOT " * 500 + "smoker",
+        " + ".join(["age"] * 500) + " > 1",
+        "- " * 2000 + "age > 1",
+        "CASE WHEN smoker THEN " * 60 + "1" + " END" * 60 + " = 1",
+        "ROUND(" * 60 + "age" + ")" * 60 + " = 1",
+    ],
+)
+def test_deep_nesting_is_refused_by_name(deep: str) -> None:
+    with pytest.raises(PlanTooLarge, match="nesting"):
+        query_of(f"SELECT COUNT(*) FROM heart WHERE {deep}")
+
+
+def test_long_chains_are_not_deep() -> None:
+    query = query_of("SELECT COUNT(*) FROM heart WHERE " + " OR ".join(f"age = {n % 90}" for n in range(2000)))
+    assert len(query.plan().body()) < MAX_BODY_BYTES * 2
+    assert answer(query).value > 0
+
+
+INJECTIONS = [
+    "male' OR 1=1 --",
+    "male'; DROP TABLE heart; --",
+    'male" OR ""="',
+    "male\\' OR 1=1",
+    "ma\x00le",
+    "${1}",
+    "male' UNION SELECT 1 --",
+    "\u202emale",
+]
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_text_literals_stay_text(text: str) -> None:
+    quoted = text.replace("'", "''")
+    with pytest.raises(UnknownCategory) as caught:
+        query_of(f"SELECT COUNT(*) FROM heart WHERE sex = '{quoted}'")
+    assert caught.value.fields["value"] == text
+
+
+_WORDS = """SELECT COUNT ( * ) , FROM heart WHERE age > 5 'x' " sex AND NOT OR IN BETWEEN IS NULL GROUP BY HAVING
+    ORDER LIMIT CASE WHEN THEN END ; -- /* AVG DATE '2024-01-01' [ ] { } :: $ ? . = - + ::INT OVER ü"""
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(_WORDS.split()), max_size=14))
+def test_no_text_gives_anything_but_a_named_error(words: list[str]) -> None:
+    for start in ("", "SELECT COUNT(*) FROM heart "):
+        try:
+            query_of(start + " ".join(words))
+        except CeibaError:
+            continue
+
+
+def test_dates_are_dates() -> None:
+    result = answer(
+        query_of("SELECT day, date_trunc('year', came) AS y, COUNT(*) FROM heart GROUP BY ALL ORDER BY day, y")
+    )
+    assert result[0][:2] == (date(2024, 1, 1), date(2024, 1, 1))
