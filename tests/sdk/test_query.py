@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ceiba.statistics import statistic
 from ceiba.terms import case, col, width_bucket
 from ceiba_protocol.errors import (
     BadQuestion,
+    CeibaError,
     NoDomain,
     PlanTooLarge,
     ResolutionNeeded,
@@ -88,7 +90,7 @@ def test_a_table_describes_its_columns() -> None:
 
 def test_errors_appear_before_anything_is_asked() -> None:
     heart = table()
-    for error, use in (
+    uses: list[tuple[type[CeibaError], Callable[[], object]]] = [
         (UnknownColumn, lambda: heart.agg(m=mean("agee"))),
         (UnknownColumn, lambda: heart.filter(col("agee") > 5)),
         (UnknownCategory, lambda: heart.filter(heart.sex == "Male")),
@@ -103,7 +105,8 @@ def test_errors_appear_before_anything_is_asked() -> None:
         (BadQuestion, lambda: heart.agg(größe=count())),
         (BadQuestion, lambda: heart.group_by("sex").agg(sex=count())),
         (BadQuestion, lambda: heart.group_by("sex", "sex").count()),
-    ):
+    ]
+    for error, use in uses:
         with pytest.raises(error):
             use()
 

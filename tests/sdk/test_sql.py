@@ -25,6 +25,7 @@ from ceiba_protocol.errors import (
     WrongType,
 )
 from ceiba_protocol.plan import Plan
+from ceiba_protocol.statistics import STATISTICS
 from tests.support.questions import answer, query_of, schema_of, table, truth
 
 count, mean, total, variance = (ceiba.statistics.statistic(name) for name in ("count", "mean", "sum", "variance"))
@@ -285,7 +286,7 @@ def test_an_aggregate_that_is_only_in_having_is_asked_for_but_hidden() -> None:
 
 def test_every_sql_name_of_every_statistic_is_known() -> None:
     arguments = {"COUNT": "age", "HISTOGRAM": "age, 0, 100, 10"}
-    for kind in ceiba.statistics.STATISTICS.values():
+    for kind in STATISTICS.values():
         fields = [name for name, info in kind.model_fields.items() if name != "statistic" and info.is_required()]
         for name in kind.sql:
             wanted = arguments.get(name, ", ".join(["age", "visits", "dose"][: len(fields)]))
