@@ -16,7 +16,7 @@ from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.ledger import Answer, Ledger, Payload
 from ceiba_node.snapshots import Snapshot, SnapshotStore
-from ceiba_protocol.canonical import Digest, digest
+from ceiba_protocol.canonical import Digest, digest_of
 from ceiba_protocol.errors import CeibaError, InternalError, JobConflict, JobExpired, SecondPayload, UnknownJob
 from ceiba_protocol.rounds import Question, approve, commit_to_set, contribute, read_manifest
 from ceiba_protocol.sums.randomness import Random
@@ -246,7 +246,7 @@ class Answering:
     def _refusal(self, job_id: bytes, manifest: Signed, error: CeibaError) -> Reply:
         refusal = Refusal(
             job_id=job_id.hex(),
-            manifest_digest=digest("ceiba/v1/Manifest", manifest.body),
+            manifest_digest=digest_of(Manifest, manifest.body),
             holder=self.name,
             code=error.code,
             fields=error.fields,

@@ -9,6 +9,7 @@ import json
 import re
 import struct
 import unicodedata
+from functools import cached_property
 from typing import Annotated, Any, NewType, Self
 
 import rfc8785
@@ -45,6 +46,11 @@ def sha256(domain: str, *parts: bytes) -> bytes:
 def digest(domain: str, *parts: bytes) -> Digest:
     """`sha256` as lower-case hexadecimal, the form that documents and logs carry."""
     return Digest(sha256(domain, *parts).hex())
+
+
+def digest_of(kind: "type[Document]", body: bytes) -> Digest:
+    """The digest of a document of that kind with this body, also where the body itself was refused."""
+    return digest(f"ceiba/v1/{kind.__name__}", body)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -84,7 +90,11 @@ class Document(BaseModel):
 
     def digest(self) -> Digest:
         """SHA-256 of the body, separated by the document's type name."""
-        return digest(f"ceiba/v1/{type(self).__name__}", self.body())
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> Digest:
+        return digest_of(type(self), self.body())
 
     @classmethod
     def parse(cls, body: bytes) -> Self:

@@ -192,7 +192,7 @@ def lower(expression: Expression, schema: Schema) -> Lowered:
             return _lower_column(schema.column(name))
         case Number(value=value):
             exact = Fraction(value)
-            node = program.constant(exact.numerator)
+            node = program.checked(program.constant(exact.numerator), "A literal")
             return Lowered(node, Kind.NUMBER, Fraction(1, exact.denominator))
         case TextValue(value=value):
             return Lowered(program.NULL, Kind.TEXT, literal=value)

@@ -21,9 +21,10 @@ from ceiba_protocol.errors import (
     OutsideWindow,
     SetMismatch,
     TotalRejected,
+    ValueOutOfRange,
 )
 from ceiba_protocol.plan import Label, Plan, Program, compile_plan, finish, grouped_sums
-from ceiba_protocol.program import Row
+from ceiba_protocol.program import ENGINE_BITS, Row
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import Output
 from ceiba_protocol.sums.key_proof import key_context, prove_key
@@ -65,10 +66,13 @@ def layout_of(program: Program, capacities: Iterable[int], key_bits: int) -> Lay
     """The layout of a job: a pure function of the plan, the schema and the published row capacities (§2.4).
 
     The header has one slot for each column with clipped values, bounded by the rows; then each cell has the
-    program's sums, bounded by the rows times the largest value that one row can add.
+    program's sums, bounded by the rows times the largest value that one row can add. Raises ValueOutOfRange.
     """
     shares = list(capacities)
     rows = sum(shares)
+    largest = max(rows * one.row_bound for one in program.sums)
+    if largest.bit_length() > ENGINE_BITS:
+        raise ValueOutOfRange(what="A sum over all rows", bits=largest.bit_length(), limit=ENGINE_BITS)
     return Layout(
         key_bits=key_bits,
         header=(rows,) * len(program.clipped_columns),

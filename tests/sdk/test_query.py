@@ -119,7 +119,7 @@ def test_a_column_without_bounds_cannot_be_summed() -> None:
 
 def test_wrong_types_after_the_release_are_told_before_it() -> None:
     query = table().group_by("sex").agg(n=count(), h=histogram("age", 0, 9, 3))
-    for error, use in (
+    uses: list[tuple[type[CeibaError], Callable[[], object]]] = [
         (WrongType, lambda: query.having(col("n") > "x")),
         (WrongType, lambda: query.having(col("n"))),
         (WrongType, lambda: query.having(col("h") == 1)),
@@ -128,7 +128,8 @@ def test_wrong_types_after_the_release_are_told_before_it() -> None:
         (BadQuestion, lambda: query.having(col("m") > 1)),
         (BadQuestion, lambda: query.order_by("m")),
         (BadQuestion, lambda: query.limit(-1)),
-    ):
+    ]
+    for error, use in uses:
         with pytest.raises(error):
             use()
 
@@ -137,11 +138,12 @@ def test_deep_questions_are_refused_by_name() -> None:
     heart, deep = table(), col("age")
     for _ in range(3000):
         deep = deep + 1
-    for use in (
+    uses: list[Callable[[], object]] = [
         lambda: heart.filter(deep > 1),
         lambda: heart.count().having(deep > 1),
         lambda: heart.group_by(case((deep > 1, "a"))).count(),
-    ):
+    ]
+    for use in uses:
         with pytest.raises(PlanTooLarge, match="nesting"):
             use()
 

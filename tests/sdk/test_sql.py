@@ -111,6 +111,7 @@ QUESTIONS = [
     "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex HAVING sex = 'male' OR sex IS NULL",
     "SELECT sex, COUNT(*) FROM health.heart GROUP BY sex HAVING CASE WHEN sex IS NULL THEN 1 ELSE 2 END = 1",
     "SELECT smoker, COUNT(*) FROM health.heart GROUP BY smoker HAVING NOT smoker OR COUNT(*) / 2 > 10000",
+    "SELECT AVG(age) AS stage, COUNT(*) FROM health.heart GROUP BY heart.stage HAVING stage > 2 OR heart.stage = 1",
     "SELECT COUNT(*) FROM health.heart HAVING COUNT(*) > 1000",
     "SELECT COUNT(*) FROM health.heart HAVING SUM(visits) + 1 > COUNT(*) * -5 AND ROUND(AVG(age), 1) > 0.5",
     "SELECT COUNT(*) /* a comment */ FROM health.heart -- and another\n WHERE age > 3;",
@@ -126,6 +127,7 @@ ORDERED = [
     "SELECT date_trunc('month', seen), COUNT(*) FROM health.heart GROUP BY 1 ORDER BY date_trunc('month', seen) DESC",
     "SELECT age > 50 AS old, COUNT(*) FROM health.heart GROUP BY old ORDER BY age > 50 LIMIT 2",
     "SELECT city, COUNT(*) FROM health.heart GROUP BY city ORDER BY city LIMIT 0",
+    "SELECT city AS sex, sex AS city, COUNT(*) FROM health.heart GROUP BY ALL ORDER BY sex DESC, heart.sex",
 ]
 
 

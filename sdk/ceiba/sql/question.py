@@ -46,6 +46,7 @@ class Question:
         self.items = [_Item(bare(node.unalias()), _alias(node)) for node in self.select.expressions]
         self.keys: list[Grouping] = []
         self.spelled: list[tuple[exp.Expr, str]] = []
+        """Computed groups as they were written, with their names in the plan."""
         self.outputs: list[Named] = []
 
     def read(self) -> tuple[Plan, Presentation]:
@@ -138,7 +139,8 @@ class Question:
             aliases = [item.alias for item in self.items if item.alias and self._makes(item, key)]
             wanted = aliases[0] if aliases else key.key.name
             self.keys.append(key.alias(self._free_name(wanted)))
-            self.spelled.append((node, self.keys[-1].key.name))
+            if type(node) is not exp.Column:
+                self.spelled.append((node, self.keys[-1].key.name))
 
     def _makes(self, item: _Item, key: Grouping) -> bool:
         return not _has_aggregate(item.node) and self.rows.grouping(item.node).same_groups(key)
@@ -186,7 +188,7 @@ class Question:
 
     def _having(self, shown: tuple[Shown, ...]) -> Expression | None:
         having = self.select.args.get("having")
-        return None if having is None else ReleasedReader(self, shown).term(having.this).expression
+        return None if having is None else ReleasedReader(self, shown, aliases_first=False).term(having.this).expression
 
     def _order(self, shown: tuple[Shown, ...]) -> tuple[Order, ...]:
         order = self.select.args.get("order")
@@ -200,7 +202,7 @@ class Question:
             place = self.items.index(self._numbered(by))
             expression: Expression = ColumnValue(name=shown[place].name)
         else:
-            expression = ReleasedReader(self, shown).term(by).expression
+            expression = ReleasedReader(self, shown, aliases_first=True).term(by).expression
         return Order(expression, bool(node.args.get("desc")), bool(node.args.get("nulls_first")))
 
     def _whole_number(self, clause: str) -> int | None:
@@ -218,14 +220,19 @@ class Question:
 
 
 class ReleasedReader(Reader):
-    """Expressions over the result: HAVING and ORDER BY. An aggregate that is not selected is asked for and hidden."""
+    """Expressions over the result: HAVING, where columns go before aliases, and ORDER BY, where aliases do.
 
-    def __init__(self, question: Question, shown: tuple[Shown, ...]) -> None:
+    An aggregate that is not selected is asked for and hidden.
+    """
+
+    def __init__(self, question: Question, shown: tuple[Shown, ...], *, aliases_first: bool) -> None:
         super().__init__(question.source)
         self.question = question
-        self.names = {key.key.column.casefold(): key.key.name for key in question.keys if isinstance(key.key, ByColumn)}
-        aliases = zip(question.items, shown, strict=True)
-        self.names |= {item.alias.casefold(): column.name for item, column in aliases if item.alias}
+        keys = [key.key for key in question.keys if isinstance(key.key, ByColumn)]
+        items = zip(question.items, shown, strict=True)
+        self.grouped = {key.column.casefold(): key.name for key in keys}
+        aliases = {item.alias.casefold(): column.name for item, column in items if item.alias}
+        self.names = self.grouped | aliases if aliases_first else aliases | self.grouped
 
     def term(self, node: exp.Expr) -> Term:
         """A group that is spelled out again, as in ORDER BY date_trunc('month', visited), is that group's label."""
@@ -233,10 +240,11 @@ class ReleasedReader(Reader):
         return col(spelled[0]) if spelled else super().term(node)
 
     def column(self, node: exp.Column) -> Term:
-        name = node.name.casefold()
-        if name in self.names:
-            return col(self.names[name])
+        if not node.table and node.name.casefold() in self.names:
+            return col(self.names[node.name.casefold()])
         column = self.question.rows.column_name(node)
+        if column.casefold() in self.grouped:
+            return col(self.grouped[column.casefold()])
         return self.source.refuse(node, Refusal(f"{column} outside GROUP BY", NO_ROWS))
 
     def call(self, node: exp.Anonymous) -> Term:

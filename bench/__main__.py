@@ -1,0 +1,57 @@
+"""`make bench`: everything that DESIGN §9 names, in one run; a table here, the same as JSON in bench/results.json."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import duckdb
+import gmpy2
+import phe
+from rich.console import Console
+from rich.table import Table
+
+from bench import crypto, space
+from bench.crypto import Figure
+
+RESULTS = Path(__file__).parent / "results.json"
+
+
+def conditions() -> dict[str, object]:
+    """What the figures were measured on."""
+    return {
+        "python": platform.python_version(),
+        "processors": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "phe": phe.__version__,
+        "gmpy2": gmpy2.version(),
+        "gmp": gmpy2.mp_version(),
+        "duckdb": duckdb.__version__,
+        "key_bits": 3072,
+    }
+
+
+def show(title: str, figures: dict[str, Figure]) -> None:
+    """One table: ours, the baseline, their ratio and what it should be."""
+    table = Table("figure", "ours", "baseline", "ratio", "reach", title=title)
+    for name, figure in figures.items():
+        table.add_row(name, *(_text(figure[column]) for column in ("ours", "baseline", "ratio", "reach")))
+    Console(width=120).print(table)
+
+
+def _text(value: float | str | None) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{value:,.4g}"
+
+
+def main() -> None:
+    measured = conditions()
+    cryptography = crypto.measure()
+    show("Cryptography against phe: seconds of CPU; ratio above 1: ours is faster", cryptography)
+    spaces = space.measure_all()
+    show("A space against plain DuckDB: seconds; ratio above 1: ours is slower", spaces)
+    results = {"conditions": measured, "cryptography": cryptography, "space": spaces}
+    RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    print(f"Written to {RESULTS}.")
+
+
+main()
