@@ -111,7 +111,9 @@ def peak_memory(lab: Sandbox) -> float:
 def measure(rows: int, reach: str) -> dict[str, Figure]:
     """The query over `rows` rows at each of three holders; `reach` is DESIGN §9's ratio."""
     folder = Path(__file__).parent / "data"
-    files = [write_rows(folder / f"{rows}-{holder}.parquet", rows, SEED + place) for place, holder in enumerate(HOLDERS)]
+    files = [
+        write_rows(folder / f"{rows}-{holder}.parquet", rows, SEED + place) for place, holder in enumerate(HOLDERS)
+    ]
     tables = {holder: {"bench": file} for holder, file in zip(HOLDERS, files, strict=True)}
     baseline = plaintext(files)
     with Sandbox(tables, schemas={"bench": SCHEMA}) as lab:

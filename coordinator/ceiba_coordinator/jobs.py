@@ -5,6 +5,8 @@ A task is not stored: it is a seat whose answer is missing in a job that waits f
 
 from collections.abc import Callable
 
+import structlog
+
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.store.database import Seat, Store, StoredJob
 from ceiba_protocol.errors import (
@@ -24,6 +26,8 @@ from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import JobStatus
 from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, Task
+
+log = structlog.get_logger()
 
 
 class Jobs:
@@ -54,6 +58,7 @@ class Jobs:
             deadline = question.manifest.not_after
             job = StoredJob(job_id, merchant, signed, State.WAITING_FOR_APPROVALS, deadline, None)
             self._store.add_job(job, question.holders)
+            log.info("job.submitted", job=job_id.hex(), merchant=merchant, table=question.program.table)
         return job_id
 
     def status(self, job_id: bytes, merchant: str, online: set[str]) -> JobStatus:
@@ -75,7 +80,7 @@ class Jobs:
     def cancel(self, job_id: bytes, merchant: str) -> None:
         """Raises UnknownJob, IllegalTransition if it has ended."""
         job = self._job_of(job_id, merchant)
-        self._store.set_state(job_id, advance(job_id.hex(), job.state, Event.CANCELLATION))
+        self._move(job, Event.CANCELLATION)
 
     def result(self, job_id: bytes, merchant: str) -> tuple[list[Seat], dict[str, bytes], bytes]:
         """The seats, each holder's ciphertexts, and the total. Raises UnknownJob, NotYetDone."""
@@ -127,7 +132,7 @@ class Jobs:
             _require_state(job, State.WAITING_FOR_APPROVALS, "an approval")
             self._store.fill_seat(job.job_id, holder, approval=signed.SerializeToString())
             if all(one.approval for one in self._store.seats(job.job_id)):
-                self._store.set_state(job.job_id, advance(approval.job_id, job.state, Event.LAST_APPROVAL))
+                self._move(job, Event.LAST_APPROVAL)
 
     def refuse(self, signed: Signed, holder: str) -> None:
         """End a job because a holder says no, or cannot go on. A refusal of a job that has ended changes nothing.
@@ -139,8 +144,8 @@ class Jobs:
         if refusal.holder != holder:
             raise MalformedMessage(message="Refusal", problem="it is in another holder's name")
         if job.state not in ENDED:
-            state = advance(refusal.job_id, job.state, Event.REFUSAL)
-            self._store.set_state(job.job_id, state, refusal=signed.SerializeToString())
+            log.warning("job.refused_by", job=refusal.job_id, holder=holder, code=refusal.code)
+            self._move(job, Event.REFUSAL, refusal=signed.SerializeToString())
 
     def expected_bytes(self, job_id: bytes) -> int:
         """How many bytes of ciphertexts a submission to this job has. Raises UnknownJob."""
@@ -169,9 +174,7 @@ class Jobs:
             contributions = self._store.ciphertexts(job_id)
             if sorted(contributions) == question.holders:
                 total = coordinator_multiply(contributions, question.layout, question.modulus)
-                state = advance(job_id.hex(), job.state, Event.LAST_SUBMISSION)
-                self._store.set_state(job_id, state, total=total)
-                self._questions.pop(job_id, None)
+                self._move(job, Event.LAST_SUBMISSION, total=total)
 
     def _seat(self, job_id: bytes, holder: str) -> tuple[StoredJob, Seat]:
         job = self._store.job(job_id)
@@ -188,9 +191,16 @@ class Jobs:
         now = self._clock()
         overdue = [job for job in self._store.open_jobs() if job.deadline < now]
         for job in overdue:
-            self._store.set_state(job.job_id, advance(job.job_id.hex(), job.state, Event.DEADLINE))
-            self._questions.pop(job.job_id, None)
+            self._move(job, Event.DEADLINE)
         return [job.job_id for job in overdue]
+
+    def _move(self, job: StoredJob, event: Event, **columns: bytes) -> None:
+        """The one place where a job's state changes. Raises IllegalTransition."""
+        state = advance(job.job_id.hex(), job.state, event)
+        self._store.set_state(job.job_id, state, **columns)
+        log.info("job.moved", job=job.job_id.hex(), state=state, because=event)
+        if state in ENDED:
+            self._questions.pop(job.job_id, None)
 
     # --- reading manifests
 

@@ -82,7 +82,7 @@ class Agent:
                 case "forget":
                     self._answering.forget(task.job_id)
         except CeibaError as error:
-            log.warning("task.failed", job=task.job_id.hex(), code=error.code, **error.fields)
+            log.warning("task.failed", job=task.job_id.hex(), code=error.code, fields=error.fields)
         except grpc.RpcError as error:
             log.warning("answer.not_accepted", job=task.job_id.hex(), code=from_rpc_error(error, self._target).code)
             self._reconnect_if_lost(error)
@@ -105,7 +105,7 @@ class Agent:
                 self._announce()
                 self._answering.forget_expired()
             except CeibaError as error:
-                log.warning("announce.failed", code=error.code, **error.fields)
+                log.warning("announce.failed", code=error.code, fields=error.fields)
             except grpc.RpcError as error:
                 log.debug("announce.failed", code=from_rpc_error(error, self._target).code)
             self._stop.wait(ANNOUNCE_EVERY_SECONDS)

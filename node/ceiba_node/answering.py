@@ -236,7 +236,7 @@ class Answering:
             try:
                 return work()
             except CeibaError as error:
-                log.warning("job.refused", job=job_id.hex(), code=error.code, private=error.private, **error.fields)
+                log.warning("job.refused", job=job_id.hex(), code=error.code, private=error.private, fields=error.fields)
                 return self._refusal(job_id, manifest, error)
             except Exception as error:
                 incident = secrets.token_hex(4)

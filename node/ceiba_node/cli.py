@@ -93,7 +93,7 @@ def publish(
         source_table=source_table,
         tolerance=tolerance,
         now=datetime.now(UTC),
-        version_key=bytes.fromhex(place.identity().storage_key),
+        version_key=place.identity().version_key,
     )
     typer.echo(json.dumps(report.to_plain()) if as_json else str(report))
 

@@ -131,8 +131,8 @@ def _read_integer(value: object) -> object:
 
 
 def _nfc(value: str) -> str:
-    if not unicodedata.is_normalized("NFC", value):
-        raise ValueError("text must be in Unicode NFC")
+    if not unicodedata.is_normalized("NFC", value) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("text must be valid Unicode in NFC")
     return value
 
 

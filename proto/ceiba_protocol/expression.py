@@ -132,7 +132,9 @@ def number(value: int | Decimal | Fraction) -> Number:
         digits, exact = digits + 1, exact * 10
         if digits > MAX_LITERAL_DIGITS:
             raise ValueError("not a finite decimal")
-    return Number(value=format(Decimal(exact.numerator).scaleb(-digits), "f"))
+    whole, places = divmod(abs(exact.numerator), 10**digits)
+    sign = "-" if exact < 0 else ""
+    return Number(value=f"{sign}{whole}.{places:0{digits}}" if digits else f"{sign}{whole}")
 
 
 def present(*values: Expression) -> Expression:
@@ -214,7 +216,14 @@ def lower(expression: Expression, schema: Schema) -> Lowered:
         case Not(term=term):
             return Lowered(program.negation(lower_condition(term, schema)), Kind.TRUTH)
         case Missing(value=value):
-            return Lowered(program.is_null(lower(value, schema).node), Kind.TRUTH)
+            return _lower_missing(value, schema)
+
+
+def _lower_missing(value: Expression, schema: Schema) -> Lowered:
+    lowered = lower(value, schema)
+    if lowered.kind is Kind.TEXT:
+        raise WrongType(operation="IS NULL", given=lowered.kind, hint="Test a column, or an expression of columns.")
+    return Lowered(program.is_null(lowered.node), Kind.TRUTH)
 
 
 def lower_condition(expression: Expression, schema: Schema) -> Node:

@@ -42,7 +42,7 @@ from ceiba_protocol.expression import (
     to_step,
 )
 from ceiba_protocol.program import CalendarUnit, Comparison, Node, Row, evaluate
-from ceiba_protocol.schema import EPOCH, MICROSECONDS_PER_DAY, Column, OutOfBounds, Schema
+from ceiba_protocol.schema import EPOCH, EPOCH_INSTANT, MICROSECOND, MICROSECONDS_PER_DAY, Column, OutOfBounds, Schema
 from ceiba_protocol.statistics import AnyStatistic, Output, Statistic, Total
 
 MAX_SUMS = 100_000
@@ -286,6 +286,10 @@ def _label(column: Column, code: int, text: str) -> Label:
             return float(code * column.step)
         case "bool":
             return bool(code)
+        case "date":
+            return EPOCH + timedelta(days=code)
+        case "timestamp":
+            return (EPOCH_INSTANT + code * MICROSECOND).replace(tzinfo=None)
         case _:
             return text
 

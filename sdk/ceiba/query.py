@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,8 +23,8 @@ from ceiba.terms import Grouping, Term, built, expression_of, grouping, is_condi
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.errors import BadQuestion, UnknownColumn
 from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, to_text
-from ceiba_protocol.plan import ByColumn, GroupKey, Label, Named, Plan, Program, compile_plan, finish, grouped_sums
-from ceiba_protocol.schema import EPOCH, EPOCH_INSTANT, MICROSECOND, Column, ColumnType, Schema, nearest
+from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, finish, grouped_sums
+from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic, Total
 
 if TYPE_CHECKING:
@@ -237,7 +236,7 @@ class Query:
 
     def _row(self, values: Sequence[Any]) -> Row:
         """A finished row by name, with dates and truth values as Python has them."""
-        labels = (_label(self.schema, key, label) for key, label in zip(self.asked.groups, values, strict=False))
+        labels = (_label(key, label) for key, label in zip(self.asked.groups, values, strict=False))
         names = [part.name for part in (*self.asked.groups, *self.asked.outputs)]
         return dict(zip(names, (*labels, *values[len(self.asked.groups) :]), strict=True))
 
@@ -282,18 +281,9 @@ class Query:
         return "\n".join(lines)
 
 
-def _label(schema: Schema, key: GroupKey, label: Label) -> Any:
-    """A group's label as Python has it: the plan's labels of dates and of conditions are text."""
-    if not isinstance(label, str):
-        return label
-    if is_condition(key):
-        return label == "true"
-    column = schema.column(key.column) if isinstance(key, ByColumn) else None
-    if column is not None and column.type is ColumnType.DATE:
-        return EPOCH + timedelta(days=column.encode(label))
-    if column is not None and column.type is ColumnType.TIMESTAMP:
-        return (EPOCH_INSTANT + column.encode(label) * MICROSECOND).replace(tzinfo=None)
-    return label
+def _label(key: GroupKey, label: Label) -> Label:
+    """A group's label as Python has it: a condition's are the texts "true" and "false" in the plan."""
+    return label == "true" if is_condition(key) and label is not None else label
 
 
 def _call(statistic: Statistic) -> str:

@@ -122,7 +122,7 @@ async def _abort(context: Context, method: str, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, CeibaError):
-        log.warning("call.refused", method=method, code=error.code, private=error.private, **error.fields)
+        log.warning("call.refused", method=method, code=error.code, private=error.private, fields=error.fields)
     else:
         incident = secrets.token_hex(4)
         log.error("call.failed", method=method, incident=incident, exc_info=error)

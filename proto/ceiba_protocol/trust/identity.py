@@ -10,7 +10,7 @@ from typing import Self
 
 import phe
 
-from ceiba_protocol.canonical import BigInt, Document, Hex, Hex32, MemberName, Text
+from ceiba_protocol.canonical import BigInt, Document, Hex, Hex32, MemberName, Text, sha256
 from ceiba_protocol.errors import BadJoinToken, MalformedDocument, MalformedMessage
 from ceiba_protocol.sums.key_proof import key_context, prove_key
 from ceiba_protocol.sums.paillier import encode_modulus, generate_keypair
@@ -104,6 +104,11 @@ class Identity(Document):
     @property
     def authority_fingerprint(self) -> str:
         return certificate_fingerprint(self.authority.encode())
+
+    @property
+    def version_key(self) -> bytes:
+        """Under which a holder digests its snapshots: 32 bytes, derived from the storage key and kept like it."""
+        return sha256("ceiba/v1/version-key", bytes.fromhex(self.storage_key))
 
     @cached_property
     def signing_key(self) -> SigningKey:

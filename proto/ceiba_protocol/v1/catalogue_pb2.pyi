@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class AnnounceRequest(_message.Message):
+    """One dataset at its current version."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     OFFER_FIELD_NUMBER: _builtins.int
@@ -47,6 +49,8 @@ Global___AnnounceRequest: _TypeAlias = AnnounceRequest  # noqa: Y015
 
 @_typing.final
 class AnnounceResponse(_message.Message):
+    """The offer is stored."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -62,6 +66,8 @@ Global___AnnounceResponse: _TypeAlias = AnnounceResponse  # noqa: Y015
 
 @_typing.final
 class ListRequest(_message.Message):
+    """Asks for the whole catalogue."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -77,6 +83,8 @@ Global___ListRequest: _TypeAlias = ListRequest  # noqa: Y015
 
 @_typing.final
 class ListResponse(_message.Message):
+    """The whole catalogue."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TABLES_FIELD_NUMBER: _builtins.int
@@ -99,6 +107,8 @@ Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
 
 @_typing.final
 class TableEntry(_message.Message):
+    """One table of the roster, and what its holders have announced."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TABLE_FIELD_NUMBER: _builtins.int

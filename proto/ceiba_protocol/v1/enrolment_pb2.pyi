@@ -19,6 +19,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EnrolRequest(_message.Message):
+    """What a new member brings: its token, and keys that it made itself."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: _builtins.int
@@ -53,6 +55,8 @@ Global___EnrolRequest: _TypeAlias = EnrolRequest  # noqa: Y015
 
 @_typing.final
 class EnrolResponse(_message.Message):
+    """What it gets: a certificate, and the CA under which it meets the coordinator."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CERTIFICATE_FIELD_NUMBER: _builtins.int
@@ -77,6 +81,8 @@ Global___EnrolResponse: _TypeAlias = EnrolResponse  # noqa: Y015
 
 @_typing.final
 class GetRosterRequest(_message.Message):
+    """Asks for the newest roster."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -92,6 +98,8 @@ Global___GetRosterRequest: _TypeAlias = GetRosterRequest  # noqa: Y015
 
 @_typing.final
 class GetRosterResponse(_message.Message):
+    """The newest roster, as the operator has it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROSTER_FIELD_NUMBER: _builtins.int

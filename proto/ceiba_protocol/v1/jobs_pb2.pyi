@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SubmitRequest(_message.Message):
+    """A new job."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MANIFEST_FIELD_NUMBER: _builtins.int
@@ -43,6 +45,8 @@ Global___SubmitRequest: _TypeAlias = SubmitRequest  # noqa: Y015
 
 @_typing.final
 class JobReference(_message.Message):
+    """Names a job of the calling merchant."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
@@ -63,6 +67,8 @@ Global___JobReference: _TypeAlias = JobReference  # noqa: Y015
 
 @_typing.final
 class JobStatus(_message.Message):
+    """How far a job is, and who has answered."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
@@ -121,6 +127,8 @@ Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
 
 @_typing.final
 class ResultPart(_message.Message):
+    """One piece of a result; the order is said at Jobs.Result."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVAL_FIELD_NUMBER: _builtins.int

@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PullRequest(_message.Message):
+    """Opens a holder's stream of tasks."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROSTER_DIGEST_FIELD_NUMBER: _builtins.int
@@ -43,6 +45,8 @@ Global___PullRequest: _TypeAlias = PullRequest  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
+    """One thing to answer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
@@ -186,6 +190,8 @@ Global___WorkPart: _TypeAlias = WorkPart  # noqa: Y015
 
 @_typing.final
 class SubmitWorkResponse(_message.Message):
+    """The answer is stored."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(

@@ -1,0 +1,251 @@
+"""A small simulated space: three holders and a merchant with real keys, and every message of one job.
+
+Whatever a test needs wrong, it changes in one message: `World().approval("cleveland", attempt=1)`.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, cached_property
+from typing import Any
+
+from ceiba.sql import parse
+from ceiba_protocol.canonical import Digest, digest
+from ceiba_protocol.plan import Plan, grouped_sums
+from ceiba_protocol.program import Row
+from ceiba_protocol.rounds import (
+    Commitment,
+    Opened,
+    Question,
+    approve,
+    commit_to_set,
+    contribute,
+    describe_member,
+    make_manifest,
+    open_result,
+    read_manifest,
+)
+from ceiba_protocol.schema import Schema
+from ceiba_protocol.sums.key_proof import key_context, prove_key
+from ceiba_protocol.sums.paillier import Encryptor, encode_modulus
+from ceiba_protocol.sums.secure_sum import coordinator_multiply
+from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer, Refusal, Submission
+from ceiba_protocol.trust.keys import SigningKey
+from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role, Roster, RosterTable
+from ceiba_protocol.trust.signing import D, sign
+from ceiba_protocol.v1.common_pb2 import Signed
+from tests.support.keys import keypair
+from tests.support.seeded import seeded
+
+NOW = 1_800_000_000
+HOLDERS = ("cleveland", "hungary", "zurich")
+MERCHANT = "bank-a"
+FAST_BITS = 1024
+"""Refused by `check_roster`, and good enough for every other rule."""
+
+SCHEMA = Schema.from_plain(
+    {
+        "table": "health.heart",
+        "columns": [
+            {"name": "sex", "type": "category", "domain": ["female", "male"], "nullable": False},
+            {"name": "age", "type": "int", "minimum": 0, "maximum": 120},
+            {
+                "name": "chol",
+                "type": "decimal",
+                "resolution": 0.1,
+                "minimum": -20,
+                "maximum": 60,
+                "out_of_bounds": "clip",
+            },
+        ],
+    }
+)
+QUESTION = "SELECT sex, COUNT(*) AS n, SUM(age) AS years, AVG(chol) AS chol FROM health.heart GROUP BY sex"
+
+ROWS: Mapping[str, Sequence[Row]] = {
+    "cleveland": [
+        {"sex": 0, "age": 41, "chol": -7},
+        {"sex": 1, "age": 60, "chol": 511},
+        {"sex": 1, "age": 3, "chol": 0},
+    ],
+    "hungary": [{"sex": 0, "age": 120, "chol": 600}, {"sex": 0, "age": None, "chol": None}],
+    "zurich": [{"sex": 1, "age": 77, "chol": -200}],
+}
+"""Snapshots as integers; no two holders have the same sums, so that a wrong set shows."""
+
+
+def plan_of(sql: str = QUESTION, schema: Schema = SCHEMA) -> Plan:
+    return parse(sql, lambda _: schema)[0]
+
+
+@cache
+def signing_key(name: str) -> SigningKey:
+    return SigningKey(seeded(f"signing key of {name}")(32))
+
+
+@cache
+def encryption_key(name: str, bits: int) -> EncryptionKey:
+    public, private = keypair(bits)
+    proof = prove_key(private, key_context(name, signing_key(name).public, SUITE, "long-lived"))
+    return EncryptionKey(modulus=encode_modulus(public.n).hex(), proof=proof.hex())
+
+
+def holder(name: str, **changes: Any) -> Descriptor:
+    return changed(describe_member(name, Role.HOLDER, signing_key(name)), **changes)
+
+
+def merchant(name: str = MERCHANT, bits: int = FAST_BITS, **changes: Any) -> Descriptor:
+    return changed(describe_member(name, Role.MERCHANT, signing_key(name), encryption_key(name, bits)), **changes)
+
+
+def signed_by(name: str, document: Any) -> Signed:
+    return sign(document, name, signing_key(name))
+
+
+def changed(document: D, **changes: Any) -> D:
+    """The document with other fields and nothing checked or remembered; `model_copy` would keep its cached digest."""
+    return type(document).model_construct(**(dict(document) | changes))
+
+
+def resigned(signed: Signed, kind: type[Any], **changes: Any) -> Signed:
+    """The document with changes, signed by the same member: what a lying member can send."""
+    return signed_by(signed.signer, changed(kind.parse(signed.body), **changes))
+
+
+def altered(signed: Signed, old: bytes, new: bytes) -> Signed:
+    """The same signature over other bytes: what somebody on the way can send."""
+    assert old in signed.body
+    return Signed(
+        type=signed.type, body=signed.body.replace(old, new), signer=signed.signer, signature=signed.signature
+    )
+
+
+class World:
+    """One job among simulated members. Attributes that a test sets before it asks for messages are used by them."""
+
+    def __init__(
+        self, rows: Mapping[str, Sequence[Row]] = ROWS, plan: Plan | None = None, bits: int = FAST_BITS
+    ) -> None:
+        self.rows = rows
+        self.holders = sorted(rows)
+        self.public_key, self.private_key = keypair(bits)
+        self.merchant = merchant(bits=bits)
+        self.schema = SCHEMA
+        self.plan = plan or plan_of()
+        self.job_id = "0b" * 16
+        self.roster = self.make_roster()
+        self.pins = {
+            name: DatasetPin(
+                holder=name, version=digest("version", name.encode()), row_capacity=capacity(len(rows[name]))
+            )
+            for name in self.holders
+        }
+        self.mask_secrets = {name: os.urandom(32) for name in self.holders}
+
+    def make_roster(self, members: Iterable[Descriptor] | None = None, **changes: Any) -> Roster:
+        others = (
+            (merchant("bank-b", self.merchant.encryption_key.n.bit_length()),) if self.merchant.encryption_key else ()
+        )
+        table = RosterTable(table="health.heart", schema_digest=self.schema.digest(), holders=tuple(self.holders))
+        fields: dict[str, Any] = {
+            "space": "test-space",
+            "version": 1,
+            "authority_fingerprint": Digest("0" * 64),
+            "members": tuple(members or (self.merchant, *others, *map(holder, self.holders))),
+            "tables": (table,),
+        }
+        return Roster(**(fields | changes))
+
+    def offers(self) -> list[Offer]:
+        return [
+            Offer(table="health.heart", schema_digest=self.schema.digest(), published_at=NOW, **pin.model_dump())
+            for pin in self.pins.values()
+        ]
+
+    # --- 1. manifest
+
+    def manifest(self, **changes: Any) -> Manifest:
+        made = make_manifest(
+            job_id=self.job_id,
+            merchant=self.merchant,
+            plan=self.plan,
+            schema=self.schema,
+            roster=self.roster,
+            offers=self.offers(),
+            purpose="research",
+            now=NOW,
+            seconds=60,
+        )
+        return changed(made, **changes)
+
+    def signed_manifest(self, **changes: Any) -> Signed:
+        return signed_by(MERCHANT, self.manifest(**changes))
+
+    def read(self, signed: Signed | None = None, now: int = NOW, **others: Any) -> Question:
+        known: dict[str, Any] = {"roster": self.roster, "schema": self.schema} | others
+        return read_manifest(signed or self.signed_manifest(), known["roster"], known["schema"], now)
+
+    # --- 2. approvals
+
+    def approval(self, name: str, question: Question | None = None, **changes: Any) -> Signed:
+        nonce = seeded(f"nonce of {name}")(16)
+        made = approve(question or self.read(), name, self.pins[name], self.mask_secrets[name], nonce)
+        return signed_by(name, changed(made, **changes))
+
+    def approvals(self, question: Question | None = None, **replaced: Signed) -> list[Signed]:
+        return [replaced.get(name) or self.approval(name, question) for name in self.holders]
+
+    def refusal(self, name: str, **changes: Any) -> Signed:
+        made = Refusal(
+            job_id=self.job_id,
+            manifest_digest=self.manifest().digest(),
+            holder=name,
+            code="dataset_missing",
+            fields={"holders": name, "table": "health.heart"},
+        )
+        return signed_by(name, changed(made, **changes))
+
+    # --- 3.-6. contributions
+
+    def values(self, question: Question, name: str) -> list[int]:
+        return [0] * len(question.program.clipped_columns) + grouped_sums(question.program, self.rows[name])
+
+    def contribute(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
+        """What the holder answers in that context; once for each, because a mask seed serves once."""
+        encryptor = Encryptor.for_count(question.modulus, 1, os.urandom)
+        submission, ciphertexts = contribute(
+            question, commitment, name, self.values(question, name), self.mask_secrets[name], encryptor, bytes(32)
+        )
+        return signed_by(name, submission), ciphertexts
+
+    @cached_property
+    def submissions(self) -> list[tuple[Signed, bytes]]:
+        """Everybody's honest answer."""
+        question = self.read()
+        commitment = commit_to_set(question, self.approvals(question))
+        return [self.contribute(name, question, commitment) for name in self.holders]
+
+    def submission(self, name: str, **changes: Any) -> tuple[Signed, bytes]:
+        """One honest answer, or with fields changed by the holder itself."""
+        signed, ciphertexts = self.submissions[self.holders.index(name)]
+        return resigned(signed, Submission, **changes), ciphertexts
+
+    # --- 7. and 8.
+
+    def total(self, submissions: Iterable[tuple[Signed, bytes]]) -> bytes:
+        question = self.read()
+        contributions = {Submission.parse(signed.body).holder: blob for signed, blob in submissions}
+        return coordinator_multiply(contributions, question.layout, question.modulus)
+
+    def open(
+        self, submissions: Sequence[tuple[Signed, bytes]], total: bytes | None = None, approvals: Sequence[Signed] = ()
+    ) -> Opened:
+        product = self.total(submissions) if total is None else total
+        return open_result(self.read(), approvals or self.approvals(), submissions, product, self.private_key)
+
+    def truth(self) -> list[int]:
+        """The sums of the pooled rows."""
+        return grouped_sums(self.read().program, [row for rows in self.rows.values() for row in rows])
+
+
+def capacity(rows: int) -> int:
+    return 1 << max(0, rows - 1).bit_length()
