@@ -3,7 +3,7 @@
 A task is not stored: it is a seat whose answer is missing in a job that waits for it, so a restart forgets nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -29,15 +29,20 @@ from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, Task
 
 log = structlog.get_logger()
 
+Notify = Callable[[Iterable[str]], None]
+
 
 class Jobs:
     """The jobs of one space. Not thread-safe: the server calls it from one thread."""
 
-    def __init__(self, store: Store, membership: Membership, clock: Callable[[], int]) -> None:
-        """`clock` gives seconds since 1970 UTC."""
+    def __init__(
+        self, store: Store, membership: Membership, clock: Callable[[], int], notify: Notify = lambda names: None
+    ) -> None:
+        """`clock` gives seconds since 1970 UTC. `notify` is told whom a change concerns: job ids and holders' names."""
         self._store = store
         self._membership = membership
         self._clock = clock
+        self._notify = notify
         self._questions: dict[bytes, Question] = {}
 
     # --- what merchants do
@@ -58,6 +63,7 @@ class Jobs:
             deadline = question.manifest.not_after
             job = StoredJob(job_id, merchant, signed, State.WAITING_FOR_APPROVALS, deadline, None)
             self._store.add_job(job, question.holders)
+            self._notify(question.holders)
             log.info("job.submitted", job=job_id.hex(), merchant=merchant, table=question.program.table)
         return job_id
 
@@ -133,6 +139,7 @@ class Jobs:
             self._store.fill_seat(job.job_id, holder, approval=signed.SerializeToString())
             if all(one.approval for one in self._store.seats(job.job_id)):
                 self._move(job, Event.LAST_APPROVAL)
+        self._notify([job.job_id.hex()])
 
     def refuse(self, signed: Signed, holder: str) -> None:
         """End a job because a holder says no, or cannot go on. A refusal of a job that has ended changes nothing.
@@ -141,8 +148,8 @@ class Jobs:
         """
         refusal = self._membership.roster().open(signed, Refusal, Role.HOLDER)
         job, _ = self._seat(bytes.fromhex(refusal.job_id), holder)
-        if refusal.holder != holder:
-            raise MalformedMessage(message="Refusal", problem="it is in another holder's name")
+        if refusal.holder != holder or refusal.manifest_digest != self._question(job).digest:
+            raise MalformedMessage(message="Refusal", problem="it is for another manifest or in another's name")
         if job.state not in ENDED:
             log.warning("job.refused_by", job=refusal.job_id, holder=holder, code=refusal.code)
             self._move(job, Event.REFUSAL, refusal=signed.SerializeToString())
@@ -175,6 +182,7 @@ class Jobs:
             if sorted(contributions) == question.holders:
                 total = coordinator_multiply(contributions, question.layout, question.modulus)
                 self._move(job, Event.LAST_SUBMISSION, total=total)
+        self._notify([job_id.hex()])
 
     def _seat(self, job_id: bytes, holder: str) -> tuple[StoredJob, Seat]:
         job = self._store.job(job_id)
@@ -198,6 +206,7 @@ class Jobs:
         """The one place where a job's state changes. Raises IllegalTransition."""
         state = advance(job.job_id.hex(), job.state, event)
         self._store.set_state(job.job_id, state, **columns)
+        self._notify([job.job_id.hex(), *self._question(job).holders])
         log.info("job.moved", job=job.job_id.hex(), state=state, because=event)
         if state in ENDED:
             self._questions.pop(job.job_id, None)

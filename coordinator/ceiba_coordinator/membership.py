@@ -16,6 +16,7 @@ from ceiba_protocol.errors import (
     UnknownMember,
 )
 from ceiba_protocol.schema import Schema
+from ceiba_protocol.sums.key_proof import verify_key
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.trust.certificates import (
     CertificateName,
@@ -75,7 +76,7 @@ class Membership:
     def enrol(self, request: EnrolRequest) -> EnrolResponse:
         """Admit a new member. The same token with the same keys again returns the same certificate.
 
-        Raises BadJoinToken, BadCertificateRequest, BadSignature, MalformedDocument.
+        Raises BadJoinToken, BadCertificateRequest, BadSignature, MalformedDocument, KeyTooShort, BadKeyProof.
         """
         token_hash = _token_hash(request.token)
         invitation = self._store.invitation(token_hash)
@@ -90,6 +91,10 @@ class Membership:
             raise BadCertificateRequest(problem="its key is not the one in the descriptor")
         if invitation.used_by not in (None, fingerprint):
             raise BadJoinToken
+        if descriptor.encryption_key is not None:
+            # One merchant with a malformed key would keep everybody from pinning the next roster.
+            key = descriptor.encryption_key
+            verify_key(key.n, bytes.fromhex(key.proof), descriptor.key_context())
         member = self._store.member(descriptor.name)
         if member is None:
             name = CertificateName(self._space, descriptor.role, descriptor.name)
@@ -145,12 +150,17 @@ class Membership:
 
     def roster(self) -> Roster:
         """The newest roster. Raises RosterNotPinned before there is one."""
-        body = self._store.newest_roster()
-        if body is None:
+        roster = self.newest_roster()
+        if roster is None:
             raise RosterNotPinned(command="ceiba-coordinator roster")
-        if self._roster is None or self._roster[0] != body:
+        return roster
+
+    def newest_roster(self) -> Roster | None:
+        """As in the database, which the command line writes too; None before there is one."""
+        body = self._store.newest_roster()
+        if body is not None and (self._roster is None or self._roster[0] != body):
             self._roster, self._schemas = (body, Roster.parse(body)), {}
-        return self._roster[1]
+        return None if self._roster is None else self._roster[1]
 
     def schema(self, table: str) -> Schema:
         """The schema of a table of the roster. Raises UnknownTable, DatasetMissing if no member has sent it yet."""

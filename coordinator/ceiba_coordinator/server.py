@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from ceiba_coordinator.config import Config
 from ceiba_coordinator.jobs import Jobs as JobBook
 from ceiba_coordinator.membership import Membership
-from ceiba_coordinator.services.calls import Callers, Desk
+from ceiba_coordinator.services.calls import EVERYBODY, Callers, Desk
 from ceiba_coordinator.services.catalogue import Catalogue
 from ceiba_coordinator.services.enrolment import Directory, Enrolment
 from ceiba_coordinator.services.jobs import Jobs
@@ -36,7 +36,7 @@ SERVER_OPTIONS = [
 ]
 CONCURRENT_CALLS = 4_000
 """Each member keeps one or two streams open; what is beyond is refused, not queued."""
-EXPIRY_SECONDS = 1.0
+CLOCK_SECONDS = 1.0
 GRACE_SECONDS = 2.0
 
 
@@ -54,8 +54,9 @@ async def serve(config: Config, started: Callable[[int, int], None]) -> None:
     """Run until SIGTERM or SIGINT. `started` is told the two ports once both listen."""
     store = Store(open_engine(config.database_url))
     membership = open_membership(config, store)
-    desk, presence = Desk(), Presence()
-    jobs = JobBook(store, membership, clock)
+    desk = Desk()
+    presence = Presence(desk)
+    jobs = JobBook(store, membership, clock, desk.notify)
     callers = Callers(desk, membership)
 
     members = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
@@ -76,7 +77,7 @@ async def serve(config: Config, started: Callable[[int, int], None]) -> None:
     log.info("serving", space=config.space, port=port, enrolment_port=enrolment)
     started(port, enrolment)
 
-    expiry = asyncio.create_task(_expire(desk, jobs))
+    expiry = asyncio.create_task(_keep_time(desk, jobs, membership))
     await _until_told_to_stop()
     expiry.cancel()
     await asyncio.gather(members.stop(GRACE_SECONDS), newcomers.stop(GRACE_SECONDS))
@@ -100,12 +101,17 @@ def _add_health_and_reflection(server: grpc.aio.Server) -> health.aio.HealthServ
     return healthy
 
 
-async def _expire(desk: Desk, jobs: JobBook) -> None:
+async def _keep_time(desk: Desk, jobs: JobBook, membership: Membership) -> None:
+    """End jobs whose window is over, and notice a roster that the command line has made meanwhile."""
+    newest = None
     while True:
+        roster = await desk.run(membership.newest_roster)
+        if roster != newest:
+            desk.notify([EVERYBODY])
+        newest = roster
         for job_id in await desk.run(jobs.expire):
             log.info("job.expired", job=job_id.hex())
-            desk.ring()
-        await asyncio.sleep(EXPIRY_SECONDS)
+        await asyncio.sleep(CLOCK_SECONDS)
 
 
 async def _until_told_to_stop() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -25,39 +25,49 @@ Answer = Callable[[Any, Any, Context], Awaitable[T]]
 Stream = Callable[[Any, Any, Context], AsyncIterator[T]]
 
 
+EVERYBODY = "everybody"
+"""What a change of the roster or the catalogue concerns."""
+
+
 class Desk:
-    """The one thread in which the state is read and written, and the bell that rings after every change."""
+    """The one thread in which the state is read and written, and the bells that wake whom a change concerns."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`work` in the state's thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
-    async def change(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`work` in the state's thread; then everybody who waits for a change is woken."""
-        done = await self.run(work, *args, **kwargs)
-        self.ring()
-        return done
+    def notify(self, names: Iterable[str]) -> None:
+        """Wake those who wait for one of `names`: job ids, holders' names, EVERYBODY. From any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ring, list(names))
 
-    def ring(self) -> None:
-        for event in self._waiting:
-            event.set()
+    def _ring(self, names: Iterable[str]) -> None:
+        for name in names:
+            for event in self._waiting.get(name, ()):
+                event.set()
 
-    async def changes(self) -> AsyncIterator[None]:
-        """Now, and after every change; several changes while the caller is busy count as one."""
+    async def changes(self, *names: str) -> AsyncIterator[None]:
+        """Now, and after every change that concerns one of `names`; several while the caller is busy count as one."""
+        self._loop = asyncio.get_running_loop()
         event = asyncio.Event()
-        self._waiting.add(event)
+        for name in names:
+            self._waiting.setdefault(name, set()).add(event)
         try:
             while True:
                 event.clear()
                 yield
                 await event.wait()
         finally:
-            self._waiting.discard(event)
+            for name in names:
+                self._waiting[name].discard(event)
+                if not self._waiting[name]:
+                    del self._waiting[name]
 
 
 class Callers:

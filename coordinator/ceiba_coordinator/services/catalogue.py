@@ -18,7 +18,7 @@ class Catalogue(CatalogueServicer):
     @answering
     async def Announce(self, request: pb.AnnounceRequest, context: Context) -> pb.AnnounceResponse:
         holder = await self._callers.name(context, Role.HOLDER)
-        await self._desk.change(self._membership.announce, request.offer, request.schema, holder)
+        await self._desk.run(self._membership.announce, request.offer, request.schema, holder)
         return pb.AnnounceResponse()
 
     @answering

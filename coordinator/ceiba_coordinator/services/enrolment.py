@@ -13,7 +13,7 @@ class Enrolment(EnrolmentServicer):
 
     @answering
     async def Enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolResponse:
-        return await self._desk.change(self._membership.enrol, request)
+        return await self._desk.run(self._membership.enrol, request)
 
 
 class Directory(DirectoryServicer):

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from ceiba_coordinator.jobs import Jobs as JobBook
-from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
+from ceiba_coordinator.services.calls import EVERYBODY, Callers, Context, Desk, answering, streaming
 from ceiba_coordinator.services.work import Presence
 from ceiba_protocol.job import ENDED
 from ceiba_protocol.trust.roster import Role
@@ -25,14 +25,14 @@ class Jobs(JobsServicer):
     @answering
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.JobStatus:
         merchant = await self._callers.name(context, Role.MERCHANT)
-        job_id = await self._desk.change(self._jobs.submit, request.manifest, merchant)
+        job_id = await self._desk.run(self._jobs.submit, request.manifest, merchant)
         return await self._status(job_id, merchant)
 
     @streaming
     async def Watch(self, request: pb.JobReference, context: Context) -> AsyncIterator[pb.JobStatus]:
         merchant = await self._callers.name(context, Role.MERCHANT)
         last = None
-        async for _ in self._desk.changes():
+        async for _ in self._desk.changes(request.job_id.hex(), EVERYBODY):
             status = await self._status(request.job_id, merchant)
             if status != last:
                 yield status
@@ -56,5 +56,5 @@ class Jobs(JobsServicer):
     @answering
     async def Cancel(self, request: pb.JobReference, context: Context) -> pb.JobStatus:
         merchant = await self._callers.name(context, Role.MERCHANT)
-        await self._desk.change(self._jobs.cancel, request.job_id, merchant)
+        await self._desk.run(self._jobs.cancel, request.job_id, merchant)
         return await self._status(request.job_id, merchant)

@@ -8,7 +8,7 @@ import structlog
 
 from ceiba_coordinator.jobs import Jobs
 from ceiba_coordinator.membership import Membership
-from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
+from ceiba_coordinator.services.calls import EVERYBODY, Callers, Context, Desk, answering, streaming
 from ceiba_protocol.errors import MalformedMessage, MessageTooLarge
 from ceiba_protocol.trust.documents import Submission
 from ceiba_protocol.trust.roster import Role
@@ -22,7 +22,8 @@ log = structlog.get_logger()
 class Presence:
     """Which holders have a Pull open now. Tells people whom a job waits for; decides nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
         self._streams: Counter[str] = Counter()
 
     def online(self) -> set[str]:
@@ -31,11 +32,13 @@ class Presence:
     @contextmanager
     def connected(self, holder: str) -> Iterator[None]:
         self._streams[holder] += 1
+        self._desk.notify([EVERYBODY])
         log.info("holder.connected", holder=holder)
         try:
             yield
         finally:
             self._streams[holder] -= 1
+            self._desk.notify([EVERYBODY])
             log.info("holder.disconnected", holder=holder)
 
 
@@ -53,18 +56,22 @@ class Work(WorkServicer):
         await self._until_pinned(holder, request.roster_digest)
         sent: dict[bytes, set[str]] = {}
         with self._presence.connected(holder):
-            self._desk.ring()
-            async for _ in self._desk.changes():
+            async for _ in self._desk.changes(holder, EVERYBODY):
+                if not await self._has_pinned(request.roster_digest):
+                    return  # the holder calls again, with the roster that it has pinned by then
                 async for task in self._news(holder, sent):
                     yield task
 
     async def _until_pinned(self, holder: str, roster_digest: bytes) -> None:
-        """Wait while the holder has not pinned the newest roster; it calls again once it has."""
-        async for _ in self._desk.changes():
-            newest = await self._desk.run(self._membership.roster)
-            if bytes.fromhex(newest.digest()) == roster_digest:
+        """Wait while the holder has not pinned the newest roster: it would have to refuse every task."""
+        async for _ in self._desk.changes(EVERYBODY):
+            if await self._has_pinned(roster_digest):
                 return
-            log.warning("holder.has_old_roster", holder=holder, newest=newest.version)
+            log.warning("holder.has_old_roster", holder=holder)
+
+    async def _has_pinned(self, roster_digest: bytes) -> bool:
+        newest = await self._desk.run(self._membership.roster)
+        return bytes.fromhex(newest.digest()) == roster_digest
 
     async def _news(self, holder: str, sent: dict[bytes, set[str]]) -> AsyncIterator[pb.Task]:
         """Tasks not yet sent on this stream, and word of jobs that have ended since."""
@@ -86,9 +93,9 @@ class Work(WorkServicer):
         first = await anext(request, pb.WorkPart())
         match first.WhichOneof("part"):
             case "approval":
-                await self._desk.change(self._jobs.approve, first.approval, holder)
+                await self._desk.run(self._jobs.approve, first.approval, holder)
             case "refusal":
-                await self._desk.change(self._jobs.refuse, first.refusal, holder)
+                await self._desk.run(self._jobs.refuse, first.refusal, holder)
             case "submission":
                 await self._contribute(first.submission, request, holder)
             case _:
@@ -100,7 +107,9 @@ class Work(WorkServicer):
         limit = await self._desk.run(self._jobs.expected_bytes, job_id)
         ciphertexts = bytearray()
         async for part in parts:
+            if part.WhichOneof("part") != "ciphertexts":
+                raise MalformedMessage(message="WorkPart", problem="only ciphertexts follow a submission")
             ciphertexts += part.ciphertexts
             if len(ciphertexts) > limit:
                 raise MessageTooLarge(message="Submission", limit=limit)
-        await self._desk.change(self._jobs.contribute, signed, bytes(ciphertexts), job_id, holder)
+        await self._desk.run(self._jobs.contribute, signed, bytes(ciphertexts), job_id, holder)
