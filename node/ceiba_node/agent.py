@@ -63,6 +63,8 @@ class Agent:
         try:
             stream = self._work.Pull(PullRequest(roster_digest=self._answering.roster_digest))
             self._pull = stream
+            if self._stop.is_set():  # `stop` may have looked for a stream just before there was this one
+                stream.cancel()
             for task in stream:
                 came = True
                 workers.submit(self._handle, task)
