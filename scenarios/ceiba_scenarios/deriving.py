@@ -15,6 +15,10 @@ from ceiba_protocol.schema import Schema
 MAX_CATEGORIES = 1000
 FINEST_DIGITS = 6
 """A column with more decimals than this gets a resolution of 10^-6, and publishing counts what it rounded."""
+_WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
+_FRACTION = re.compile(r"FLOAT|DOUBLE|DECIMAL\([0-9,]+\)")
+_INSTANT = re.compile(r"TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
+"""DuckDB's names of types; columns of other types are left out."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ def derive(table: str, files: Sequence[Path]) -> Derived:
     """
     connection = duckdb.connect()
     try:
+        connection.execute("SET TimeZone = 'UTC'")
         union = " UNION ALL BY NAME ".join(f"SELECT * FROM {_reader(path)}" for path in files)
         connection.execute(f"CREATE TEMP VIEW everything AS {union}")
         described = connection.execute("DESCRIBE everything").fetchall()
@@ -70,10 +75,12 @@ def _column(connection: duckdb.DuckDBPyConnection, source: str, kind: str) -> di
     if kind == "VARCHAR":
         return _category(connection, source)
     if kind == "BOOLEAN":
-        return {"type": "bool", "nullable": _has_null(connection, source)}
-    if kind == "DATE" or kind.startswith("TIMESTAMP"):
+        return {"type": "bool", "nullable": _has_null(connection, _quoted(source))}
+    if kind == "DATE" or _INSTANT.fullmatch(kind):
         return _moment(connection, source, "date" if kind == "DATE" else "timestamp")
-    return _number(connection, source, kind)
+    if _WHOLE.fullmatch(kind) or _FRACTION.fullmatch(kind):
+        return _number(connection, source, kind)
+    return None
 
 
 def _one(connection: duckdb.DuckDBPyConnection, select: str) -> tuple[Any, ...]:
@@ -82,16 +89,16 @@ def _one(connection: duckdb.DuckDBPyConnection, select: str) -> tuple[Any, ...]:
     return row
 
 
-def _has_null(connection: duckdb.DuckDBPyConnection, source: str) -> bool:
-    return bool(_one(connection, f"COUNT(*) > COUNT({_quoted(source)})")[0])
+def _has_null(connection: duckdb.DuckDBPyConnection, value: str) -> bool:
+    return bool(_one(connection, f"COUNT(*) > COUNT({value})")[0])
 
 
 def _category(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, Any] | None:
-    name = _quoted(source)
-    domain = _values(connection, f"trim({name})", f"trim({name}) <> ''")
+    value = f"nullif(trim({_quoted(source)}), '')"
+    domain = _values(connection, value, f"{value} IS NOT NULL")
     if not domain or len(domain) > MAX_CATEGORIES:
         return None
-    return {"type": "category", "domain": domain, "nullable": _has_null(connection, source) or "" in domain}
+    return {"type": "category", "domain": domain, "nullable": _has_null(connection, value)}
 
 
 def _values(connection: duckdb.DuckDBPyConnection, value: str, condition: str) -> list[Any]:
@@ -101,11 +108,13 @@ def _values(connection: duckdb.DuckDBPyConnection, value: str, condition: str) -
 
 
 def _moment(connection: duckdb.DuckDBPyConnection, source: str, kind: str) -> dict[str, Any] | None:
-    name = _quoted(source)
-    low, high = _one(connection, f"MIN({name}), MAX({name})")
+    value = f"{_quoted(source)}::{kind}"  # a time with a zone counts in UTC
+    low, high = _one(connection, f"MIN({value}), MAX({value})")
     if low is None:
         return None
-    return {"type": kind, "minimum": low, "maximum": high, "nullable": _has_null(connection, source)}
+    values = _values(connection, value, f"{value} IS NOT NULL")
+    column = {"type": kind, "domain": values} if len(values) <= MAX_CATEGORIES else {"type": kind}
+    return {**column, "minimum": low, "maximum": high, "nullable": _has_null(connection, value)}
 
 
 def _number(connection: duckdb.DuckDBPyConnection, source: str, kind: str) -> dict[str, Any] | None:
@@ -114,7 +123,8 @@ def _number(connection: duckdb.DuckDBPyConnection, source: str, kind: str) -> di
     low, high = _one(connection, f"MIN({name}) FILTER ({finite}), MAX({name}) FILTER ({finite})")
     if low is None:
         return None
-    digits = 0 if "INT" in kind else _digits(connection, name, finite)
+    value = f"{name}::VARCHAR::DOUBLE" if kind == "FLOAT" else f"{name}::DOUBLE"  # 32 bits of 0.1 are 0.1, as printed
+    digits = 0 if _WHOLE.fullmatch(kind) else _digits(connection, value, finite)
     column: dict[str, Any] = (
         {"type": "decimal", "resolution": f"{10**-digits:.{digits}f}"} if digits else {"type": "int"}
     )
@@ -127,10 +137,10 @@ def _number(connection: duckdb.DuckDBPyConnection, source: str, kind: str) -> di
     return {**column, "nullable": bool(missing)}
 
 
-def _digits(connection: duckdb.DuckDBPyConnection, name: str, finite: str) -> int:
+def _digits(connection: duckdb.DuckDBPyConnection, value: str, finite: str) -> int:
     """Decimals after the point that the column's values need, at most FINEST_DIGITS."""
     for digits in range(FINEST_DIGITS):
-        (rest,) = _one(connection, f"COUNT(*) FILTER ({finite} AND round({name}::DOUBLE, {digits}) <> {name})")
+        (rest,) = _one(connection, f"COUNT(*) FILTER ({finite} AND round({value}, {digits}) <> {value})")
         if rest == 0:
             return digits
     return FINEST_DIGITS

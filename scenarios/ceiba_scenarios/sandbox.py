@@ -99,7 +99,7 @@ class Sandbox:
         """Stop every process; remove the folder if it was temporary."""
         for space in self._merchants.values():
             space.close()
-        for process in self.processes.values():
+        for process in reversed(self.processes.values()):  # the coordinator last: it waits for holders' streams
             process.stop()
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -143,7 +143,7 @@ class Sandbox:
             derived.schema,
             source_columns=derived.source_columns,
             now=datetime.now(UTC),
-            version_key=bytes.fromhex(home.identity().storage_key),
+            version_key=home.identity().version_key,
         )
         self.reports[holder, table] = report
         return report
