@@ -80,6 +80,35 @@ def invite(
 
 
 @app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="The member's name.")], home: Home = Path("ceiba-coordinator")
+) -> None:
+    """Forget a member, for example one that has lost its keys, so that it can be invited and join again.
+
+    Then make the next roster; until members pin it, the old one counts.
+    Example: ceiba-coordinator remove st-mary
+    """
+    _membership(Config.read(home)).remove(name)
+    typer.echo(f"Removed {name}. Next: ceiba-coordinator roster, and everybody pins it.")
+
+
+@app.command()
+def members(home: Home = Path("ceiba-coordinator"), as_json: AsJson = False) -> None:
+    """List who has enrolled, and show the newest roster.
+
+    Example: ceiba-coordinator members
+    """
+    membership = _membership(Config.read(home))
+    enrolled, newest = membership.enrolled(), membership.newest_roster()
+    if as_json:
+        facts = {"enrolled": [member.name for member in enrolled], "roster": newest and newest.fingerprint}
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo("\n".join(f"{member.role:8} {member.name} ({member.organisation})" for member in enrolled))
+    typer.echo(describe_roster(newest) if newest else "No roster has been made yet.")
+
+
+@app.command()
 def roster(
     table: Annotated[list[str], typer.Option(help="SCHEMA.toml:holder,holder,holder; once for each table.")],
     out: Annotated[Path | None, typer.Option(help="Also write the roster to this file.")] = None,

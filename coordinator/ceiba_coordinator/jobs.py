@@ -206,7 +206,7 @@ class Jobs:
         """The one place where a job's state changes. Raises IllegalTransition."""
         state = advance(job.job_id.hex(), job.state, event)
         self._store.set_state(job.job_id, state, **columns)
-        self._notify([job.job_id.hex(), *self._question(job).holders])
+        self._notify([job.job_id.hex(), *(seat.holder for seat in self._store.seats(job.job_id))])
         log.info("job.moved", job=job.job_id.hex(), state=state, because=event)
         if state in ENDED:
             self._questions.pop(job.job_id, None)

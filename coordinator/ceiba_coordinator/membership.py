@@ -79,27 +79,10 @@ class Membership:
         Raises BadJoinToken, BadCertificateRequest, BadSignature, MalformedDocument, KeyTooShort, BadKeyProof.
         """
         token_hash = _token_hash(request.token)
-        invitation = self._store.invitation(token_hash)
-        if invitation is None or invitation.expires_at < self._clock():
-            raise BadJoinToken
-        descriptor = _self_signed(request.descriptor)
-        invited = (invitation.name, invitation.role, invitation.organisation)
-        if (descriptor.name, descriptor.role, descriptor.organisation) != invited:
-            raise BadJoinToken
-        fingerprint = request_fingerprint(request.certificate_request)
-        if descriptor.tls_fingerprint != fingerprint:
-            raise BadCertificateRequest(problem="its key is not the one in the descriptor")
-        if invitation.used_by not in (None, fingerprint):
-            raise BadJoinToken
-        if descriptor.encryption_key is not None:
-            # One merchant with a malformed key would keep everybody from pinning the next roster.
-            key = descriptor.encryption_key
-            verify_key(key.n, bytes.fromhex(key.proof), descriptor.key_context())
+        descriptor, fingerprint = self._admissible(request, token_hash)
         member = self._store.member(descriptor.name)
         if member is None:
-            name = CertificateName(self._space, descriptor.role, descriptor.name)
-            now = datetime.fromtimestamp(self._clock(), UTC)
-            certificate = issue_member(self._authority, request.certificate_request, name, now)
+            certificate = self._issue(request.certificate_request, descriptor)
             with self._store.transaction():
                 self._store.use_invitation(token_hash, fingerprint)
                 self._store.add_member(
@@ -112,13 +95,51 @@ class Membership:
         elif member.tls_fingerprint == fingerprint:
             certificate = member.certificate
         else:
-            raise BadJoinToken
+            raise BadJoinToken(problem=f"there is a member called {descriptor.name} already")
         return EnrolResponse(certificate=certificate, authority=self._authority.certificate)
+
+    def _admissible(self, request: EnrolRequest, token_hash: str) -> tuple[Descriptor, Digest]:
+        """The newcomer's descriptor and TLS fingerprint, once token, request and keys fit each other."""
+        invitation = self._store.invitation(token_hash)
+        if invitation is None or invitation.expires_at < self._clock():
+            raise BadJoinToken(problem="it is unknown or has expired")
+        descriptor = _self_signed(request.descriptor)
+        invited = (invitation.name, invitation.role, invitation.organisation)
+        if (descriptor.name, descriptor.role, descriptor.organisation) != invited:
+            raise BadJoinToken(problem="it is for another member")
+        fingerprint = request_fingerprint(request.certificate_request)
+        if descriptor.tls_fingerprint != fingerprint:
+            raise BadCertificateRequest(problem="its key is not the one in the descriptor")
+        if invitation.used_by not in (None, fingerprint):
+            raise BadJoinToken(problem="it has been used")
+        if descriptor.encryption_key is not None:
+            # One merchant with a malformed key would keep everybody from pinning the next roster.
+            key = descriptor.encryption_key
+            verify_key(key.n, bytes.fromhex(key.proof), descriptor.key_context())
+        return descriptor, fingerprint
+
+    def _issue(self, certificate_request: bytes, descriptor: Descriptor) -> bytes:
+        name = CertificateName(self._space, descriptor.role, descriptor.name)
+        return issue_member(self._authority, certificate_request, name, datetime.fromtimestamp(self._clock(), UTC))
+
+    def remove(self, name: str) -> None:
+        """Forget a member, so that the next roster is made without it and its name can be invited again.
+
+        Its certificate opens nothing from now on; the roster that names it stays pinned until members pin the next.
+        Raises UnknownMember.
+        """
+        if self._store.member(name) is None:
+            raise UnknownMember(member=name, role="member")
+        self._store.remove_member(name)
 
     def is_enrolled(self, name: str, role: str, tls_fingerprint: str) -> bool:
         """Whether a certificate's name, role and key are a member's. A certificate alone admits nobody."""
         member = self._store.member(name)
         return member is not None and (member.role, member.tls_fingerprint) == (role, tls_fingerprint)
+
+    def enrolled(self) -> tuple[Descriptor, ...]:
+        """Every member's descriptor, sorted by name."""
+        return tuple(_self_signed(signed) for signed in self._store.descriptors())
 
     # --- the roster
 
@@ -128,7 +149,7 @@ class Membership:
         Raises RosterMismatch, TooFewHolders, UnknownMember, BadKeyProof.
         """
         newest = self._store.newest_roster()
-        members = tuple(_self_signed(signed) for signed in self._store.descriptors())
+        members = self.enrolled()
         if not members:
             raise RosterMismatch(problem="nobody has enrolled yet")
         roster = Roster(

@@ -37,7 +37,7 @@ class Agent:
         self._catalogue = CatalogueStub(channel)
         self._stop = threading.Event()
         self._pull: grpc.Call | None = None
-        self._announced: set[bytes] = set()
+        self._announced: dict[str, bytes] = {}
         self._is_outdated = is_outdated
 
     def stop(self) -> None:
@@ -113,12 +113,12 @@ class Agent:
             self._stop.wait(ANNOUNCE_EVERY_SECONDS)
 
     def _announce(self) -> None:
-        """Offer what has not been offered yet."""
-        for offer, schema in self._answering.offers():
-            if offer.body not in self._announced:
+        """Offer each table's current version, unless it was the last one that was offered."""
+        for table, (offer, schema) in self._answering.offers().items():
+            if self._announced.get(table) != offer.body:
                 self._catalogue.Announce(AnnounceRequest(offer=offer, schema=schema), timeout=CALL_SECONDS)
-                self._announced.add(offer.body)
-                log.info("dataset.offered", bytes=len(schema))
+                self._announced[table] = offer.body
+                log.info("dataset.offered", table=table)
 
 
 def _parts(reply: Reply) -> Iterator[WorkPart]:

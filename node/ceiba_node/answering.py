@@ -17,8 +17,16 @@ from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.ledger import Answer, Ledger, Payload
 from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_protocol.canonical import Digest, digest_of
-from ceiba_protocol.errors import CeibaError, InternalError, JobConflict, JobExpired, SecondPayload, UnknownJob
-from ceiba_protocol.rounds import Question, approve, commit_to_set, contribute, read_manifest
+from ceiba_protocol.errors import (
+    CeibaError,
+    InternalError,
+    JobConflict,
+    JobExpired,
+    LedgerDamaged,
+    SecondPayload,
+    UnknownJob,
+)
+from ceiba_protocol.rounds import Question, approve, check_window, commit_to_set, contribute, read_manifest
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer, Refusal
 from ceiba_protocol.trust.identity import Identity
@@ -76,6 +84,7 @@ class Answering:
         self._scans = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scan")
         self._work: dict[bytes, Work] = {}
         self._locks: dict[bytes, threading.Lock] = {}
+        self._withheld: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -96,24 +105,19 @@ class Answering:
 
     # --- datasets
 
-    def offers(self) -> list[tuple[Signed, bytes]]:
-        """A signed offer of every dataset's current version whose schema is the roster's, with the schema's bytes."""
+    def offers(self) -> dict[str, tuple[Signed, bytes]]:
+        """By table: a signed offer of the current version, and the schema's bytes, where it is the roster's schema."""
         wanted = {table.table: table.schema_digest for table in self._roster.tables if self.name in table.holders}
-        offers = []
+        offers = {}
         for table in self._snapshots.tables():
             snapshot = self._snapshots.current(table)
-            if wanted.get(table) != snapshot.schema.digest():
+            if wanted.get(table) == snapshot.schema.digest():
+                offer = _offer(snapshot, self.name)
+                signed = sign(offer, self.name, self._identity.signing_key)
+                offers[table] = (signed, snapshot.schema.body())
+            elif snapshot.version not in self._withheld:
+                self._withheld.add(snapshot.version)
                 log.warning("dataset.not_offered", table=table, reason="its schema is not the pinned roster's")
-                continue
-            offer = Offer(
-                table=table,
-                schema_digest=snapshot.schema.digest(),
-                holder=self.name,
-                version=Digest(snapshot.version),
-                row_capacity=snapshot.row_capacity,
-                published_at=int(snapshot.published_at.timestamp()),
-            )
-            offers.append((sign(offer, self.name, self._identity.signing_key), snapshot.schema.body()))
         return offers
 
     # --- tasks
@@ -210,6 +214,7 @@ class Answering:
             if stored.context_digest != context_digest:
                 raise SecondPayload(job=job_id.hex())
             return Reply(stored.submission, stored.ciphertexts or b"")
+        check_window(work.question.manifest, self._clock())
         values = work.sums.result()
         encryptor = self._encryptors.get(work.question.modulus, work.question.layout.ciphertexts)
         salt = self._random(32)
@@ -235,13 +240,18 @@ class Answering:
         with self._locks.setdefault(job_id, threading.Lock()):
             try:
                 return work()
-            except CeibaError as error:
-                log.warning("job.refused", job=job_id.hex(), code=error.code, private=error.private, fields=error.fields)
-                return self._refusal(job_id, manifest, error)
             except Exception as error:
-                incident = secrets.token_hex(4)
-                log.error("job.failed", job=job_id.hex(), incident=incident, exception=type(error).__name__)
-                return self._refusal(job_id, manifest, InternalError(component=self.name, incident=incident))
+                return self._refusal(job_id, manifest, self._public(job_id, error))
+
+    def _public(self, job_id: bytes, error: Exception) -> CeibaError:
+        """What others may know: of the node's own files, and of what nobody foresaw, an incident's number alone."""
+        job = job_id.hex()
+        if isinstance(error, CeibaError) and not isinstance(error, LedgerDamaged):
+            log.warning("job.refused", job=job, code=error.code, private=error.private, fields=error.fields)
+            return error
+        incident = secrets.token_hex(4)
+        log.error("job.failed", job=job, incident=incident, exception=type(error).__name__)
+        return InternalError(component=self.name, incident=incident)
 
     def _refusal(self, job_id: bytes, manifest: Signed, error: CeibaError) -> Reply:
         refusal = Refusal(
@@ -252,3 +262,14 @@ class Answering:
             fields=error.fields,
         )
         return Reply(sign(refusal, self.name, self._identity.signing_key))
+
+
+def _offer(snapshot: Snapshot, holder: str) -> Offer:
+    return Offer(
+        table=snapshot.table,
+        schema_digest=snapshot.schema.digest(),
+        holder=holder,
+        version=Digest(snapshot.version),
+        row_capacity=snapshot.row_capacity,
+        published_at=int(snapshot.published_at.timestamp()),
+    )

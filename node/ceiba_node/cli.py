@@ -7,14 +7,14 @@ import time
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 import typer
 
 from ceiba_node.config import Home
 from ceiba_protocol.errors import BadSource, CeibaError
-from ceiba_protocol.joining import check_pin, describe_roster, fetch_roster, join, read_token
+from ceiba_protocol.joining import check_pin, describe_members, fetch_roster, join, read_token
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.roster import Roster
 
@@ -59,7 +59,7 @@ def pin(
     identity = place.identity()
     body = fetch_roster(identity) if file is None else file.read_bytes()
     if not fingerprint:
-        typer.echo(describe_roster(Roster.parse(body)))
+        typer.echo(describe_members(Roster.parse(body)))
         fingerprint = typer.prompt("Type the fingerprint that the other members read out")
     roster = check_pin(identity, body, fingerprint, place.pinned_roster())
     place.pin(roster)
@@ -109,7 +109,7 @@ def status(home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> None:
     place = Home(home)
     identity, roster, snapshots = place.identity(), place.pinned_roster(), place.snapshots()
     current = [snapshots.current(table) for table in snapshots.tables()]
-    facts = {
+    facts: dict[str, Any] = {
         "name": identity.name,
         "space": identity.space,
         "coordinator": identity.coordinator,
@@ -117,7 +117,14 @@ def status(home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> None:
         "datasets": {one.table: {"version": one.version, "rows": one.rows} for one in current},
         "jobs": Ledger(place.ledger_path, bytes.fromhex(identity.storage_key)).counts(),
     }
-    typer.echo(json.dumps(facts) if as_json else "\n".join(f"{name:12} {value}" for name, value in facts.items()))
+    typer.echo(json.dumps(facts) if as_json else _in_lines(facts))
+
+
+def _in_lines(facts: dict[str, Any]) -> str:
+    lines = [f"{name:12} {value or 'none'}" for name, value in facts.items() if not isinstance(value, dict)]
+    for table, one in facts["datasets"].items():
+        lines.append(f"dataset      {table}: {one['rows']} rows, version {one['version'][:16]}…")
+    return "\n".join([*lines, *(f"{name:12} {count} jobs" for name, count in facts["jobs"].items())])
 
 
 @app.command()

@@ -5,8 +5,10 @@ the same round cannot be stored, and what cannot be stored is never sent. Mask s
 the node's storage key, so that a copy of this file alone opens nothing.
 """
 
+import contextlib
 import os
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ VERSION = 1
 _NONCE_BYTES = 12
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS answers (
+CREATE TABLE answers (
     job_id BLOB PRIMARY KEY,            -- 16 bytes
     merchant TEXT NOT NULL,
     dataset TEXT NOT NULL,              -- table name
@@ -34,7 +36,7 @@ CREATE TABLE IF NOT EXISTS answers (
     approved_at INTEGER NOT NULL,       -- seconds since 1970 UTC
     expires_at INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS payloads (
+CREATE TABLE payloads (
     job_id BLOB NOT NULL REFERENCES answers (job_id),
     attempt INTEGER NOT NULL,
     stage TEXT NOT NULL,
@@ -88,24 +90,41 @@ class Ledger:
         self._path = path
         self._seal = AESGCM(storage_key)
         self._lock = threading.Lock()
-        existed = path.exists()
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            if not path.exists():
+                self._make()
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._check()
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
-            self._check(existed)
-            self._connection.executescript(_TABLES)
-            self._connection.execute(f"PRAGMA user_version={VERSION}")
         except (sqlite3.DatabaseError, OSError):
             raise LedgerDamaged(path=path, problem="it is not a readable ledger") from None
 
-    def _check(self, existed: bool) -> None:
+    def _make(self) -> None:
+        """An empty ledger, whole from the moment it has its name: a file without its version is a damaged one.
+
+        A link, because it fails where another process was faster. Raises LedgerDamaged if only the log is left.
+        """
+        if self._path.with_name(f"{self._path.name}-wal").exists():
+            raise LedgerDamaged(path=self._path, problem="the file is gone and its write-ahead log is still there")
+        descriptor, staging = tempfile.mkstemp(prefix=f"{self._path.name}.new-", dir=self._path.parent)  # mode 0600
+        try:
+            with contextlib.closing(sqlite3.connect(staging, isolation_level=None)) as connection:
+                connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+            os.fsync(descriptor)
+            with contextlib.suppress(FileExistsError):
+                os.link(staging, self._path)
+        finally:
+            os.close(descriptor)
+            os.unlink(staging)
+
+    def _check(self) -> None:
+        """Before anything is written: what is damaged stays as it is."""
         (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if verdict != "ok":
             raise LedgerDamaged(path=self._path, problem="its pages are damaged")
-        if existed and version not in (0, VERSION):
+        if version != VERSION:
             raise LedgerDamaged(path=self._path, problem=f"its layout has version {version}")
 
     @contextmanager
@@ -205,6 +224,8 @@ class Ledger:
         with self._transaction() as connection:
             connection.execute("UPDATE answers SET mask_secret = NULL WHERE job_id = ?", (job_id,))
             connection.execute("UPDATE payloads SET ciphertexts = NULL WHERE job_id = ?", (job_id,))
+        with self._lock:  # the write-ahead log still has the pages as they were
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def expired(self, before: int) -> list[bytes]:
         """Jobs that ended before that time and still have secrets."""

@@ -36,7 +36,7 @@ from ceiba_node.quiet import quietly
 from ceiba_node.snapshots import ROWS_FILE, SUBJECT_COLUMN, Snapshot, SnapshotStore
 from ceiba_node.sources import Source, open_source
 from ceiba_protocol.canonical import tlv
-from ceiba_protocol.errors import CeibaError, DoesNotConform, EmptyTable, EngineFailed
+from ceiba_protocol.errors import CeibaError, DoesNotConform, EmptyTable, EngineFailed, ValuesMissing
 from ceiba_protocol.schema import OutOfBounds, Schema
 
 _MEMORY_LIMIT = "400MB"
@@ -210,12 +210,12 @@ class _Press:
     def _refuse_gaps(self, rows: int, identified: int, nulls: Sequence[int]) -> None:
         """Every row needs its subject, and a column that promised to have no NULL has none."""
         if self._schema.subject_key is not None and identified < rows:
-            raise self._does_not_conform(rows - identified, 0, [self._schema.subject_key])
+            raise self._values_missing(rows - identified, [self._schema.subject_key])
         gaps = {
             column.name: n for column, n in zip(self._schema.columns, nulls, strict=True) if n and not column.nullable
         }
         if gaps:
-            raise self._does_not_conform(max(gaps.values()), 0, gaps)
+            raise self._values_missing(max(gaps.values()), gaps)
 
     # --- step 4 ----------------------------------------------------------------------------------------------------
 
@@ -281,6 +281,9 @@ class _Press:
 
     def _failed(self) -> EngineFailed:
         return EngineFailed(holder=self._holder)
+
+    def _values_missing(self, rows: int, columns: Iterable[str]) -> ValuesMissing:
+        return ValuesMissing(rows=rows, table=self._schema.table, columns=", ".join(columns))
 
     def _does_not_conform(self, rows: int, allowed: int, columns: Iterable[str]) -> DoesNotConform:
         return DoesNotConform(rows=rows, table=self._schema.table, allowed=allowed, columns=", ".join(columns))

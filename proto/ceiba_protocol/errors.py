@@ -103,8 +103,8 @@ class RosterNotPinned(CeibaError):
 
 class RosterMismatch(CeibaError):
     code, fault, status = "roster_mismatch", Fault.PEER, "FAILED_PRECONDITION"
-    text = "The roster does not fit this member: {problem}."
-    remedy = "Do not pin it. Compare fingerprints with the other members and find out who changed the file."
+    text = "The roster is not acceptable: {problem}."
+    remedy = "A member does not pin it, and compares fingerprints with the others; an operator mends the cause first."
 
 
 class WrongRole(CeibaError):
@@ -115,7 +115,7 @@ class WrongRole(CeibaError):
 
 class BadJoinToken(CeibaError):
     code, fault, status = "bad_join_token", Fault.CALLER, "UNAUTHENTICATED"
-    text = "The join token is unknown, used, expired, or for another member."
+    text = "The join token is not accepted: {problem}."
     remedy = "Ask the operator for a new one: `ceiba-coordinator invite`."
 
 
@@ -123,6 +123,12 @@ class BadCertificateRequest(CeibaError):
     code, fault, status = "bad_certificate_request", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The certificate request is not acceptable: {problem}."
     remedy = "Enrol again with this version's `init` command, which makes the request."
+
+
+class AlreadyJoined(CeibaError):
+    code, fault, status = "already_joined", Fault.CALLER, "ALREADY_EXISTS"
+    text = "This folder has joined {space} as {name} already."
+    remedy = "Nothing to do: go on with `pin`. For another member, use another folder."
 
 
 class BadIdentity(CeibaError):
@@ -281,7 +287,7 @@ class BadSchema(CeibaError):
 class BadSource(CeibaError):
     code, fault, status = "bad_source", Fault.CALLER, "FAILED_PRECONDITION"
     text = "The source {source} cannot be published: {problem}."
-    remedy = "Check the file's path and format: CSV, Parquet, or a DuckDB file with the table's name."
+    remedy = "Check the path and format (CSV, Parquet, DuckDB), or name a column with `--column NAME=SOURCE`."
 
 
 class EmptyTable(CeibaError):
@@ -293,7 +299,13 @@ class EmptyTable(CeibaError):
 class DoesNotConform(CeibaError):
     code, fault, status = "does_not_conform", Fault.CALLER, "FAILED_PRECONDITION"
     text = "{rows} rows of {table} do not conform to its schema, more than the {allowed} allowed, in: {columns}."
-    remedy = "Read the publishing report, mend the source, or have the space agree on a wider schema."
+    remedy = "Publish without --tolerance to read what does not conform; mend the source, or agree on a wider schema."
+
+
+class ValuesMissing(CeibaError):
+    code, fault, status = "values_missing", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "Rows of {table} that lack a value which may not be missing: {rows}, in: {columns}."
+    remedy = "Mend the source, or have the space agree on a schema in which these columns are nullable."
 
 
 class DatasetUnknown(CeibaError):
@@ -332,7 +344,7 @@ class JobConflict(CeibaError):
 class IllegalTransition(CeibaError):
     code, fault, status = "illegal_transition", Fault.PEER, "FAILED_PRECONDITION"
     text = "The job {job} is {state} and cannot take {event}."
-    remedy = "Read the job's state with `ceiba job {job}`."
+    remedy = "Read the job's state with `job.status()`."
 
 
 class JobRefused(CeibaError):
@@ -374,7 +386,7 @@ class OutsideWindow(CeibaError):
 class ManifestMismatch(CeibaError):
     code, fault, status = "manifest_mismatch", Fault.PEER, "FAILED_PRECONDITION"
     text = "The job's manifest does not fit what this member pinned: {problem}."
-    remedy = "Compare the pinned roster's fingerprint with the other members, and renew the catalogue."
+    remedy = "If the space has a newer roster, compare its fingerprint with the other members and pin it."
 
 
 class SetMismatch(CeibaError):
@@ -399,6 +411,21 @@ class DatasetMissing(CeibaError):
     code, fault, status = "dataset_missing", Fault.US, "FAILED_PRECONDITION"
     text = "{holders} has not published {table} yet."
     remedy = "The set of holders is answered whole; ask again when the dataset is published."
+
+
+# --- the lab ---------------------------------------------------------------------------------------------------
+
+
+class UnknownStory(CeibaError):
+    code, fault, status = "unknown_story", Fault.CALLER, "NOT_FOUND"
+    text = "There is no story {story}; the nearest name is {nearest}."
+    remedy = "`ceiba-lab list` lists the stories; a file of your own ends in .py."
+
+
+class BadStory(CeibaError):
+    code, fault, status = "bad_story", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The story {story} cannot be run: {problem}."
+    remedy = "A story is a Python file with `def run(lab)`; `ceiba-lab run --help` shows one."
 
 
 # --- this process ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import grpc
 
-from ceiba_protocol.errors import BadIdentity, BadJoinToken, MalformedDocument, RosterMismatch
+from ceiba_protocol.errors import AlreadyJoined, BadIdentity, BadJoinToken, MalformedDocument, RosterMismatch
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.trust.identity import Identity, JoinToken, accept_enrolment, enrolment_request, new_identity
 from ceiba_protocol.trust.roster import Roster, check_roster
@@ -25,12 +25,12 @@ def join(token: JoinToken, begun: Identity | None, save: Callable[[Identity], No
     """Make keys, exchange the token for a certificate, and save the identity: before the call and after it, so that
     a crash in between loses nothing and the same command goes on. `begun` is what an earlier try has saved.
 
-    Raises BadJoinToken, NotReachable, MalformedMessage, and BadIdentity if `begun` is somebody else's.
+    Raises BadJoinToken, NotReachable, MalformedMessage, AlreadyJoined, and BadIdentity if `begun` is another's.
     """
     if begun is not None and (begun.space, begun.name) != (token.space, token.name):
         raise BadIdentity(path=IDENTITY_FILE, problem=f"it is {begun.name}'s and the token is for {token.name}")
     if begun is not None and begun.certificate:
-        raise BadIdentity(path=IDENTITY_FILE, problem="it has joined already")
+        raise AlreadyJoined(space=begun.space, name=begun.name)
     identity = begun or new_identity(token, random)
     save(identity)
     with enrolment_channel(token.enrolment, token.authority) as channel:
@@ -83,13 +83,17 @@ def read_token(text: str) -> JoinToken:
         try:
             text = str(json.loads(text)["token"])
         except (ValueError, KeyError):
-            raise BadJoinToken from None
+            raise BadJoinToken(problem="it is not one") from None
     return JoinToken.decode(text)
 
 
-def describe_roster(roster: Roster) -> str:
-    """A roster in words, for the people who are about to confirm it to each other."""
+def describe_members(roster: Roster) -> str:
+    """A roster's members and tables in words. Not its fingerprint: that is to come from the other members."""
     lines = [f"Roster {roster.version} of the space {roster.space}"]
     lines += [f"  {member.role:8} {member.name} ({member.organisation})" for member in roster.members]
-    lines += [f"  table    {table.table}: {', '.join(table.holders)}" for table in roster.tables]
-    return "\n".join([*lines, f"Fingerprint: {roster.fingerprint}"])
+    return "\n".join([*lines, *(f"  table    {table.table}: {', '.join(table.holders)}" for table in roster.tables)])
+
+
+def describe_roster(roster: Roster) -> str:
+    """A roster in words, with the fingerprint that members confirm to each other."""
+    return f"{describe_members(roster)}\nFingerprint: {roster.fingerprint}"

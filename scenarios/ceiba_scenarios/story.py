@@ -24,25 +24,13 @@ from types import ModuleType
 from typing import Any
 
 from ceiba.result import Result
-from ceiba_protocol.errors import CeibaError, Fault
+from ceiba_protocol.errors import BadStory, CeibaError, UnknownStory
 from ceiba_protocol.schema import Schema, nearest
 from ceiba_scenarios import stories
 from ceiba_scenarios.sandbox import Sandbox
 
 CHECK_FAILED = 1
 """Exit code of a story whose checks do not all hold, or that raises what is no CeibaError."""
-
-
-class UnknownStory(CeibaError):
-    code, fault, status = "unknown_story", Fault.CALLER, "NOT_FOUND"
-    text = "There is no story {story}; the nearest name is {nearest}."
-    remedy = "`ceiba-lab list` lists the stories; a file of your own ends in .py."
-
-
-class BadStory(CeibaError):
-    code, fault, status = "bad_story", Fault.CALLER, "INVALID_ARGUMENT"
-    text = "The story {story} cannot be run: {problem}."
-    remedy = "A story is a Python file with `def run(lab)`; `ceiba-lab run --help` shows one."
 
 
 # --- what a story works with ------------------------------------------------------------------------------------

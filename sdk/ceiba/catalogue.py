@@ -88,7 +88,7 @@ class Catalogue:
     def _cells(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]], list[str]]:
         facts = self.to_dicts()
         columns = tuple(facts[0]) if facts else ("table",)
-        return columns, [tuple(row.values()) for row in facts], [f"{len(facts)} tables"]
+        return columns, [tuple(row.values()) for row in facts], [f"tables: {len(facts)}"]
 
     def __repr__(self) -> str:
         return text_table(*self._cells())

@@ -10,7 +10,7 @@ import typer
 
 from ceiba.home import Home
 from ceiba_protocol.errors import CeibaError
-from ceiba_protocol.joining import check_pin, describe_roster, fetch_roster, join, read_token
+from ceiba_protocol.joining import check_pin, describe_members, fetch_roster, join, read_token
 from ceiba_protocol.trust.roster import Roster
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask questions of a Ceiba space.")
@@ -53,7 +53,7 @@ def pin(
     own = home.identity()
     body = fetch_roster(own) if file is None else file.read_bytes()
     if not fingerprint:
-        typer.echo(describe_roster(Roster.parse(body)))
+        typer.echo(describe_members(Roster.parse(body)))
         fingerprint = typer.prompt("Type the fingerprint that the other members read out")
     roster = check_pin(own, body, fingerprint, home.pinned_roster())
     home.pin(roster)

@@ -33,8 +33,8 @@ class Explanation:
     def parties(self) -> dict[str, str]:
         """Each party, and what it sees."""
         return {
-            "merchant": f"the totals over all {len(self.holders)} holders: {self.cells} cells with {self.sums} sums "
-            "each; no holder's own figures",
+            "merchant": f"the totals over all {len(self.holders)} holders (cells: {self.cells}, sums in each: "
+            f"{self.sums}); no holder's own figures",
             "each holder": "the question; no other holder's figures, and not the totals",
             "coordinator": "the question, who answers and when, and ciphertexts that it cannot open",
         }
@@ -45,7 +45,7 @@ class Explanation:
         lines += [
             "",
             f"Holders: {', '.join(self.holders)} (all of them, or no answer)",
-            f"Size: {self.ciphertexts} ciphertexts, {self.bytes_per_holder:,} bytes from each holder",
+            f"Size: {self.bytes_per_holder:,} bytes from each holder (ciphertexts: {self.ciphertexts})",
             f"Time: about {self.seconds:.1f} s",
             "Not protected: small cells are released as they are; there is no disclosure control yet.",
         ]

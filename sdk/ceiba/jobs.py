@@ -14,6 +14,7 @@ from ceiba.query import Query
 from ceiba.result import Result
 from ceiba_protocol.errors import (
     CeibaError,
+    Fault,
     JobCancelled,
     JobExpired,
     JobFailed,
@@ -145,7 +146,7 @@ class Job:
         ):
             return MalformedMessage(message="JobStatus", problem="its refusal is for another job")
         reason = error_from(refusal.code, dict(refusal.fields))
-        kind = JobRefused if status.state == State.REFUSED else JobFailed
+        kind = JobFailed if reason.fault is Fault.US else JobRefused
         return kind(job=self.id, holder=refusal.holder, reason=str(reason))
 
     # --- the answer

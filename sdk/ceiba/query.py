@@ -256,11 +256,11 @@ class Query:
         return self.run().to_pandas()
 
     def submit(self, **options: Any) -> Any:
-        """Ask the holders; a job to wait for, or to come back to by its id."""
+        """Ask the holders; a job to wait for."""
         return self.runner.submit(self, **options)
 
     def explain(self) -> Any:
-        """Who would see what, what it costs, and which groups are likely suppressed; asks nothing."""
+        """Who would see what, how large it is and how long it takes; asks nothing."""
         return self.runner.explain(self)
 
     def mock(self, rows: int = 1000, seed: int = 0) -> Result:

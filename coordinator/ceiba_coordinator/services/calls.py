@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from ceiba_coordinator.membership import Membership
+from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import CeibaError, InternalError, UnknownMember, WrongRole
 from ceiba_protocol.trust.certificates import CertificateName, read_member_certificate
 from ceiba_protocol.trust.roster import Role
@@ -76,7 +77,7 @@ class Callers:
     def __init__(self, desk: Desk, membership: Membership) -> None:
         self._desk = desk
         self._membership = membership
-        self._known: dict[bytes, CertificateName] = {}
+        self._read: dict[bytes, tuple[CertificateName, Digest] | None] = {}
 
     async def name(self, context: Context, role: Role | None = None) -> str:
         """The calling member's name. Raises UnknownMember, and WrongRole if it must have a role and has another."""
@@ -87,15 +88,15 @@ class Callers:
         return caller.name
 
     async def _caller(self, certificate: bytes) -> CertificateName:
-        if certificate not in self._known:
-            read = read_member_certificate(certificate) if certificate else None
-            if read is None:
-                raise UnknownMember(member="the caller", role="member")
-            caller, fingerprint = read
-            if not await self._desk.run(self._membership.is_enrolled, caller.name, caller.role, fingerprint):
-                raise UnknownMember(member=caller.name, role=caller.role)
-            self._known[certificate] = caller
-        return self._known[certificate]
+        if certificate not in self._read:
+            self._read[certificate] = read_member_certificate(certificate) if certificate else None
+        read = self._read[certificate]
+        if read is None:
+            raise UnknownMember(member="the caller", role="member")
+        caller, fingerprint = read
+        if not await self._desk.run(self._membership.is_enrolled, caller.name, caller.role, fingerprint):
+            raise UnknownMember(member=caller.name, role=caller.role)
+        return caller
 
 
 def answering(method: Answer[T]) -> Answer[T]:

@@ -174,6 +174,10 @@ class Store:
         with self.transaction() as connection:
             connection.execute(insert(tables.members).values(**columns))
 
+    def remove_member(self, name: str) -> None:
+        with self.transaction() as connection:
+            connection.execute(delete(tables.members).where(tables.members.c.name == name))
+
     def member(self, name: str) -> Row[Any] | None:
         with self.transaction() as connection:
             query = select(tables.members).where(tables.members.c.name == name)

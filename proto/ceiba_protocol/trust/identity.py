@@ -58,7 +58,7 @@ class JoinToken(Document):
         try:
             return cls.parse(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
         except (binascii.Error, ValueError, MalformedDocument):
-            raise BadJoinToken from None
+            raise BadJoinToken(problem="it is incomplete or mistyped") from None
 
     def __repr__(self) -> str:
         return f"JoinToken(space={self.space}, name={self.name}, role={self.role})"

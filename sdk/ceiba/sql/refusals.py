@@ -14,9 +14,9 @@ class Refusal(NamedTuple):
 
 
 ONE_TABLE = "Ask about one table; joining on persons would show who is in both."
-NO_ROWS = "Single persons' rows are never released: group by it, or put it into an aggregate such as AVG."
+NO_ROWS = "Rows are never released: group by it, or put it into an aggregate such as AVG."
 FROM_RESULT = "Select the aggregates, and compute with them in the result."
-NO_EXTREMES = "It would be a single person's value, which is never released; use HISTOGRAM(x, low, high, bins)."
+NO_EXTREMES = "Extremes and quantiles are not computed; use HISTOGRAM(x, low, high, bins)."
 READ_ONLY = "A question starts with SELECT."
 
 PARAMETER = Refusal("A parameter", "Write the value into the SQL, or use the Python API.")
