@@ -45,7 +45,7 @@ class Membership:
         self._space = space
         self._authority = authority
         self._clock = clock
-        self._roster: tuple[bytes, Roster] | None = None
+        self._roster: Roster | None = None
         self._schemas: dict[str, Schema] = {}
 
     # --- enrolment
@@ -148,13 +148,13 @@ class Membership:
 
         Raises RosterMismatch, TooFewHolders, UnknownMember, BadKeyProof.
         """
-        newest = self._store.newest_roster()
+        newest = self.newest_roster()
         members = self.enrolled()
         if not members:
             raise RosterMismatch(problem="nobody has enrolled yet")
         roster = Roster(
             space=self._space,
-            version=1 if newest is None else Roster.parse(newest).version + 1,
+            version=1 if newest is None else newest.version + 1,
             authority_fingerprint=certificate_fingerprint(self._authority.certificate),
             members=members,
             tables=tuple(
@@ -178,10 +178,10 @@ class Membership:
 
     def newest_roster(self) -> Roster | None:
         """As in the database, which the command line writes too; None before there is one."""
-        body = self._store.newest_roster()
-        if body is not None and (self._roster is None or self._roster[0] != body):
-            self._roster, self._schemas = (body, Roster.parse(body)), {}
-        return None if self._roster is None else self._roster[1]
+        version = self._store.newest_roster_version()
+        if version is not None and (self._roster is None or self._roster.version != version):
+            self._roster, self._schemas = Roster.parse(self._store.roster(version)), {}
+        return self._roster
 
     def schema(self, table: str) -> Schema:
         """The schema of a table of the roster. Raises UnknownTable, DatasetMissing if no member has sent it yet."""

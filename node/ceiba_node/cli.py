@@ -104,8 +104,6 @@ def status(home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> None:
 
     Example: ceiba-node status --json
     """
-    from ceiba_node.ledger import Ledger
-
     place = Home(home)
     identity, roster, snapshots = place.identity(), place.pinned_roster(), place.snapshots()
     current = [snapshots.current(table) for table in snapshots.tables()]
@@ -115,7 +113,7 @@ def status(home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> None:
         "coordinator": identity.coordinator,
         "roster": roster.fingerprint if roster else None,
         "datasets": {one.table: {"version": one.version, "rows": one.rows} for one in current},
-        "jobs": Ledger(place.ledger_path, bytes.fromhex(identity.storage_key)).counts(),
+        "jobs": place.ledger().counts() if roster else {},
     }
     typer.echo(json.dumps(facts) if as_json else _in_lines(facts))
 

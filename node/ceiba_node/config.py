@@ -7,8 +7,9 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ceiba_node.ledger import Ledger
 from ceiba_node.snapshots import SnapshotStore
-from ceiba_protocol.errors import BadConfiguration, BadIdentity, RosterNotPinned
+from ceiba_protocol.errors import BadConfiguration, BadIdentity, LedgerDamaged, RosterNotPinned
 from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, read_identity
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.roster import Roster
@@ -96,7 +97,16 @@ class Home:
         return Roster.parse(path.read_bytes()) if path.exists() else None
 
     def pin(self, roster: Roster) -> None:
+        """Pin a roster. With the first one the node gets its ledger; if that is missing later, it was lost."""
+        if self.pinned_roster() is None:
+            Ledger(self.ledger_path, bytes.fromhex(self.identity().storage_key)).close()
         write_private(self.folder / ROSTER_FILE, roster.body())
+
+    def ledger(self) -> Ledger:
+        """Raises LedgerDamaged rather than start an empty one over what was lost."""
+        if not self.ledger_path.exists():
+            raise LedgerDamaged(path=self.ledger_path, problem="it is missing")
+        return Ledger(self.ledger_path, bytes.fromhex(self.identity().storage_key))
 
     def snapshots(self) -> SnapshotStore:
         keep = self.settings().keep_versions

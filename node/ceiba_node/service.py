@@ -9,7 +9,6 @@ from ceiba_node.answering import Answering
 from ceiba_node.config import Home
 from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
-from ceiba_node.ledger import Ledger
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.wire import secure_channel
 
@@ -23,7 +22,7 @@ def assemble(home: Home, clock: Callable[[], int], random: Random) -> Answering:
         threads=settings.threads,
         temp_directory=home.spill_folder,
     )
-    ledger = Ledger(home.ledger_path, bytes.fromhex(identity.storage_key))
+    ledger = home.ledger()
     encryptors = Encryptors(random, settings.prepared_ciphertexts)
     encryptors.prepare(member.encryption_key.n for member in roster.members if member.encryption_key)
     return Answering(identity, roster, home.snapshots(), engine, ledger, encryptors, clock, random)

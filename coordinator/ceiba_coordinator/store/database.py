@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, create_engine, delete, event, insert, select, update
+from sqlalchemy import Connection, Row, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import StaticPool
@@ -193,10 +193,14 @@ class Store:
         with self.transaction() as connection:
             connection.execute(insert(tables.rosters).values(version=version, body=body))
 
-    def newest_roster(self) -> bytes | None:
+    def newest_roster_version(self) -> int | None:
         with self.transaction() as connection:
-            query = select(tables.rosters.c.body).order_by(tables.rosters.c.version.desc()).limit(1)
-            return connection.execute(query).scalar_one_or_none()
+            return connection.execute(select(func.max(tables.rosters.c.version))).scalar_one()
+
+    def roster(self, version: int) -> bytes:
+        with self.transaction() as connection:
+            query = select(tables.rosters.c.body).where(tables.rosters.c.version == version)
+            return connection.execute(query).scalar_one()
 
     def put_schema(self, digest: str, body: bytes) -> None:
         if self.schema(digest) is None:
