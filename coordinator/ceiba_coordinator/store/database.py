@@ -195,12 +195,13 @@ class Store:
 
     def newest_roster_version(self) -> int | None:
         with self.transaction() as connection:
-            return connection.execute(select(func.max(tables.rosters.c.version))).scalar_one()
+            version: int | None = connection.execute(select(func.max(tables.rosters.c.version))).scalar_one()
+            return version
 
     def roster(self, version: int) -> bytes:
         with self.transaction() as connection:
             query = select(tables.rosters.c.body).where(tables.rosters.c.version == version)
-            return connection.execute(query).scalar_one()
+            return bytes(connection.execute(query).scalar_one())
 
     def put_schema(self, digest: str, body: bytes) -> None:
         if self.schema(digest) is None:
