@@ -14,6 +14,7 @@ from ceiba_protocol.expression import ColumnValue, Number
 from ceiba_protocol.plan import Named, Plan, compile_plan, finish, grouped_sums
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS, Output, Statistic
+from ceiba_protocol.statistics.base import root
 from ceiba_protocol.statistics.correlation import Correlation
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.covariance import Covariance
@@ -73,9 +74,15 @@ def test_variances_are_the_correctly_rounded_exact_values(rows: list[tuple[int |
     population = float(statistics.pvariance(xs)) if xs else None
     assert answer(Variance(value=X), rows) == sample
     assert answer(Variance(value=X, population=True), rows) == population
-    for options, variance in (({}, sample), ({"population": True}, population)):
-        spread = answer(StandardDeviation(value=X, **options), rows)
-        assert spread == (None if variance is None else pytest.approx(math.sqrt(variance), rel=2**-52))
+    assert answer(StandardDeviation(value=X), rows) == (statistics.stdev(xs) if len(xs) > 1 else None)
+    assert answer(StandardDeviation(value=X, population=True), rows) == (statistics.pstdev(xs) if xs else None)
+
+
+@given(st.fractions(min_value=0) | st.integers(0, 2**300).map(Fraction))
+def test_a_root_is_the_nearest_float(value: Fraction) -> None:
+    got = Fraction(root(value))
+    below, above = (Fraction(math.nextafter(float(got), to)) for to in (0.0, math.inf))
+    assert (max(got + below, 0) / 2) ** 2 <= value <= ((got + above) / 2) ** 2
 
 
 @given(columns)

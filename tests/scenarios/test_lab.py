@@ -103,20 +103,19 @@ def test_what_is_no_story(tmp_path: Path, story: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("got", "expected", "ulps", "ok"),
+    ("got", "expected", "ok"),
     [
-        (0.1 + 0.2, 0.3, 0, False),
-        (0.1 + 0.2, 0.3, 1, True),
-        (0.3, 0.3, 0, True),
-        ([(1, None, "a")], [(1, None, "a")], 0, True),
-        ([1], [1, 2], 0, False),
-        (None, 1.0, 9, False),
-        (1, float("inf"), 9, False),
+        (0.1 + 0.2, 0.3, False),
+        (0.3, 0.3, True),
+        ([(1, None, "a")], [(1, None, "a")], True),
+        ([(1, 2)], [[1, 2]], True),
+        ([1], [1, 2], False),
+        (None, 1.0, False),
     ],
 )
-def test_floats_are_compared_to_the_last_digit(tmp_path: Path, got: Any, expected: Any, ulps: int, ok: bool) -> None:
+def test_floats_are_compared_to_the_last_digit(tmp_path: Path, got: Any, expected: Any, ok: bool) -> None:
     lab = Lab(tmp_path, 1)
-    lab.check("it", got, expected, ulps=ulps)
+    lab.check("it", got, expected)
     assert lab.checks[0].ok is ok
 
 

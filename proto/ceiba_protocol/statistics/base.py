@@ -1,5 +1,6 @@
 """What every statistic has in common."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,16 @@ class Statistic(Document, ABC):
 def quotient(numerator: int, denominator: int) -> float | None:
     """numerator / denominator as the nearest float; None where the denominator is 0, as SQL says NULL."""
     return numerator / denominator if denominator else None
+
+
+def root(value: Fraction) -> float:
+    """√value as the nearest float, for value ≥ 0: an integer root of at least 55 bits, whose last bit says whether
+    anything is left (rounding to odd), so that the division rounds once and rightly (Boldo, Melquiond 2008)."""
+    numerator, denominator = value.as_integer_ratio()
+    shift = max(0, (112 + denominator.bit_length() - numerator.bit_length()) // 2)
+    scaled = numerator << (2 * shift)
+    whole = math.isqrt(scaled // denominator)
+    return (whole | (whole * whole * denominator != scaled)) / (1 << shift)
 
 
 def variance_of(n: Total, x: Total, xx: Total, *, population: bool) -> Fraction | None:

@@ -6,11 +6,14 @@ from fractions import Fraction
 from typing import Literal
 
 from ceiba_protocol.expression import ONE, Expression, only_where, present, product
-from ceiba_protocol.statistics.base import Statistic, Total
+from ceiba_protocol.statistics.base import Statistic, Total, root
 
 
 class Correlation(Statistic):
-    """Pearson's correlation over the rows where neither value is NULL; NULL where a value does not vary."""
+    """Pearson's correlation over the rows where neither value is NULL; NULL where a value does not vary.
+
+    Exact up to one rounding.
+    """
 
     statistic: Literal["correlation"] = "correlation"
     left: Expression
@@ -35,4 +38,4 @@ class Correlation(Statistic):
         spread_y = n.units * yy.units - y.units * y.units
         if spread_x == 0 or spread_y == 0:
             return None
-        return math.copysign(math.sqrt(Fraction(joint * joint, spread_x * spread_y)), joint)
+        return math.copysign(root(Fraction(joint * joint, spread_x * spread_y)), joint)

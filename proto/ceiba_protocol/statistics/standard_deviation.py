@@ -1,15 +1,14 @@
 """STDDEV_SAMP(x), STDDEV_POP(x)."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 from ceiba_protocol.expression import ONE, Expression, only_where, present, product
-from ceiba_protocol.statistics.base import Statistic, Total, variance_of
+from ceiba_protocol.statistics.base import Statistic, Total, root, variance_of
 
 
 class StandardDeviation(Statistic):
-    """The square root of the variance, of a sample (divisor n−1) or of a population (n)."""
+    """The square root of the variance, of a sample (divisor n−1) or of a population (n); exact up to one rounding."""
 
     statistic: Literal["standard_deviation"] = "standard_deviation"
     value: Expression
@@ -22,4 +21,4 @@ class StandardDeviation(Statistic):
 
     def finish(self, n: Total, x: Total, xx: Total) -> float | None:
         variance = variance_of(n, x, xx, population=self.population)
-        return None if variance is None else math.sqrt(variance)
+        return None if variance is None else root(variance)
