@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
+import pandas
+
 from ceiba.sql import parse
 from ceiba_protocol.canonical import Digest, digest
 from ceiba_protocol.plan import Plan, grouped_sums
@@ -249,3 +251,13 @@ class World:
 
 def capacity(rows: int) -> int:
     return 1 << max(0, rows - 1).bit_length()
+
+
+def frames() -> dict[str, dict[str, pandas.DataFrame]]:
+    """The rows as a Sandbox takes them: tables of each holder, values as people write them."""
+    made = {}
+    for name, rows in ROWS.items():
+        frame = pandas.DataFrame([{**row, "sex": ["female", "male"][row["sex"] or 0]} for row in rows])
+        frame["chol"] = (frame["chol"] / 10).round(1)
+        made[name] = {SCHEMA.table: frame}
+    return made

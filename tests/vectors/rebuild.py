@@ -1,4 +1,4 @@
-"""Test vectors of the secure sum, one file for each thing to show and for each way to fail.
+"""Test vectors of the secure sum and of the documents, one file for each thing to show and for each way to fail.
 
 `python -m tests.vectors.rebuild` writes them again, byte for byte: all randomness is a hash of a label. Bytes are in
 hexadecimal, integers beyond 2^53 in decimal strings. A change of any vector is a change of the suite.
@@ -19,6 +19,7 @@ from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.secure_sum import RoundContext, set_digest
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
+from tests.vectors.documents import documents
 
 FOLDER = Path(__file__).parent
 Vector = dict[str, Any]
@@ -339,6 +340,9 @@ def ciphertext_not_unit() -> Vector:
 @vector
 def ciphertext_truncated() -> Vector:
     return refused_ciphertexts(bytes(255) + b"\x01" + bytes(255))
+
+
+vector(documents)
 
 
 def render(content: Vector) -> str:

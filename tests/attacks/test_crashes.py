@@ -1,0 +1,178 @@
+"""SIGKILL at every step that is written to a disk: after a restart the job goes on, and its answer is the right one.
+
+One space for the whole file; its processes are doubles that kill themselves where a test says (support/doubles.py).
+"""
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ceiba.jobs import Job
+from ceiba_coordinator.config import Config
+from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_node.ledger import Ledger
+from ceiba_scenarios import Sandbox
+from tests.support.members import HOLDERS, SCHEMA, frames
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
+
+DOUBLES = Path(__file__).parents[1] / "support" / "doubles.py"
+SQL = "SELECT COUNT(*) AS n, SUM(age) AS years, SUM(chol) AS chol FROM health.heart"
+TRUTH = (6, 301, pytest.approx(90.4))
+IDS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    launcher = {name: [str(DOUBLES), "ceiba_node"] for name in HOLDERS}
+    launcher["coordinator"] = [str(DOUBLES), "ceiba_coordinator"]
+    folder = tmp_path_factory.mktemp("crashes")
+    with Sandbox(frames(), schemas={"health.heart": SCHEMA}, folder=folder, launcher=launcher) as sandbox:
+        sandbox.merchant("bank-a")
+        yield sandbox
+
+
+def plan_crash(lab: Sandbox, victim: str, method: str, when: str, after_calls: int) -> Path:
+    file = lab.processes[victim].home / "crash.json"
+    staged = file.with_suffix(".new")
+    plan = {"id": str(next(IDS)), "method": method, "when": when, "after_calls": after_calls}
+    staged.write_text(json.dumps(plan))
+    staged.rename(file)
+    return file
+
+
+def seats_of(lab: Sandbox, job: Job) -> dict[str, tuple[Any, Any]]:
+    """The approval and submission of each holder, as the coordinator stored them."""
+    engine = open_engine(Config.read(lab.coordinator_folder).database_url)
+    try:
+        return {seat.holder: (seat.approval, seat.submission) for seat in Store(engine).seats(bytes.fromhex(job.id))}
+    finally:
+        engine.dispose()
+
+
+def ledger_of(lab: Sandbox, holder: str) -> Ledger:
+    home = lab.node_home(holder)
+    return Ledger(home.ledger_path, bytes.fromhex(home.identity().storage_key))
+
+
+def answered_with_a_crash(lab: Sandbox, victim: str, method: str, when: str, after_calls: int) -> Job:
+    """Ask; the victim dies at that step, is started again, and the answer comes."""
+    space = lab.merchant("bank-a")
+    file = plan_crash(lab, victim, method, when, after_calls)
+    job = space.sql(SQL).submit()
+    process = lab.processes[victim]
+    until(lambda: not process.is_running(), f"{victim} to die {when} {method}")
+    assert not file.exists()
+    assert process.wait(1) == -9
+    process.start()
+    result = job.wait()
+    assert result[0] == TRUTH
+    return job
+
+
+def submitted_meanwhile(lab: Sandbox, space: Any) -> Job:
+    """The coordinator dies while it takes the job; the SDK repeats the call until somebody answers."""
+    process = lab.coordinator
+
+    def start_again() -> None:
+        until(lambda: not process.is_running(), "the coordinator to die")
+        process.start()
+
+    helper = threading.Thread(target=start_again)
+    helper.start()
+    job = space.sql(SQL).submit()
+    helper.join()
+    return job
+
+
+def same_bytes_everywhere(lab: Sandbox, job: Job) -> None:
+    """What the coordinator has is what each ledger says was approved and sent."""
+    for holder, (approval, submission) in seats_of(lab, job).items():
+        ledger = ledger_of(lab, holder)
+        answer = ledger.answer(bytes.fromhex(job.id))
+        payload = ledger.payload(bytes.fromhex(job.id), 0, "release", 0)
+        ledger.close()
+        assert answer is not None and answer.approval == approval
+        assert payload is not None and payload.submission == submission
+
+
+HOLDER_STEPS = [
+    ("Ledger.record_approval", "before", 0),
+    ("Ledger.record_approval", "after", 0),
+    ("Agent._send", "after", 0),
+    ("Ledger.record_payload", "before", 0),
+    ("Ledger.record_payload", "after", 0),
+    ("Agent._send", "after", 1),
+]
+# A holder's third approval and third submission also move the job's state, in the same transaction.
+COORDINATOR_STEPS = [
+    ("Store.fill_seat", "before", 0),
+    ("Store.fill_seat", "after", 0),
+    ("Jobs.approve", "after", 0),
+    ("Store.set_state", "before", 0),
+    ("Store.set_state", "after", 0),
+    ("Jobs.approve", "after", 2),
+    ("Store.fill_seat", "after", 3),
+    ("Jobs.contribute", "after", 0),
+    ("Store.set_state", "before", 1),
+    ("Store.set_state", "after", 1),
+    ("Jobs.contribute", "after", 2),
+]
+
+
+@pytest.mark.parametrize(("method", "when", "calls"), HOLDER_STEPS)
+def test_holder_killed_at_each_step(lab: Sandbox, method: str, when: str, calls: int) -> None:
+    job = answered_with_a_crash(lab, HOLDERS[1], method, when, calls)
+    same_bytes_everywhere(lab, job)
+
+
+@pytest.mark.parametrize(("method", "when", "calls"), COORDINATOR_STEPS)
+def test_coordinator_killed_at_each_step(lab: Sandbox, method: str, when: str, calls: int) -> None:
+    job = answered_with_a_crash(lab, "coordinator", method, when, calls)
+    same_bytes_everywhere(lab, job)
+
+
+@pytest.mark.parametrize(
+    ("method", "when"), [("Store.add_job", "before"), ("Store.add_job", "after"), ("Jobs.submit", "after")]
+)
+def test_coordinator_killed_while_it_takes_a_job(lab: Sandbox, method: str, when: str) -> None:
+    space = lab.merchant("bank-a")
+    plan_crash(lab, "coordinator", method, when, 0)
+    job = submitted_meanwhile(lab, space)
+    assert job.wait()[0] == TRUTH
+    same_bytes_everywhere(lab, job)
+
+
+def test_holder_killed_while_it_forgets(lab: Sandbox) -> None:
+    """The answer is out; the secret must still go, at the latest a day later."""
+    space, victim = lab.merchant("bank-a"), HOLDERS[2]
+    file = plan_crash(lab, victim, "Ledger.forget", "before", 0)
+    job = space.sql(SQL).submit()
+    assert job.wait()[0] == TRUTH
+    until(lambda: not lab.processes[victim].is_running(), f"{victim} to die")
+    assert not file.exists()
+    ledger = ledger_of(lab, victim)
+    assert bytes.fromhex(job.id) in ledger.expired(before=int(time.time()) + 10_000)
+    ledger.close()
+    lab.processes[victim].start()
+    assert space.sql(SQL).run()[0] == TRUTH
+
+
+def test_everybody_killed_at_once(lab: Sandbox) -> None:
+    space, victim = lab.merchant("bank-a"), HOLDERS[0]
+    plan_crash(lab, victim, "Ledger.record_payload", "before", 0)
+    job = space.sql(SQL).submit()
+    until(lambda: not lab.processes[victim].is_running(), f"{victim} to die")
+    for process in lab.processes.values():
+        process.kill()
+    for process in lab.processes.values():
+        process.start()
+    assert job.wait()[0] == TRUTH
+    same_bytes_everywhere(lab, job)

@@ -1,0 +1,310 @@
+"""The holder's book: what it stored it keeps, what it must forget it erases, and a damaged one is never replaced."""
+
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from ceiba_node.ledger import Answer, Ledger, Payload
+from ceiba_protocol.errors import LedgerDamaged, SecondPayload
+from tests.support.members import HOLDERS, MERCHANT, NOW, World
+from tests.support.seeded import seeded
+
+KEY, OTHER_KEY = seeded("storage key")(32), seeded("other storage key")(32)
+MASK_SECRET, SALT = seeded("mask secret")(32), seeded("salt")(32)
+CIPHERTEXTS = seeded("ciphertexts")(5_000)
+"""Larger than a page, so that erasing must reach the pages it overflows to."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite3"
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def answer_of(world: World, job: int = 0, mask_secret: bytes = MASK_SECRET) -> Answer:
+    return Answer(
+        job_id=bytes([job]) * 16,
+        merchant=MERCHANT,
+        dataset="health.heart",
+        dataset_version="ab" * 32,
+        manifest=world.signed_manifest(),
+        approval=world.approval(HOLDERS[0]),
+        mask_secret=mask_secret,
+        approved_at=NOW,
+        expires_at=NOW + 60 + job,
+    )
+
+
+def payload_of(world: World, job: int = 0, **changes: object) -> Payload:
+    fields: dict = {
+        "job_id": bytes([job]) * 16,
+        "attempt": 0,
+        "stage": "release",
+        "iteration": 0,
+        "context_digest": "cd" * 32,
+        "submission": world.approval(HOLDERS[0]),
+        "ciphertexts": CIPHERTEXTS,
+    }
+    return Payload(**(fields | changes))
+
+
+def bytes_of(path: Path) -> bytes:
+    """Everything that SQLite wrote: the file, its write-ahead log, its index."""
+    return b"".join(file.read_bytes() for file in sorted(path.parent.glob(f"{path.name}*")))
+
+
+def sealed(path: Path, column: str, table: str) -> bytes:
+    """A sealed secret as it lies in the file."""
+    with sqlite3.connect(path) as database:
+        return database.execute(f"SELECT {column} FROM {table}").fetchone()[0]
+
+
+# --- keeping -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_stored_is_read_again_after_a_restart(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    answer, payload = answer_of(world), payload_of(world)
+    ledger.record_approval(answer)
+    ledger.record_payload(payload, SALT, NOW)
+    for again in (ledger, Ledger(path, KEY)):
+        assert again.answer(answer.job_id) == answer
+        assert again.payload(answer.job_id, 0, "release", 0) == payload
+        assert again.counts() == {"approved": 1, "answered": 1}
+
+
+def test_what_is_stored_is_on_the_disk_on_return(path: Path, world: World) -> None:
+    """Another process sees it at once, while the first is still open."""
+    ledger = Ledger(path, KEY)
+    ledger.record_approval(answer_of(world))
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT COUNT(*) FROM answers").fetchone() == (1,)
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ledger._connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: fsync at each commit
+
+
+def test_nothing_is_known_of_other_jobs(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    ledger.record_approval(answer_of(world, 1))
+    assert ledger.answer(bytes(16)) is None
+    assert ledger.payload(bytes([1]) * 16, 0, "release", 0) is None
+
+
+@pytest.mark.parametrize("change", [{}, {"context_digest": "ef" * 32}, {"ciphertexts": b"other"}])
+def test_second_payload_of_a_round_is_refused(path: Path, world: World, change: dict) -> None:
+    ledger = Ledger(path, KEY)
+    ledger.record_approval(answer_of(world))
+    ledger.record_payload(payload_of(world), SALT, NOW)
+    for again in (ledger, Ledger(path, KEY)):
+        with pytest.raises(SecondPayload):
+            again.record_payload(payload_of(world, **change), SALT, NOW)
+        assert again.payload(bytes(16), 0, "release", 0) == payload_of(world)
+
+
+@pytest.mark.parametrize("change", [{"attempt": 1}, {"stage": "gate"}, {"iteration": 1}])
+def test_another_round_has_its_own_payload(path: Path, world: World, change: dict) -> None:
+    ledger = Ledger(path, KEY)
+    ledger.record_approval(answer_of(world))
+    ledger.record_payload(payload_of(world), SALT, NOW)
+    ledger.record_payload(payload_of(world, **change), SALT, NOW)
+    assert ledger.counts()["answered"] == 2
+
+
+def test_one_of_many_threads_stores_the_payload(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    ledger.record_approval(answer_of(world))
+    start, refused = threading.Barrier(8), []
+
+    def store(number: int) -> None:
+        start.wait()
+        try:
+            ledger.record_payload(payload_of(world, ciphertexts=bytes([number])), SALT, NOW)
+        except SecondPayload:
+            refused.append(number)
+
+    threads = [threading.Thread(target=store, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stored = ledger.payload(bytes(16), 0, "release", 0)
+    assert len(refused) == 7 and stored is not None and stored.ciphertexts is not None
+    assert stored.ciphertexts[0] not in refused
+
+
+def test_payload_of_a_job_that_was_not_approved_is_refused(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    with pytest.raises(SecondPayload):
+        ledger.record_payload(payload_of(world), SALT, NOW)
+    assert ledger.counts()["answered"] == 0
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_never_in_plain_in_the_file(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    ledger.record_approval(answer_of(world))
+    ledger.record_payload(payload_of(world), SALT, NOW)
+    content = bytes_of(path)
+    assert CIPHERTEXTS[1_000:1_064] in content  # the search finds what is there
+    for secret in (MASK_SECRET, SALT, KEY):
+        assert secret not in content
+        assert secret.hex().encode() not in content
+
+
+def test_forgetting_erases_the_sealed_secret_and_the_ciphertexts(path: Path, world: World) -> None:
+    """Also from the write-ahead log and from free pages: whoever takes the disk later cannot unmask old answers."""
+    ledger = Ledger(path, KEY)
+    ledger.record_approval(answer_of(world))
+    ledger.record_payload(payload_of(world), SALT, NOW)
+    secret = sealed(path, "mask_secret", "answers")
+    pieces = [CIPHERTEXTS[at : at + 64] for at in range(0, len(CIPHERTEXTS) - 64, 64)]
+    before = bytes_of(path)
+    assert secret in before and sum(piece in before for piece in pieces) > 70
+    ledger.forget(bytes(16))
+    after = bytes_of(path)
+    assert secret not in after
+    assert [piece for piece in pieces if piece in after] == []
+    assert ledger._connection.execute("PRAGMA secure_delete").fetchone() == (1,)  # whatever SQLite's build says
+
+
+def test_forgetting_keeps_the_record(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    for job in (0, 1):
+        ledger.record_approval(answer_of(world, job))
+        ledger.record_payload(payload_of(world, job), SALT, NOW)
+    ledger.forget(bytes(16))
+    for again in (ledger, Ledger(path, KEY)):
+        forgotten, stored = again.answer(bytes(16)), again.payload(bytes(16), 0, "release", 0)
+        assert forgotten is not None and forgotten.mask_secret is None
+        assert stored == payload_of(world, ciphertexts=None)
+        assert again.answer(bytes([1]) * 16) == answer_of(world, 1)
+        with pytest.raises(SecondPayload):
+            again.record_payload(payload_of(world), SALT, NOW)
+
+
+def test_expired_are_those_with_secrets(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    for job in range(3):
+        ledger.record_approval(answer_of(world, job))
+    assert ledger.expired(before=NOW + 62) == [bytes([0]) * 16, bytes([1]) * 16]
+    ledger.forget(bytes(16))
+    assert ledger.expired(before=NOW + 62) == [bytes([1]) * 16]
+
+
+def test_answers_do_not_print_their_secret(world: World) -> None:
+    assert MASK_SECRET.hex() not in repr(answer_of(world)) and repr(MASK_SECRET) not in repr(answer_of(world))
+
+
+def test_file_is_its_owners_alone(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    ledger.record_approval(answer_of(world))
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob(f"{path.name}*")}
+    assert path.name in modes and set(modes.values()) == {0o600}
+
+
+def test_making_a_ledger_leaves_nothing_else_behind(path: Path) -> None:
+    Ledger(path, KEY).close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+# --- damage ------------------------------------------------------------------------------------------------------
+
+
+def used_ledger(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    for job in range(20):
+        ledger.record_approval(answer_of(world, job))
+        ledger.record_payload(payload_of(world, job), SALT, NOW)
+    ledger.close()
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def cut_to_half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def with_another_beginning(content: bytes) -> bytes:
+    return b"\0" * 100 + content[100:]
+
+
+def with_pages_overwritten(content: bytes) -> bytes:
+    return content[:4096] + b"\xa5" * (len(content) - 4096)
+
+
+def replaced_by_text(content: bytes) -> bytes:
+    return b"gone\n"
+
+
+def of_a_newer_version(content: bytes) -> bytes:
+    return content[:60] + (99).to_bytes(4, "big") + content[64:]
+
+
+def of_no_version(content: bytes) -> bytes:
+    return content[:60] + bytes(4) + content[64:]
+
+
+DAMAGE = [
+    emptied,
+    cut_to_half,
+    with_another_beginning,
+    with_pages_overwritten,
+    replaced_by_text,
+    of_a_newer_version,
+    of_no_version,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_damaged_ledger_is_refused_and_left_as_it_is(path: Path, world: World, damage: object) -> None:
+    """A fresh start would answer a second time what was answered before."""
+    used_ledger(path, world)
+    damaged = damage(path.read_bytes())  # type: ignore[operator]
+    path.write_bytes(damaged)
+    with pytest.raises(LedgerDamaged):
+        Ledger(path, KEY)
+    assert path.read_bytes() == damaged
+
+
+def test_log_without_its_file_is_refused(path: Path, world: World) -> None:
+    """SQLite would begin anew beside it."""
+    ledger = Ledger(path, KEY)
+    ledger.record_approval(answer_of(world))
+    path.unlink()
+    with pytest.raises(LedgerDamaged):
+        Ledger(path, KEY)
+
+
+def test_folder_in_its_place_is_refused(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(LedgerDamaged):
+        Ledger(path, KEY)
+
+
+def test_wrong_key_opens_no_secret(path: Path, world: World) -> None:
+    Ledger(path, KEY).record_approval(answer_of(world))
+    with pytest.raises(LedgerDamaged, match="another identity"):
+        Ledger(path, OTHER_KEY).answer(bytes(16))
+
+
+def test_secret_moved_to_another_job_opens_nothing(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    for job in (0, 1):
+        ledger.record_approval(answer_of(world, job))
+    with sqlite3.connect(path) as database:
+        query = "UPDATE answers SET mask_secret = (SELECT mask_secret FROM answers WHERE job_id = ?)"
+        database.execute(query, (bytes(16),))
+    assert ledger.answer(bytes(16)) == answer_of(world)
+    with pytest.raises(LedgerDamaged):
+        ledger.answer(bytes([1]) * 16)

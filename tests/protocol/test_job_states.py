@@ -1,0 +1,53 @@
+"""Every state and every event: legal moves as the table says, all others refused."""
+
+import itertools
+
+import pytest
+
+from ceiba_protocol.errors import IllegalTransition
+from ceiba_protocol.job import ENDED, TRANSITIONS, Event, State, advance
+
+LEGAL = {
+    ("waiting_for_approvals", "last_approval", "waiting_for_submissions"),
+    ("waiting_for_approvals", "refusal", "refused"),
+    ("waiting_for_approvals", "deadline", "expired"),
+    ("waiting_for_approvals", "cancellation", "cancelled"),
+    ("waiting_for_submissions", "last_submission", "done"),
+    ("waiting_for_submissions", "refusal", "failed"),
+    ("waiting_for_submissions", "deadline", "expired"),
+    ("waiting_for_submissions", "cancellation", "cancelled"),
+}
+"""Written apart from the table: changing a move means changing it twice, on purpose."""
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
+def test_every_pair_is_either_in_the_list_or_refused(state: State, event: Event) -> None:
+    expected = {after for before, cause, after in LEGAL if (before, cause) == (state, event)}
+    if expected:
+        assert {advance("0b" * 16, state, event)} == expected
+    else:
+        with pytest.raises(IllegalTransition) as caught:
+            advance("0b" * 16, state, event)
+        assert caught.value.fields == {"job": "0b" * 16, "state": state, "event": event}
+
+
+def test_an_ended_job_takes_nothing() -> None:
+    assert {"done", "refused", "failed", "expired", "cancelled"} == ENDED
+    assert not [state for state, _ in TRANSITIONS if state in ENDED]
+
+
+def test_every_state_is_reached_and_every_open_job_can_end() -> None:
+    reached = {State.WAITING_FOR_APPROVALS, *TRANSITIONS.values()}
+    assert reached == set(State)
+    for state in set(State) - ENDED:
+        assert {TRANSITIONS[state, event] for event in (Event.DEADLINE, Event.CANCELLATION)} <= ENDED
+
+
+def test_nothing_is_done_without_both_rounds() -> None:
+    """The only way to `done` is the last submission, and the only way to where that counts is the last approval."""
+    assert [key for key, after in TRANSITIONS.items() if after is State.DONE] == [
+        (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION)
+    ]
+    assert [key for key, after in TRANSITIONS.items() if after is State.WAITING_FOR_SUBMISSIONS] == [
+        (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL)
+    ]

@@ -1,0 +1,267 @@
+"""What a member checks before it pins a roster: a lying operator must show one that everybody refuses."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ceiba_protocol.errors import (
+    BadKeyProof,
+    CeibaError,
+    KeyTooShort,
+    MalformedDocument,
+    RosterMismatch,
+    TooFewHolders,
+    UnknownMember,
+    UnknownTable,
+)
+from ceiba_protocol.joining import check_pin
+from ceiba_protocol.rounds import describe_member
+from ceiba_protocol.trust.certificates import certificate_fingerprint, make_authority
+from ceiba_protocol.trust.identity import Identity
+from ceiba_protocol.trust.roster import Descriptor, Role, Roster, RosterTable, check_roster
+from tests.support.members import HOLDERS, SCHEMA, changed, encryption_key, holder, merchant, signing_key
+
+AUTHORITY = make_authority("test-space", datetime.now(UTC)).certificate
+ME = holder("cleveland")
+HONEST = (merchant(bits=3072), *map(holder, HOLDERS))
+
+
+def roster(members: Iterable[Descriptor] = HONEST, holders: Iterable[str] = HOLDERS, **changes: Any) -> Roster:
+    fields: dict[str, Any] = {
+        "space": "test-space",
+        "version": 2,
+        "authority_fingerprint": certificate_fingerprint(AUTHORITY),
+        "members": tuple(members),
+        "tables": (RosterTable(table="health.heart", schema_digest=SCHEMA.digest(), holders=tuple(holders)),),
+    }
+    return Roster(**(fields | changes))
+
+
+def refused(wrong: Roster, error: type[CeibaError], says: str | None = None, me: Descriptor = ME) -> None:
+    with pytest.raises(error, match=says):
+        check_roster(wrong, me)
+
+
+def with_member(name: str, /, **changes: Any) -> tuple[Descriptor, ...]:
+    return tuple(changed(member, **changes) if member.name == name else member for member in HONEST)
+
+
+@pytest.mark.parametrize("me", HONEST, ids=lambda me: me.name)
+def test_an_honest_roster_is_pinned_by_everybody(me: Descriptor) -> None:
+    check_roster(roster(), me)
+
+
+# --- who is on it ------------------------------------------------------------------------------------------------
+
+
+def test_roster_without_me_is_refused() -> None:
+    refused(roster(HONEST[:-1]), RosterMismatch, "zurich", me=holder("zurich"))
+
+
+@pytest.mark.parametrize("field", ["signing_key", "tls_fingerprint", "organisation"])
+def test_own_entry_altered_is_refused(field: str) -> None:
+    refused(roster(with_member("cleveland", **{field: "cd" * 32})), RosterMismatch, "its entry for cleveland")
+
+
+def test_own_encryption_key_altered_is_refused() -> None:
+    """The key is well formed and proved, and it is not the merchant's own."""
+    other = encryption_key("bank-a", 4096)
+    refused(roster(with_member("bank-a", encryption_key=other)), RosterMismatch, "bank-a", me=HONEST[0])
+
+
+def test_sybil_organisation_is_refused() -> None:
+    refused(roster(with_member("hungary", organisation="zurich")), RosterMismatch, "organisation")
+
+
+def test_merchant_may_belong_to_a_holders_organisation() -> None:
+    check_roster(roster(with_member("bank-a", organisation="zurich")), ME)
+
+
+def test_two_members_of_one_name_are_refused() -> None:
+    twin = changed(holder("hungary"), name="zurich", organisation="other")
+    refused(roster([*HONEST, twin]), RosterMismatch, "same name")
+
+
+def test_one_signing_key_for_two_names_is_refused() -> None:
+    refused(
+        roster(with_member("hungary", signing_key=holder("zurich").signing_key)), RosterMismatch, "same signing key"
+    )
+
+
+def test_one_tls_key_for_two_names_is_refused() -> None:
+    fingerprint = holder("zurich").tls_fingerprint
+    refused(roster(with_member("hungary", tls_fingerprint=fingerprint)), RosterMismatch, "same TLS key")
+
+
+def test_names_do_not_differ_in_case_alone() -> None:
+    capital = changed(roster(), members=with_member("hungary", name="Zurich"))
+    with pytest.raises(MalformedDocument):
+        Roster.parse(capital.body())
+
+
+@pytest.mark.parametrize(("role", "has_key"), [(Role.HOLDER, True), (Role.MERCHANT, False)])
+def test_merchants_alone_have_encryption_keys(role: Role, has_key: bool) -> None:
+    entry = changed(HONEST[0], role=role, encryption_key=HONEST[0].encryption_key if has_key else None)
+    with pytest.raises(MalformedDocument):
+        Descriptor.parse(entry.body())
+
+
+# --- merchants' keys (I6) ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [1024, 2048])
+def test_short_key_is_refused(bits: int) -> None:
+    refused(roster([merchant(bits=bits), *HONEST[1:]]), KeyTooShort)
+
+
+def test_proof_for_another_merchant_is_refused() -> None:
+    """The same key, whose proof is bound to bank-b's name and signing key."""
+    stolen = encryption_key("bank-b", 3072)
+    refused(roster(with_member("bank-a", encryption_key=stolen)), BadKeyProof)
+
+
+def test_damaged_proof_is_refused() -> None:
+    key = encryption_key("bank-a", 3072)
+    wrong = changed(key, proof=key.proof[:-2] + ("00" if key.proof[-2:] != "00" else "01"))
+    refused(roster(with_member("bank-a", encryption_key=wrong)), BadKeyProof)
+
+
+def test_missing_proof_is_refused() -> None:
+    refused(
+        roster(with_member("bank-a", encryption_key=changed(encryption_key("bank-a", 3072), proof=""))), BadKeyProof
+    )
+
+
+def test_one_bad_merchant_spoils_the_roster_for_everybody() -> None:
+    second = changed(merchant("bank-b", 3072), encryption_key=encryption_key("bank-a", 3072))
+    for me in HONEST:
+        refused(roster([*HONEST, second]), BadKeyProof, me=me)
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("holders", [HOLDERS[:1], HOLDERS[:2]])
+def test_fewer_than_three_holders_are_refused(holders: tuple[str, ...]) -> None:
+    refused(roster(holders=holders), TooFewHolders)
+
+
+@pytest.mark.parametrize(
+    "holders",
+    [
+        ("cleveland", "cleveland", "zurich"),
+        ("zurich", "hungary", "cleveland"),
+        ("cleveland", "hungary", "zurich", "zurich"),
+    ],
+)
+def test_holders_are_sorted_and_distinct(holders: tuple[str, ...]) -> None:
+    refused(roster(holders=holders), RosterMismatch, "sorted and distinct")
+
+
+def test_table_of_a_stranger_is_refused() -> None:
+    refused(roster(holders=("cleveland", "hungary", "mallory")), UnknownMember, "mallory")
+
+
+def test_merchant_does_not_stand_behind_a_table() -> None:
+    refused(roster(holders=("bank-a", "cleveland", "hungary")), UnknownMember, "bank-a")
+
+
+def test_table_without_holders_is_refused() -> None:
+    empty = changed(roster(), tables=(changed(roster().tables[0], holders=()),))
+    with pytest.raises(MalformedDocument):
+        Roster.parse(empty.body())
+
+
+def test_unknown_table_names_the_nearest() -> None:
+    with pytest.raises(UnknownTable, match=r"nearest name is health\.heart"):
+        roster().table("health.hart")
+
+
+def test_role_is_part_of_who_somebody_is() -> None:
+    with pytest.raises(UnknownMember):
+        roster().member("bank-a", Role.HOLDER)
+    with pytest.raises(UnknownMember):
+        roster().member("cleveland", Role.MERCHANT)
+
+
+# --- pinning -----------------------------------------------------------------------------------------------------
+
+
+def identity(descriptor: Descriptor = ME, authority: bytes = AUTHORITY, space: str = "test-space") -> Identity:
+    return Identity(
+        space=space,
+        descriptor=descriptor,
+        coordinator="127.0.0.1:1",
+        signing_seed="00" * 32,
+        storage_key="00" * 32,
+        tls_key="",
+        certificate="",
+        authority=authority.decode(),
+        encryption=None,
+    )
+
+
+def test_confirmed_roster_is_pinned() -> None:
+    body = roster().body()
+    assert check_pin(identity(), body, f" {roster().fingerprint.upper()}\n", None).body() == body
+
+
+def test_newer_and_same_version_are_pinned() -> None:
+    for version in (2, 3):
+        newer = roster(version=version)
+        assert check_pin(identity(), newer.body(), newer.fingerprint, roster()) == newer
+
+
+def not_pinned(wrong: Roster, error: type[CeibaError], says: str, **given: Any) -> None:
+    mine = given.get("identity", identity())
+    with pytest.raises(error, match=says):
+        check_pin(mine, wrong.body(), given.get("fingerprint", wrong.fingerprint), given.get("pinned"))
+
+
+WRONG_FINGERPRINTS = {
+    "none": "",
+    "zeros": "0000-" * 7 + "0000",
+    "beginning": roster().fingerprint[:-5],
+    "another version's": roster(version=3).fingerprint,
+}
+
+
+@pytest.mark.parametrize("fingerprint", WRONG_FINGERPRINTS.values(), ids=WRONG_FINGERPRINTS)
+def test_wrong_fingerprint_is_not_pinned(fingerprint: str) -> None:
+    not_pinned(roster(), RosterMismatch, "fingerprint", fingerprint=fingerprint)
+
+
+def test_older_version_is_not_pinned() -> None:
+    not_pinned(roster(version=1), RosterMismatch, "older", pinned=roster())
+
+
+def test_another_spaces_roster_is_not_pinned() -> None:
+    not_pinned(roster(space="other-space"), RosterMismatch, "another space")
+
+
+def test_roster_under_another_ca_is_not_pinned() -> None:
+    other = certificate_fingerprint(make_authority("test-space", datetime.now(UTC)).certificate)
+    not_pinned(roster(authority_fingerprint=other), RosterMismatch, "another space")
+
+
+def test_roster_with_my_key_replaced_is_not_pinned_even_if_confirmed() -> None:
+    not_pinned(roster(with_member("cleveland", signing_key="cd" * 32)), RosterMismatch, "cleveland")
+
+
+def test_a_changed_byte_is_not_pinned() -> None:
+    with pytest.raises((MalformedDocument, RosterMismatch)):
+        check_pin(identity(), roster().body().replace(b'"version":2', b'"version":3'), roster().fingerprint, None)
+
+
+def test_fingerprint_is_half_of_the_digest() -> None:
+    assert roster().fingerprint.replace("-", "") == roster().digest()[:32]
+
+
+def test_no_secret_is_printed() -> None:
+    mine = identity()
+    assert mine.signing_seed not in repr(mine) and mine.storage_key not in f"{mine}"
+    key = signing_key("cleveland")
+    assert repr(key) == f"SigningKey(public={key.public.hex()})"
+    assert describe_member("x", Role.HOLDER, key).signing_key == key.public.hex()
