@@ -18,10 +18,10 @@ demo: setup            ## start a space of four hospitals, ask, check, stop
 	$(BIN)/ceiba-lab run health_sharing
 
 test: setup            ## everything that CI runs
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: setup       ## without what starts processes or takes more than a few seconds
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 check: setup           ## style, types, layers, generated code, README
 	$(BIN)/ruff check .

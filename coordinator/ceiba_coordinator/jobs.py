@@ -18,7 +18,7 @@ from ceiba_protocol.errors import (
     UnknownJob,
 )
 from ceiba_protocol.job import ENDED, Event, State, advance
-from ceiba_protocol.rounds import Question, check_submission, read_manifest
+from ceiba_protocol.rounds import Question, check_approval, check_submission, read_manifest
 from ceiba_protocol.sums.paillier import ciphertext_bytes
 from ceiba_protocol.sums.secure_sum import coordinator_multiply
 from ceiba_protocol.trust.documents import Approval, Manifest, Refusal
@@ -129,8 +129,9 @@ class Jobs:
         """
         approval = self._membership.roster().open(signed, Approval, Role.HOLDER)
         job, seat = self._seat(bytes.fromhex(approval.job_id), holder)
-        if approval.holder != holder or approval.manifest_digest != self._question(job).digest:
-            raise MalformedMessage(message="Approval", problem="it is for another manifest or in another's name")
+        if signed.signer != holder:
+            raise MalformedMessage(message="Approval", problem="it is another holder's")
+        check_approval(self._question(job), holder, approval)
         if seat.approval is not None:
             _require_repetition(job, seat.approval == signed)
             return

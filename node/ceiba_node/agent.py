@@ -88,6 +88,8 @@ class Agent:
         except grpc.RpcError as error:
             log.warning("answer.not_accepted", job=task.job_id.hex(), code=from_rpc_error(error, self._target).code)
             self._reconnect_if_lost(error)
+        except Exception as error:  # nothing may vanish in the pool of threads
+            log.error("task.failed", job=task.job_id.hex(), exception=type(error).__name__)
 
     def _reconnect_if_lost(self, error: grpc.RpcError) -> None:
         """An answer that could not be delivered is asked for again on a new connection."""

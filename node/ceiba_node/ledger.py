@@ -228,8 +228,11 @@ class Ledger:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def expired(self, before: int) -> list[bytes]:
-        """Jobs that ended before that time and still have secrets."""
-        query = "SELECT job_id FROM answers WHERE expires_at < ? AND mask_secret IS NOT NULL"
+        """Jobs that ended before that time and still have a mask secret or ciphertexts."""
+        query = (
+            "SELECT job_id FROM answers WHERE expires_at < ? AND (mask_secret IS NOT NULL"
+            " OR job_id IN (SELECT job_id FROM payloads WHERE ciphertexts IS NOT NULL))"
+        )
         with self._lock:
             return [job_id for (job_id,) in self._connection.execute(query, (before,))]
 

@@ -9,6 +9,7 @@ import json
 import re
 import struct
 import unicodedata
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, NewType, Self
 
@@ -96,6 +97,13 @@ class Document(BaseModel):
     def _digest(self) -> Digest:
         return digest_of(type(self), self.body())
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values; what the original has computed and kept, its digest above all, is not copied."""
+        copied = super().model_copy(update=update, deep=deep)
+        for kept in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[kept]
+        return copied
+
     @classmethod
     def parse(cls, body: bytes) -> Self:
         """Read canonical bytes; anything that does not re-serialise to the same bytes is refused.
@@ -114,9 +122,15 @@ class Document(BaseModel):
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
             where = ".".join(str(step) for step in first["loc"])
             raise MalformedDocument(document=name, problem=f"{where or 'body'}: {first['type']}") from None
-        if document.body() != body:
+        if not document._is_written_as(body):
             raise MalformedDocument(document=name, problem="its bytes are not in canonical form")
         return document
+
+    def _is_written_as(self, body: bytes) -> bool:
+        try:
+            return self.body() == body
+        except rfc8785.CanonicalizationError:
+            return False
 
 
 def to_plain(document: BaseModel) -> Any:

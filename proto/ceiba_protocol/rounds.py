@@ -237,7 +237,7 @@ def commit_to_set(question: Question, approvals: Sequence[Signed]) -> Commitment
     """
     opened = [(signed.signer, question.roster.open(signed, Approval, Role.HOLDER)) for signed in approvals]
     for signer, approval in opened:
-        _check_approval(question, signer, approval)
+        check_approval(question, signer, approval)
     if sorted(signer for signer, _ in opened) != question.holders:
         raise SetMismatch(problem="the approvals are not those of the table's holders, each once")
     mask_keys = {signer: bytes.fromhex(approval.mask_key) for signer, approval in opened}
@@ -261,7 +261,8 @@ def commit_to_set(question: Question, approvals: Sequence[Signed]) -> Commitment
     return Commitment(context, mask_keys)
 
 
-def _check_approval(question: Question, signer: str, approval: Approval) -> None:
+def check_approval(question: Question, signer: str, approval: Approval) -> None:
+    """One approval by itself: it is its signer's, for this manifest and the pinned dataset. Raises SetMismatch."""
     if approval.holder != signer:
         raise SetMismatch(problem=f"an approval signed by {signer} is in another holder's name")
     same_job = approval.job_id == question.manifest.job_id and approval.attempt == 0

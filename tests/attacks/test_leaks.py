@@ -21,7 +21,7 @@ from ceiba_scenarios import Sandbox
 from tests.support.seeded import seeded
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("leaks")]  # one worker, so that each space starts once
 
 HOLDERS = ("cleveland", "hungary", "zurich")
 TABLE = "bank.accounts"

@@ -13,7 +13,7 @@ from ceiba.space import Space
 from ceiba_protocol.errors import BadSource, CeibaError, UnknownTable
 from ceiba_scenarios import Sandbox
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sandbox")]  # one worker, so that each space starts once
 
 ROWS = 20_000
 SECONDS = 20

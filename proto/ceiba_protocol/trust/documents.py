@@ -13,8 +13,8 @@ NO_DIGEST = Digest("0" * 64)
 JobId = Annotated[Hex, Field(min_length=32, max_length=32)]
 """16 random bytes, drawn by the merchant."""
 Capacity = Annotated[BigInt, Field(ge=1, le=2**40)]
-Seconds = Annotated[int, Field(ge=0, le=2**53)]
-"""Since 1970-01-01 UTC."""
+Seconds = Annotated[int, Field(ge=0, le=253_402_300_799)]
+"""Since 1970-01-01 UTC; until the end of the year 9999, where calendars in software end."""
 
 
 class Offer(Document):
