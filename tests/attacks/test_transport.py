@@ -390,7 +390,7 @@ def test_job_waits_for_an_offline_holder_and_says_so(lab: Sandbox, space: Space)
 
 def test_deadline_ends_a_job_and_names_who_was_away(lab: Sandbox, space: Space) -> None:
     with away(lab, SECOND):
-        job = space.sql(SQL).submit(deadline=2)
+        job = space.sql(SQL).submit(deadline=10)
         with pytest.raises(JobExpired) as caught:
             job.wait()
     assert caught.value.fields == {"job": job.id, "holders": SECOND}

@@ -261,12 +261,13 @@ def test_second_different_approval_is_refused(office: Office) -> None:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"holder": SECOND}, MalformedMessage),
-        ({"manifest_digest": OTHER_DIGEST}, MalformedMessage),
+        ({"holder": SECOND}, SetMismatch),
+        ({"manifest_digest": OTHER_DIGEST}, SetMismatch),
+        ({"dataset_version": OTHER_DIGEST}, SetMismatch),
         ({"job_id": "0c" * 16}, UnknownJob),
         ({"mask_key": "CD" * 32}, MalformedDocument),
     ],
-    ids=["another's name", "another manifest", "another job", "malformed"],
+    ids=["another's name", "another manifest", "another version", "another job", "malformed"],
 )
 def test_wrong_approval_is_refused(office: Office, changes: dict, error: type[CeibaError]) -> None:
     office.submit()
@@ -333,8 +334,9 @@ def test_refusal_does_not_undo_an_answer(office: Office) -> None:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"holder": SECOND}, MalformedMessage),
-        ({"manifest_digest": OTHER_DIGEST}, MalformedMessage),
+        ({"holder": SECOND}, SetMismatch),
+        ({"manifest_digest": OTHER_DIGEST}, SetMismatch),
+        ({"dataset_version": OTHER_DIGEST}, SetMismatch),
         ({"job_id": "0c" * 16}, UnknownJob),
     ],
     ids=["another's name", "another manifest", "another job"],
