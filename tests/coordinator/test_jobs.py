@@ -334,9 +334,8 @@ def test_refusal_does_not_undo_an_answer(office: Office) -> None:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"holder": SECOND}, SetMismatch),
-        ({"manifest_digest": OTHER_DIGEST}, SetMismatch),
-        ({"dataset_version": OTHER_DIGEST}, SetMismatch),
+        ({"holder": SECOND}, MalformedMessage),
+        ({"manifest_digest": OTHER_DIGEST}, MalformedMessage),
         ({"job_id": "0c" * 16}, UnknownJob),
     ],
     ids=["another's name", "another manifest", "another job"],
