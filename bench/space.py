@@ -67,12 +67,16 @@ def plaintext(files: list[Path]) -> float:
 
 def scan(lab: Sandbox, query: Query) -> float:
     """The holders' engines on their snapshots, one after the other."""
-    snapshots = [lab.node_home(holder).snapshots().current("bench") for holder in HOLDERS]
     with tempfile.TemporaryDirectory() as spill:
-        engine = DuckDBEngine(holder="bench", memory_limit="2GB", threads=2, temp_directory=Path(spill))
-        program = query.program
-        seconds = median_seconds(lambda: [engine.grouped_sums(snapshot, program) for snapshot in snapshots])
-        engine.close()
+        engines = [
+            DuckDBEngine(holder=holder, memory_limit="400MB", threads=2, temp_directory=Path(spill))
+            for holder in HOLDERS
+        ]
+        snapshots = [lab.node_home(holder).snapshots().current("bench") for holder in HOLDERS]
+        pairs = list(zip(engines, snapshots, strict=True))
+        seconds = median_seconds(lambda: [engine.grouped_sums(snapshot, query.program) for engine, snapshot in pairs])
+        for engine in engines:
+            engine.close()
     return seconds
 
 

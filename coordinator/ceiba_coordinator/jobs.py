@@ -63,6 +63,7 @@ class Jobs:
             deadline = question.manifest.not_after
             job = StoredJob(job_id, merchant, signed, State.WAITING_FOR_APPROVALS, deadline, None)
             self._store.add_job(job, question.holders)
+            self._questions[job_id] = question
             self._notify(question.holders)
             log.info("job.submitted", job=job_id.hex(), merchant=merchant, table=question.program.table)
         return job_id
@@ -118,9 +119,10 @@ class Jobs:
                 tasks.append(Task(job_id=job.job_id, contribute=ContributeTask(approvals=approvals)))
         return tasks
 
-    def has_ended(self, job_id: bytes) -> bool:
-        job = self._store.job(job_id)
-        return job is None or job.state in ENDED
+    def ended(self, job_ids: Iterable[bytes]) -> list[bytes]:
+        """Those of the jobs that have ended."""
+        still_open = {job.job_id for job in self._store.open_jobs()}
+        return [job_id for job_id in job_ids if job_id not in still_open]
 
     def approve(self, signed: Signed, holder: str) -> None:
         """Store an approval; with the last one the set is fixed. A repetition changes nothing.

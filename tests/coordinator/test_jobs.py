@@ -305,7 +305,7 @@ def test_refusal_ends_the_job_with_its_reason(office: Office) -> None:
     status = office.jobs.status(office.id, MERCHANT, set())
     assert (status.state, status.refusal) == (State.REFUSED, office.world.refusal(SECOND))
     assert [office.tasks(name) for name in HOLDERS] == [[]] * 3
-    assert office.jobs.has_ended(office.id)
+    assert office.jobs.ended([office.id]) == [office.id]
 
 
 def test_refusal_after_the_set_is_fixed_is_a_failure(office: Office) -> None:
@@ -481,7 +481,7 @@ def test_late_submission_is_refused(fixed: Office) -> None:
 def test_cancelling_ends_a_job_once(fixed: Office) -> None:
     fixed.contribute(FIRST)
     fixed.jobs.cancel(fixed.id, MERCHANT)
-    assert (fixed.state(), fixed.tasks(SECOND), fixed.jobs.has_ended(fixed.id)) == (State.CANCELLED, [], True)
+    assert (fixed.state(), fixed.tasks(SECOND), fixed.jobs.ended([fixed.id])) == (State.CANCELLED, [], [fixed.id])
     refused(IllegalTransition, fixed.jobs.cancel, fixed.id, MERCHANT)
     refused(IllegalTransition, fixed.contribute, SECOND)
 

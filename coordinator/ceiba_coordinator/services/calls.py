@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from ceiba_coordinator.membership import Membership
+from ceiba_coordinator.store.database import Store
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import CeibaError, InternalError, UnknownMember, WrongRole
 from ceiba_protocol.trust.certificates import CertificateName, read_member_certificate
@@ -33,15 +34,20 @@ EVERYBODY = "everybody"
 class Desk:
     """The one thread in which the state is read and written, and the bells that wake whom a change concerns."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`work` in the state's thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+        """`work` in the state's thread, as one transaction: it happens whole or not at all."""
+
+        def whole() -> T:
+            with self._store.transaction():
+                return work(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, whole)
 
     def notify(self, names: Iterable[str]) -> None:
         """Wake those who wait for one of `names`: job ids, holders' names, EVERYBODY. From any thread."""

@@ -82,10 +82,9 @@ class Work(WorkServicer):
             if kind not in kinds:
                 kinds.add(kind)
                 yield task
-        for job_id in list(sent):
-            if await self._desk.run(self._jobs.has_ended, job_id):
-                del sent[job_id]
-                yield pb.Task(job_id=job_id, forget=pb.ForgetTask())
+        for job_id in await self._desk.run(self._jobs.ended, list(sent)):
+            del sent[job_id]
+            yield pb.Task(job_id=job_id, forget=pb.ForgetTask())
 
     @answering
     async def Submit(self, request: AsyncIterator[pb.WorkPart], context: Context) -> pb.SubmitWorkResponse:
