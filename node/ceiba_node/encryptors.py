@@ -1,6 +1,7 @@
 """Encryption under each merchant's key, prepared in idle time: tables once, then a stock of single-use factors."""
 
 import threading
+import time
 from collections.abc import Iterable
 
 import structlog
@@ -13,8 +14,9 @@ log = structlog.get_logger()
 TABLE_FOR = 10_000
 """The table is built once and serves every job to come, so it is the one that serves thousands of ciphertexts best."""
 BATCH = 8
-PAUSE_SECONDS = 0.02
-"""A batch takes some milliseconds; the pause after it leaves the processor to whoever answers a question."""
+"""A batch of factors takes about 20 ms; then whoever answers a question has its turn."""
+IDLE_SECONDS = 1.0
+"""How long nobody has asked before the time counts as idle. A stock below a quarter is filled at once."""
 
 
 class Encryptors:
@@ -27,12 +29,11 @@ class Encryptors:
         self._ready: dict[int, Encryptor] = {}
         self._wanted = threading.Event()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._last_asked = 0.0
 
     def prepare(self, moduli: Iterable[int]) -> None:
         """Build tables and fill the stocks in the background, and keep them filled."""
-        self._thread = threading.Thread(target=self._keep_filled, args=(list(moduli),), name="encryptors", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._keep_filled, args=(list(moduli),), name="encryptors", daemon=True).start()
 
     def stop(self) -> None:
         self._stop.set()
@@ -40,6 +41,7 @@ class Encryptors:
 
     def get(self, modulus: int, count: int) -> Encryptor:
         """An encryptor for about `count` ciphertexts: the prepared one, or, before that is ready, one of its own."""
+        self._last_asked = time.monotonic()
         self._wanted.set()
         return self._ready.get(modulus) or Encryptor.for_count(modulus, count, self._random)
 
@@ -54,5 +56,9 @@ class Encryptors:
             self._wanted.wait()
 
     def _fill(self, encryptor: Encryptor) -> None:
-        while len(encryptor.pool) < self._stock and not self._stop.wait(PAUSE_SECONDS):
-            encryptor.pool.add(encryptor.obfuscators(BATCH))
+        while len(encryptor.pool) < self._stock and not self._stop.is_set():
+            busy = time.monotonic() - self._last_asked < IDLE_SECONDS
+            if busy and len(encryptor.pool) >= self._stock // 4:
+                self._stop.wait(IDLE_SECONDS)
+            else:
+                encryptor.pool.add(encryptor.obfuscators(BATCH))
