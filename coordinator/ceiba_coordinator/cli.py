@@ -157,6 +157,7 @@ def _configure_log(as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line; a CeibaError is printed in its own words, with an exit code that tells its kind."""
+    os.umask(0o077)  # whatever is written, by SQLite and DuckDB too, is for this user alone
     try:
         app()
     except CeibaError as error:

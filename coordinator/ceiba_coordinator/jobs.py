@@ -89,12 +89,16 @@ class Jobs:
         job = self._job_of(job_id, merchant)
         self._move(job, Event.CANCELLATION)
 
-    def result(self, job_id: bytes, merchant: str) -> tuple[list[Seat], dict[str, bytes], bytes]:
-        """The seats, each holder's ciphertexts, and the total. Raises UnknownJob, NotYetDone."""
+    def result(self, job_id: bytes, merchant: str) -> tuple[list[Seat], bytes]:
+        """The seats and the total; `ciphertexts` has the rest. Raises UnknownJob, NotYetDone."""
         job = self._job_of(job_id, merchant)
         if job.state is not State.DONE:
             raise NotYetDone(job=job_id.hex(), state=job.state)
-        return self._store.seats(job_id), self._store.ciphertexts(job_id), self._store.total(job_id)
+        return self._store.seats(job_id), self._store.total(job_id)
+
+    def ciphertexts(self, job_id: bytes, holder: str) -> bytes:
+        """What one holder has sent: one at a time, because all of them together are many megabytes."""
+        return self._store.ciphertexts(job_id, holder)[holder]
 
     def _job_of(self, job_id: bytes, merchant: str) -> StoredJob:
         job = self._store.job(job_id)

@@ -200,10 +200,11 @@ class Membership:
         roster = self.roster()
         offer = roster.open(signed, Offer, Role.HOLDER)
         table = roster.table(offer.table)
-        if offer.holder != holder or holder not in table.holders:
+        if not offer.holder == signed.signer == holder or holder not in table.holders:
             raise UnknownMember(member=holder, role=f"holder of {offer.table}")
-        if not offer.schema_digest == table.schema_digest == Schema.parse(schema).digest():
+        if offer.schema_digest != table.schema_digest:
             raise ManifestMismatch(problem=f"the offer's schema is not the roster's for {offer.table}")
+        Schema.parse_pinned(schema, table.schema_digest)
         with self._store.transaction():
             self._store.put_schema(offer.schema_digest, schema)
             self._store.put_offer(offer.table, holder, offer.version, signed.SerializeToString())

@@ -123,7 +123,13 @@ class Answering:
     # --- tasks
 
     def approve(self, job_id: bytes, manifest: Signed) -> Reply:
-        """Decide on a job: an Approval, stored with its mask secret, or a Refusal that says why."""
+        """Decide on a job: an Approval, stored with its mask secret, or a Refusal that says why.
+
+        Raises what is wrong with a manifest that no merchant of the roster has signed for this job: it deserves no
+        signature of ours, not even under a refusal.
+        """
+        if self._roster.open(manifest, Manifest, Role.MERCHANT).job_id != job_id.hex():
+            raise JobConflict(job=job_id.hex())
         return self._replying(job_id, manifest, lambda: self._approve(job_id, manifest))
 
     def contribute(self, job_id: bytes, approvals: Sequence[Signed]) -> Reply:
@@ -156,8 +162,6 @@ class Answering:
             return Reply(stored.approval)
         # 1. Verify against the pinned roster and the published schema. 2. The pinned version is here.
         question, snapshot = self._read(manifest, self._clock())
-        if question.manifest.job_id != job_id.hex():
-            raise JobConflict(job=job_id.hex())
         own = DatasetPin(holder=self.name, version=Digest(snapshot.version), row_capacity=snapshot.row_capacity)
         # 3. A fresh mask key; 4. store; then it may be sent.
         mask_secret = self._random(32)

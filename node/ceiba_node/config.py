@@ -1,6 +1,7 @@
 """The node's folder and its node.toml."""
 
 import os
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Annotated, Self
@@ -53,6 +54,7 @@ class Home:
     def make(cls, folder: Path) -> Self:
         """A new folder with its sample configuration; an existing one stays as it is."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)  # also where the folder was made before
         if not (folder / FILE).exists():
             (folder / FILE).write_text(SAMPLE)
         return cls(folder)
@@ -116,9 +118,12 @@ class Home:
     def ledger_path(self) -> Path:
         return self.folder / "ledger.sqlite3"
 
-    @property
-    def spill_folder(self) -> Path:
-        return self.folder / "spill"
+    def make_spill_folder(self) -> Path:
+        """An empty folder for what DuckDB cannot hold in memory: rows, so nobody else may read it."""
+        spill = self.folder / "spill"
+        shutil.rmtree(spill, ignore_errors=True)
+        spill.mkdir(mode=0o700)
+        return spill
 
 
 def write_private(path: Path, content: bytes) -> None:

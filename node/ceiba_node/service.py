@@ -24,7 +24,7 @@ def assemble(home: Home, clock: Callable[[], int], random: Random) -> Answering:
         holder=identity.name,
         memory_limit=settings.memory_limit,
         threads=settings.threads,
-        temp_directory=home.spill_folder,
+        temp_directory=home.make_spill_folder(),
     )
     ledger = home.ledger()
     encryptors = Encryptors(random, settings.prepared_ciphertexts)

@@ -106,9 +106,15 @@ class SnapshotStore:
     def adopt(self, rows: Path, snapshot: Snapshot) -> None:
         """Make `snapshot`, whose rows lie in the staging file `rows`, the current version of its table.
 
-        The same content published before stays as it is, unless it is damaged.
+        Of the same content published before, the rows stay as they are, unless they are damaged; the record gets the
+        new time, by which merchants tell which version is the current one.
         """
-        if not self._is_whole(snapshot):
+        if self._is_whole(snapshot):
+            record = _to_record(snapshot, snapshot.path.stat().st_size)
+            _write(rows.parent / _RECORD_FILE, json.dumps(record, indent=2))
+            os.replace(rows.parent / _RECORD_FILE, snapshot.path.parent / _RECORD_FILE)
+            _sync(snapshot.path.parent)
+        else:
             complete = rows.parent / snapshot.version
             complete.mkdir(mode=0o700)
             os.replace(rows, complete / ROWS_FILE)

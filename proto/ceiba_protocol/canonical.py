@@ -144,9 +144,13 @@ def _read_integer(value: object) -> object:
     return value
 
 
-def _nfc(value: str) -> str:
-    if not unicodedata.is_normalized("NFC", value) or any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ValueError("text must be valid Unicode in NFC")
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, which a terminal obeys; changes of writing direction, which hide text; lone surrogates."""
+
+
+def _safe_text(value: str) -> str:
+    if not unicodedata.is_normalized("NFC", value) or _UNSAFE.search(value):
+        raise ValueError("text must be Unicode in NFC without control characters")
     return value
 
 
@@ -161,7 +165,7 @@ def _matching(pattern: re.Pattern[str], what: str) -> AfterValidator:
 
 BigInt = Annotated[int, BeforeValidator(_read_integer), PlainSerializer(str, return_type=str)]
 """An integer of any size, in JSON a decimal string, because RFC 8785 numbers end at 2^53."""
-Text = Annotated[str, AfterValidator(_nfc)]
+Text = Annotated[str, AfterValidator(_safe_text)]
 Hex = Annotated[str, _matching(_HEX, "lower-case hexadecimal")]
 Hex32 = Annotated[str, _matching(_DIGEST, "32 bytes in hexadecimal")]
 """A key of 32 bytes."""

@@ -20,17 +20,19 @@ from ceiba_protocol import program
 from ceiba_protocol.canonical import Document, FieldName, Text
 from ceiba_protocol.errors import ResolutionNeeded, UnboundedColumn, WrongType
 from ceiba_protocol.program import Comparison, Node
-from ceiba_protocol.schema import NUMERIC, Column, ColumnType, Schema
+from ceiba_protocol.schema import NUMERIC, PLAIN_DECIMAL, Column, ColumnType, Schema
 
 MAX_DIGITS = 12
 """Finest resolution that ROUND may ask for: 10^-12."""
+MAX_LITERAL = 90
+"""Longest literal, in characters."""
 MAX_LITERAL_DIGITS = 40
 """Most digits after a literal's decimal point."""
 
 
 def _plain_decimal(text: str) -> str:
-    value = Decimal(text) if len(text) <= 60 else None
-    if value is None or not value.is_finite() or format(value, "f") != text:
+    """Digits, and perhaps a point: an exponent would make a short text a very large number."""
+    if len(text) > MAX_LITERAL or not PLAIN_DECIMAL.fullmatch(text):
         raise ValueError("not a plain decimal number")
     return text
 
@@ -236,7 +238,10 @@ def lower_condition(expression: Expression, schema: Schema) -> Node:
 
 def lower_number(expression: Expression, schema: Schema, operation: str) -> Lowered:
     """A number's program and step; a condition counts as 1 or 0. Raises WrongType for other kinds."""
-    lowered = lower(expression, schema)
+    return _as_number(lower(expression, schema), operation)
+
+
+def _as_number(lowered: Lowered, operation: str) -> Lowered:
     if lowered.kind is Kind.TRUTH:
         return replace(lowered, kind=Kind.NUMBER)
     if lowered.kind is not Kind.NUMBER:
@@ -279,8 +284,7 @@ def _lower_arithmetic(expression: Arithmetic, schema: Schema) -> Lowered:
     left, right = lower(expression.left, schema), lower(expression.right, schema)
     if expression.op == "subtract" and left.kind is right.kind is Kind.DATE:
         return Lowered(program.add(left.node, program.negate(right.node)), Kind.NUMBER)
-    left = lower_number(expression.left, schema, "Arithmetic")
-    right = lower_number(expression.right, schema, "Arithmetic")
+    left, right = _as_number(left, "Arithmetic"), _as_number(right, "Arithmetic")
     if expression.op == "multiply":
         return Lowered(program.multiply(left.node, right.node), Kind.NUMBER, left.step * right.step)
     step = common_step(left.step, right.step)

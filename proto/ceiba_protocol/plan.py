@@ -51,6 +51,7 @@ ROW_COUNT = 0
 """The first sum of every program counts the cell's rows: a cell without any is no row of the result, as in SQL."""
 MAX_GROUP_KEYS = 8
 MAX_OUTPUTS = 500
+MAX_EXPRESSIONS = 3_000
 
 Label = str | int | float | date | None
 """What a group is called in a result."""
@@ -217,23 +218,32 @@ def compile_plan(plan: Plan, schema: Schema) -> Program:
         raise PlanTooLarge(what="number of grouping keys", limit=MAX_GROUP_KEYS)
     if len(plan.outputs) > MAX_OUTPUTS:
         raise PlanTooLarge(what="number of outputs", limit=MAX_OUTPUTS)
-    sums = {_sum_of(ONE, schema): ROW_COUNT}
-    uses = []
-    for output in plan.outputs:
-        wanted = [_sum_of(expression, schema) for expression in output.statistic.sums()]
-        places = tuple(sums.setdefault(one, len(sums)) for one in wanted)
-        uses.append(Use(output.name, output.statistic, places))
-    compiled = Program(
+    keys = tuple(_compile_key(group, schema) for group in plan.groups)
+    sums, uses = _compile_outputs(plan, schema, cells=prod(len(key.values) for key in keys))
+    return Program(
         table=plan.table,
         condition=None if plan.filter is None else lower_condition(plan.filter, schema),
-        keys=tuple(_compile_key(group, schema) for group in plan.groups),
+        keys=keys,
         sums=tuple(sums),
         uses=tuple(uses),
         clipped_columns=tuple(sorted(name for name in plan.columns if _clips(schema.column(name)))),
     )
-    if compiled.cells * len(compiled.sums) > MAX_SUMS:
-        raise TooManyGroups(cells=compiled.cells, sums=len(compiled.sums), limit=MAX_SUMS)
-    return compiled
+
+
+def _compile_outputs(plan: Plan, schema: Schema, cells: int) -> tuple[list[SumOf], list[Use]]:
+    """The distinct sums, and each output's places among them. A limit is checked before the work that it bounds."""
+    sums = {_sum_of(ONE, schema): ROW_COUNT}
+    uses, expressions = [], 0
+    for output in plan.outputs:
+        wanted = output.statistic.sums()
+        expressions += len(wanted)
+        if expressions > MAX_EXPRESSIONS:
+            raise PlanTooLarge(what="number of sums before equal ones are joined", limit=MAX_EXPRESSIONS)
+        places = tuple(sums.setdefault(one, len(sums)) for one in (_sum_of(each, schema) for each in wanted))
+        uses.append(Use(output.name, output.statistic, places))
+        if cells * len(sums) > MAX_SUMS:
+            raise TooManyGroups(cells=cells, sums=len(sums), limit=MAX_SUMS)
+    return list(sums), uses
 
 
 def _clips(column: Column) -> bool:

@@ -38,7 +38,7 @@ from ceiba_protocol.sums.secure_sum import (
     merchant_open,
     set_digest,
 )
-from ceiba_protocol.trust.documents import Approval, DatasetPin, Manifest, Offer, Submission
+from ceiba_protocol.trust.documents import NO_DIGEST, Approval, DatasetPin, Manifest, Offer, Submission
 from ceiba_protocol.trust.keys import SigningKey, mask_public_key
 from ceiba_protocol.trust.roster import (
     SUITE,
@@ -55,6 +55,8 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 CLOCK_TOLERANCE = 300
 """Seconds by which two members' clocks may differ (PROTOCOL §6.5)."""
+LONGEST_WINDOW = 30 * 24 * 3600
+"""Seconds that a job may wait for its holders, who keep a mask key for it all the while."""
 RELEASE = 1
 """The number of the release stage in a round's context; 0 is the gate's."""
 
@@ -160,9 +162,9 @@ def _layout(program: Program, datasets: Iterable[DatasetPin], merchant: Descript
 def read_manifest(signed: Signed, roster: Roster, schema: Schema, now: int) -> Question:
     """Run by everybody who receives a manifest, against its own pinned roster and its own clock.
 
-    1. The merchant of the roster signed it. 2. Its window is open. 3. It cites this roster, whose digest stands for
-    the agreement. 4. Table, schema and the whole set of holders are the roster's. 5. The key is the merchant's.
-    6. The plan compiles, and gives the layout that the manifest names.
+    1. The merchant of the roster signed it. 2. Its window is open, and no longer than 30 days. 3. It cites this
+    roster, whose digest stands for the agreement. 4. Table, schema and the whole set of holders are the roster's.
+    5. The key is the merchant's. 6. The plan compiles, and gives the layout that the manifest names.
     Raises UnknownMember, BadSignature, MalformedDocument, OutsideWindow, ManifestMismatch, SetMismatch, and the
     errors of `compile_plan`.
     """
@@ -170,6 +172,8 @@ def read_manifest(signed: Signed, roster: Roster, schema: Schema, now: int) -> Q
     if manifest.merchant != signed.signer:
         raise ManifestMismatch(problem="its merchant is not its signer")
     check_window(manifest, now)
+    if manifest.not_after - manifest.not_before > LONGEST_WINDOW or manifest.disclosure_digest != NO_DIGEST:
+        raise ManifestMismatch(problem="its window is longer than 30 days, or it cites disclosure rules")
     if manifest.agreement_digest != roster.digest():
         raise ManifestMismatch(problem="it was made under another roster")
     table = roster.table(manifest.plan.table)

@@ -6,9 +6,10 @@ Literals in questions go through the same `Column.encode`, so both sides of a co
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from functools import cached_property
@@ -16,8 +17,8 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from ceiba_protocol.canonical import Document, FieldName, TableName, Text, canonical_json
-from ceiba_protocol.errors import BadSchema, MalformedDocument, UnknownCategory, UnknownColumn
+from ceiba_protocol.canonical import Document, FieldName, TableName, Text, canonical_json, digest_of
+from ceiba_protocol.errors import BadSchema, MalformedDocument, ManifestMismatch, UnknownCategory, UnknownColumn
 
 EPOCH = date(1970, 1, 1)
 EPOCH_INSTANT = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,6 +27,9 @@ MICROSECONDS_PER_DAY = 86_400_000_000
 INTEGER_BITS = 63
 """A published value fits a signed 64-bit integer."""
 MAX_DOMAIN = 100_000
+MAX_NUMBER = 60
+"""Longest bound, resolution or domain value of a numeric column, in characters."""
+PLAIN_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 
 
 class ColumnType(StrEnum):
@@ -92,7 +96,7 @@ class Column(Document):
     def step(self) -> Fraction:
         """What one unit of the column's integers is worth."""
         if self.type is ColumnType.DECIMAL:
-            return Fraction(Decimal(self.resolution or "1"))
+            return Fraction(_decimal(self.resolution or "1"))
         return Fraction(1)
 
     @cached_property
@@ -124,7 +128,7 @@ class Column(Document):
         """
         match self.type:
             case ColumnType.INT:
-                return int(text)
+                return _whole(Fraction(_decimal(text)))
             case ColumnType.DECIMAL:
                 return _whole(Fraction(_decimal(text)) / self.step)
             case ColumnType.CATEGORY:
@@ -148,13 +152,10 @@ class Column(Document):
 
 
 def _decimal(text: str) -> Decimal:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise ValueError("not a decimal number") from None
-    if not value.is_finite():
-        raise ValueError("not a finite number")
-    return value
+    """Digits, and perhaps a point: an exponent would make a short text a very large number."""
+    if len(text) > MAX_NUMBER or not PLAIN_DECIMAL.fullmatch(text):
+        raise ValueError("not a plain decimal number")
+    return Decimal(text)
 
 
 def _whole(value: Fraction) -> int:
@@ -244,6 +245,16 @@ class Schema(Document):
             return self.by_name[name]
         except KeyError:
             raise UnknownColumn(table=self.table, column=name, nearest=nearest(name, self.by_name)) from None
+
+    @classmethod
+    def parse_pinned(cls, body: bytes, digest: str) -> Self:
+        """The schema with this digest, which is compared before anything in the bytes is believed.
+
+        Raises ManifestMismatch, MalformedDocument.
+        """
+        if digest_of(cls, body) != digest:
+            raise ManifestMismatch(problem="a schema is not the one that the roster pins")
+        return cls.parse(body)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:

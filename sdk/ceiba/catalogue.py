@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One table: what the roster says of it, and its holders' verified offers, oldest first."""
+    """One table: what the roster says of it, and its holders' verified offers."""
 
     pinned: RosterTable
     schema: Schema | None
@@ -37,9 +37,12 @@ class CatalogueEntry:
         return self.schema
 
     def offers(self, versions: Mapping[str, str]) -> dict[str, Offer]:
-        """Each holder's newest offer, or the one whose version begins as `versions` says. Raises DatasetUnknown."""
+        """Each holder's newest offer, or the one whose version begins as `versions` says. Raises DatasetUnknown.
+
+        Newest by the time that the holder signed: the coordinator's order decides nothing but a tie.
+        """
         chosen: dict[str, Offer] = {}
-        for offer in self.published:
+        for offer in sorted(self.published, key=lambda offer: offer.published_at):
             if offer.version.startswith(versions.get(offer.holder, "")):
                 chosen[offer.holder] = offer
         for holder, version in versions.items():

@@ -21,15 +21,16 @@ from ceiba.jobs import Job
 from ceiba.progress import show_nothing, show_on_terminal
 from ceiba.query import Query, Table
 from ceiba.result import Result
-from ceiba_protocol.errors import ManifestMismatch
+from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.rounds import make_manifest
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.identity import Identity
-from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.trust.roster import Role, Roster, RosterTable
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.catalogue_pb2 import ListRequest, TableEntry
 from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub
+from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2_grpc import JobsStub
 from ceiba_protocol.wire import from_rpc_error, secure_channel
 
@@ -165,17 +166,24 @@ class Space:
             raise from_rpc_error(error, self.address) from None
 
     def _checked(self, entry: TableEntry) -> CatalogueEntry:
-        """The entry, its schema compared with the roster and every offer's signature verified."""
+        """The entry: its schema compared with the roster, and those of its offers that their holders have signed.
+
+        An offer that does not verify is left out, and cannot keep anybody from the others: one made with keys that a
+        holder has lost since, for example.
+        """
         pinned = self.roster.table(entry.table)
-        schema = Schema.parse(entry.schema) if entry.schema else None
-        if schema is not None and schema.digest() != pinned.schema_digest:
-            raise ManifestMismatch(problem=f"the catalogue's schema of {entry.table} is not the pinned one")
-        offers = [self.roster.open(signed, Offer, Role.HOLDER) for signed in entry.offers]
-        for offer, signed in zip(offers, entry.offers, strict=True):
-            if offer.holder != signed.signer or offer.holder not in pinned.holders or offer.table != entry.table:
-                raise ManifestMismatch(problem=f"the catalogue has an offer of {signed.signer} in another's place")
-        current = [offer for offer in offers if offer.schema_digest == pinned.schema_digest]
-        return CatalogueEntry(pinned, schema, current, tuple(entry.online))
+        schema = Schema.parse_pinned(entry.schema, pinned.schema_digest) if entry.schema else None
+        offers = [offer for signed in entry.offers if (offer := self._offer(signed, pinned)) is not None]
+        return CatalogueEntry(pinned, schema, offers, tuple(entry.online))
+
+    def _offer(self, signed: Signed, pinned: RosterTable) -> Offer | None:
+        try:
+            offer = self.roster.open(signed, Offer, Role.HOLDER)
+        except CeibaError:
+            return None
+        is_own = offer.holder == signed.signer and offer.holder in pinned.holders
+        fits = (offer.table, offer.schema_digest) == (pinned.table, pinned.schema_digest)
+        return offer if is_own and fits else None
 
 
 @dataclass(frozen=True)

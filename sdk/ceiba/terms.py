@@ -93,7 +93,7 @@ def literal(value: object) -> Expression:
         case float():
             return _number(Decimal(repr(value)))
         case str():
-            return TextValue(value=_written(value))
+            return built(TextValue, value=_nfc(value))
         case date():
             return TextValue(value=value.isoformat())
     hint = "Use numbers, text, True or False, dates; .isnull() asks for missing values."
@@ -298,8 +298,8 @@ def case(*branches: tuple[Term, Any], otherwise: Any = None) -> Grouping | Term:
     values = [value for _, value in branches] + ([] if otherwise is None else [otherwise])
     texts = [isinstance(value, str) for value in values]
     if all(texts):
-        arms = tuple(built(LabelBranch, when=expression_of(when), label=_written(label)) for when, label in branches)
-        label = None if otherwise is None else _written(otherwise)
+        arms = tuple(built(LabelBranch, when=expression_of(when), label=_nfc(label)) for when, label in branches)
+        label = None if otherwise is None else _nfc(otherwise)
         return Grouping(built(ByCase, name="case", branches=arms, otherwise=label))
     if any(texts):
         raise BadQuestion(problem="case() mixes text labels and numbers", hint="Use labels only, or numbers only.")
@@ -307,10 +307,8 @@ def case(*branches: tuple[Term, Any], otherwise: Any = None) -> Grouping | Term:
     return Term(Case(branches=branch, otherwise=None if otherwise is None else expression_of(otherwise)))
 
 
-def _written(text: str) -> str:
-    """A text in the form that documents have: NFC, and UTF-8 can hold it."""
-    if any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise BadQuestion(problem="a text is not Unicode", hint="Decode it from bytes with the right encoding.")
+def _nfc(text: str) -> str:
+    """A text in the one form that documents have; what else they refuse is found when one is built."""
     return unicodedata.normalize("NFC", text)
 
 

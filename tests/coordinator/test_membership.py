@@ -430,7 +430,21 @@ def test_offer_with_another_schema_is_refused(open_office: Office) -> None:
     refused_offer(open_office, ManifestMismatch, signed, other.body(), caller)
     signed = open_office.offer("zurich", schema_digest=other.digest())[0]
     refused_offer(open_office, ManifestMismatch, signed, other.body(), caller)
-    refused_offer(open_office, MalformedDocument, open_office.offer("zurich")[0], b"{}", caller)
+    refused_offer(open_office, ManifestMismatch, open_office.offer("zurich")[0], b"{}", caller)
+
+
+def test_offer_that_another_holder_signed_is_refused(open_office: Office) -> None:
+    signed = signed_by("hungary", Offer.parse(open_office.offer("zurich")[0].body))
+    refused_offer(open_office, UnknownMember, signed, SCHEMA.body(), "zurich")
+
+
+def test_removed_member_is_nobody_and_its_offers_go_with_it(open_office: Office) -> None:
+    signed, schema, caller = open_office.offer("zurich")
+    open_office.membership.announce(signed, schema, caller)
+    open_office.membership.remove("zurich")
+    assert not open_office.store.offers("health.heart") and open_office.store.member("zurich") is None
+    with pytest.raises(UnknownMember):
+        open_office.membership.remove("zurich")
 
 
 def test_schema_of_a_table_without_offers_is_known_from_the_roster(open_office: Office) -> None:

@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ceiba_protocol.errors import (
     CeibaError,
@@ -53,6 +54,7 @@ from ceiba_protocol.program import CalendarUnit, Comparison, evaluate, round_hal
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import Statistic
 from ceiba_protocol.statistics.count import Count
+from ceiba_protocol.statistics.histogram import Histogram
 from ceiba_protocol.statistics.sum import Sum
 
 SCHEMA = Schema.from_plain(
@@ -205,6 +207,28 @@ def test_a_plan_for_another_schema_is_refused() -> None:
     other = SCHEMA.model_copy(update={"version": 2})
     with pytest.raises(ManifestMismatch):
         compile_plan(plan(), other)
+
+
+def test_a_deep_expression_costs_no_more_than_its_size() -> None:
+    """Lowering each operand twice would take 2^40 steps here."""
+    deep: Expression = col("age")
+    for _ in range(40):
+        deep = combine(deep, "add", Number(value="1"))
+    assert exact(deep, age=2) == 42
+
+
+def test_more_sums_than_the_limit_are_refused_before_they_are_lowered() -> None:
+    wide = Histogram(value=col("age"), low=Number(value="0"), high=Number(value="120"), bins=1000)
+    with pytest.raises(PlanTooLarge, match="limit of 3000"):
+        compile_plan(plan(*[wide] * 3), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "text", ["1E+100000000", "1e5", "NaN", "Infinity", "+1", "01", ".5", "1.", "1_000", "9" * 91, ""]
+)
+def test_a_literal_is_digits_and_nothing_that_stands_for_more_of_them(text: str) -> None:
+    with pytest.raises(ValidationError):
+        Number(value=text)
 
 
 # --- public domains --------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from ceiba_protocol.errors import (
 )
 from ceiba_protocol.rounds import (
     CLOCK_TOLERANCE,
+    LONGEST_WINDOW,
     approve,
     check_submission,
     commit_to_set,
@@ -207,6 +208,17 @@ def test_window_must_not_end_before_it_begins(world: World) -> None:
 def test_window_beyond_the_calendar_is_refused_in_our_own_words(world: World, year: int) -> None:
     with pytest.raises((OutsideWindow, MalformedDocument)):
         world.read(world.signed_manifest(not_before=year, not_after=year + 1))
+
+
+def test_window_of_more_than_thirty_days_is_refused(world: World) -> None:
+    world.read(world.signed_manifest(not_after=NOW + LONGEST_WINDOW))
+    with pytest.raises(ManifestMismatch, match="30 days"):
+        world.read(world.signed_manifest(not_after=NOW + LONGEST_WINDOW + 1))
+
+
+def test_manifest_with_disclosure_rules_is_refused_while_there_are_none(world: World) -> None:
+    with pytest.raises(ManifestMismatch, match="disclosure rules"):
+        world.read(world.signed_manifest(disclosure_digest=OTHER_DIGEST))
 
 
 def test_manifest_under_another_roster_is_refused(world: World) -> None:

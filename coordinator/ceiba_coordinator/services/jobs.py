@@ -43,12 +43,12 @@ class Jobs(JobsServicer):
     @streaming
     async def Result(self, request: pb.JobReference, context: Context) -> AsyncIterator[pb.ResultPart]:
         merchant = await self._callers.name(context, Role.MERCHANT)
-        seats, ciphertexts, total = await self._desk.run(self._jobs.result, request.job_id, merchant)
+        seats, total = await self._desk.run(self._jobs.result, request.job_id, merchant)
         for seat in seats:
             yield pb.ResultPart(approval=seat.approval)
         for seat in seats:
             yield pb.ResultPart(submission=seat.submission)
-            for part in chunks(ciphertexts[seat.holder]):
+            for part in chunks(await self._desk.run(self._jobs.ciphertexts, request.job_id, seat.holder)):
                 yield pb.ResultPart(ciphertexts=part)
         for part in chunks(total):
             yield pb.ResultPart(total=part)

@@ -147,11 +147,12 @@ class Store:
             statement = update(table).where(_is(table, job_id), table.c.holder == holder)
             connection.execute(statement.values(**columns))
 
-    def ciphertexts(self, job_id: bytes) -> dict[str, bytes]:
-        """Each holder's ciphertexts."""
+    def ciphertexts(self, job_id: bytes, *holders: str) -> dict[str, bytes]:
+        """The ciphertexts of these holders, or of all."""
         table = tables.seats
+        query = select(table.c.holder, table.c.ciphertexts).where(_is(table, job_id))
         with self.transaction() as connection:
-            rows = connection.execute(select(table.c.holder, table.c.ciphertexts).where(_is(table, job_id)))
+            rows = connection.execute(query.where(table.c.holder.in_(holders)) if holders else query)
             return {row.holder: row.ciphertexts for row in rows if row.ciphertexts is not None}
 
     # --- members and what they offer
@@ -177,6 +178,7 @@ class Store:
     def remove_member(self, name: str) -> None:
         with self.transaction() as connection:
             connection.execute(delete(tables.members).where(tables.members.c.name == name))
+            connection.execute(delete(tables.offers).where(tables.offers.c.holder == name))
 
     def member(self, name: str) -> Row[Any] | None:
         with self.transaction() as connection:

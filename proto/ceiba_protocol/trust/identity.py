@@ -44,7 +44,7 @@ class JoinToken(Document):
     """host:port of the space's services."""
     enrolment: Text
     """host:port of the enrolment service."""
-    authority: Text
+    authority: str
     """The CA's certificate, PEM."""
 
     def encode(self) -> str:
@@ -92,9 +92,10 @@ class Identity(Document):
     signing_seed: Hex32
     storage_key: Hex32
     """AES-256 key under which the member seals short-lived secrets in its own state."""
-    tls_key: Text
-    certificate: Text
-    authority: Text
+    tls_key: str
+    certificate: str
+    authority: str
+    """PEM."""
     encryption: EncryptionSecret | None
 
     @property
