@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import ceiba_scenarios
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
 from ceiba_node.publishing import PublishReport, publish
 from ceiba_node.quantising import plain_number
@@ -34,7 +35,7 @@ from ceiba_protocol.plan import ByColumn, Named, Plan, compile_plan, finish
 from ceiba_protocol.schema import Schema, days_since_epoch, microseconds_since_epoch
 from ceiba_protocol.statistics import STATISTICS
 
-HEART = Path("/work/shared/data/heart_disease.csv")
+HEART = Path(ceiba_scenarios.__file__).parent / "data" / "heart_disease.csv"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = b"k" * 32
 
