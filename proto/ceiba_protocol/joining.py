@@ -19,6 +19,8 @@ from ceiba_protocol.wire import enrolment_channel, from_rpc_error, secure_channe
 IDENTITY_FILE = "identity.json"
 ROSTER_FILE = "roster.json"
 ENROLMENT_SECONDS = 30.0
+READ_OUT = "Type the fingerprint that another member reads out (Enter shows yours, to read out)"
+"""The question at `pin`. It does not show the answer: what stands on the screen would be copied, not compared."""
 
 
 def join(token: JoinToken, begun: Identity | None, save: Callable[[Identity], None], random: Random) -> Identity:

@@ -10,7 +10,7 @@ import typer
 
 from ceiba.home import Home
 from ceiba_protocol.errors import CeibaError
-from ceiba_protocol.joining import check_pin, describe_members, fetch_roster, join, read_token
+from ceiba_protocol.joining import READ_OUT, check_pin, describe_members, fetch_roster, join, read_token
 from ceiba_protocol.trust.roster import Roster
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask questions of a Ceiba space.")
@@ -54,7 +54,10 @@ def pin(
     body = fetch_roster(own) if file is None else file.read_bytes()
     if not fingerprint:
         typer.echo(describe_members(Roster.parse(body)))
-        fingerprint = typer.prompt("Type the fingerprint that the other members read out")
+        fingerprint = typer.prompt(READ_OUT, default="", show_default=False)
+    if not fingerprint:
+        typer.echo(f"Yours, for the others to type: {Roster.parse(body).fingerprint}")
+        fingerprint = typer.prompt("Type the fingerprint that another member reads out")
     roster = check_pin(own, body, fingerprint, home.pinned_roster())
     home.pin(roster)
     typer.echo(f"Pinned roster {roster.version}.")

@@ -432,7 +432,6 @@ HEART_SCHEMA = schema(
 )
 
 
-@pytest.mark.skipif(not HEART.exists(), reason="the shared data are not here")
 def test_answers_on_heart_disease_equal_duckdbs_on_the_source(store, tmp_path):
     published(store, HEART, HEART_SCHEMA)
     outputs = [("n", STATISTICS["count"]())]
