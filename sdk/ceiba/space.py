@@ -64,6 +64,7 @@ class Space:
         self._channel = secure_channel(self.address, identity)
         self._catalogue = CatalogueStub(self._channel)
         self._jobs = JobsStub(self._channel)
+        self._schemas: dict[str, Schema] = {}
 
     def close(self) -> None:
         self._channel.close()
@@ -172,9 +173,15 @@ class Space:
         holder has lost since, for example.
         """
         pinned = self.roster.table(entry.table)
-        schema = Schema.parse_pinned(entry.schema, pinned.schema_digest) if entry.schema else None
+        schema = self._schema(entry.schema, pinned.schema_digest) if entry.schema else None
         offers = [offer for signed in entry.offers if (offer := self._offer(signed, pinned)) is not None]
         return CatalogueEntry(pinned, schema, offers, tuple(entry.online))
+
+    def _schema(self, body: bytes, digest: str) -> Schema:
+        """Read once and kept: what has this digest does not change."""
+        if digest not in self._schemas:
+            self._schemas[digest] = Schema.parse_pinned(body, digest)
+        return self._schemas[digest]
 
     def _offer(self, signed: Signed, pinned: RosterTable) -> Offer | None:
         try:

@@ -80,7 +80,7 @@ def test_variances_are_the_correctly_rounded_exact_values(rows: list[tuple[int |
 
 @given(st.fractions(min_value=0) | st.integers(0, 2**300).map(Fraction))
 def test_a_root_is_the_nearest_float(value: Fraction) -> None:
-    got = Fraction(root(value))
+    got = Fraction(root(*value.as_integer_ratio()))
     below, above = (Fraction(math.nextafter(float(got), to)) for to in (0.0, math.inf))
     assert (max(got + below, 0) / 2) ** 2 <= value <= ((got + above) / 2) ** 2
 

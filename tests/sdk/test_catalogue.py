@@ -27,7 +27,7 @@ def offer(world: World, holder: str, **changes: Any) -> Offer:
 def checked(world: World, *offers: Any, schema: bytes = SCHEMA.body()) -> CatalogueEntry:
     """The entry as a merchant of that world reads it, without a network."""
     space = Space.__new__(Space)
-    space.roster = world.roster
+    space.roster, space._schemas = world.roster, {}
     return space._checked(TableEntry(table="health.heart", schema=schema, offers=offers))
 
 

@@ -52,20 +52,21 @@ def quotient(numerator: int, denominator: int) -> float | None:
     return numerator / denominator if denominator else None
 
 
-def root(value: Fraction) -> float:
-    """√value as the nearest float, for value ≥ 0: an integer root of at least 55 bits, whose last bit says whether
-    anything is left (rounding to odd), so that the division rounds once and rightly (Boldo, Melquiond 2008)."""
-    numerator, denominator = value.as_integer_ratio()
+def root(numerator: int, denominator: int) -> float:
+    """√(numerator / denominator) as the nearest float, for values ≥ 0: an integer root of at least 55 bits, whose last
+    bit says whether anything is left (rounding to odd), so that the division rounds once and rightly (Boldo and
+    Melquiond 2008)."""
     shift = max(0, (112 + denominator.bit_length() - numerator.bit_length()) // 2)
     scaled = numerator << (2 * shift)
     whole = math.isqrt(scaled // denominator)
     return (whole | (whole * whole * denominator != scaled)) / (1 << shift)
 
 
-def variance_of(n: Total, x: Total, xx: Total, *, population: bool) -> Fraction | None:
-    """(n·Σx² − (Σx)²) / (n·(n−1)), or / n² for a population; exact, so nothing cancels. None where undefined."""
+def variance_of(n: Total, x: Total, xx: Total, *, population: bool) -> tuple[int, int] | None:
+    """(n·Σx² − (Σx)²) / (n·(n−1)), or / n² for a population, as numerator and denominator: exact, so nothing cancels.
+    None where it is not defined."""
     divisor = n.units if population else n.units - 1
     if n.units < 1 or divisor < 1:
         return None
     spread = n.units * xx.units - x.units * x.units
-    return Fraction(spread, n.units * divisor) * x.step * x.step
+    return spread * x.step.numerator**2, n.units * divisor * x.step.denominator**2

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Literal
 
 from ceiba_protocol.expression import ONE, Expression, only_where, present, product
@@ -38,4 +37,4 @@ class Correlation(Statistic):
         spread_y = n.units * yy.units - y.units * y.units
         if spread_x == 0 or spread_y == 0:
             return None
-        return math.copysign(root(Fraction(joint * joint, spread_x * spread_y)), joint)
+        return math.copysign(root(joint * joint, spread_x * spread_y), joint)

@@ -21,4 +21,4 @@ class StandardDeviation(Statistic):
 
     def finish(self, n: Total, x: Total, xx: Total) -> float | None:
         variance = variance_of(n, x, xx, population=self.population)
-        return None if variance is None else root(variance)
+        return None if variance is None else root(*variance)

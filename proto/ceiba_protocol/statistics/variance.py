@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ceiba_protocol.expression import ONE, Expression, only_where, present, product
-from ceiba_protocol.statistics.base import Statistic, Total, variance_of
+from ceiba_protocol.statistics.base import Statistic, Total, quotient, variance_of
 
 
 class Variance(Statistic):
@@ -24,4 +24,4 @@ class Variance(Statistic):
 
     def finish(self, n: Total, x: Total, xx: Total) -> float | None:
         variance = variance_of(n, x, xx, population=self.population)
-        return None if variance is None else float(variance)
+        return None if variance is None else quotient(*variance)
