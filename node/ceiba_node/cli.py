@@ -14,9 +14,8 @@ import typer
 
 from ceiba_node.config import Home
 from ceiba_protocol.errors import BadSource, CeibaError
-from ceiba_protocol.joining import READ_OUT, check_pin, describe_members, fetch_roster, join, read_token
+from ceiba_protocol.joining import check_pin, confirm_pin, fetch_roster, join, read_token
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.trust.roster import Roster
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run a holder's node in a Ceiba space.")
 
@@ -58,13 +57,11 @@ def pin(
     place = Home(home)
     identity = place.identity()
     body = fetch_roster(identity) if file is None else file.read_bytes()
-    if not fingerprint:
-        typer.echo(describe_members(Roster.parse(body)))
-        fingerprint = typer.prompt(READ_OUT, default="", show_default=False)
-    if not fingerprint:
-        typer.echo(f"Yours, for the others to type: {Roster.parse(body).fingerprint}")
-        fingerprint = typer.prompt("Type the fingerprint that another member reads out")
-    roster = check_pin(identity, body, fingerprint, place.pinned_roster())
+    pinned = place.pinned_roster()
+    if fingerprint:
+        roster = check_pin(identity, body, fingerprint, pinned)
+    else:
+        roster = confirm_pin(identity, body, pinned, lambda text: typer.prompt(text, default="", show_default=False))
     place.pin(roster)
     typer.echo(f"Pinned roster {roster.version}. A running node takes it up by itself.")
 

@@ -19,8 +19,6 @@ from ceiba_protocol.wire import enrolment_channel, from_rpc_error, secure_channe
 IDENTITY_FILE = "identity.json"
 ROSTER_FILE = "roster.json"
 ENROLMENT_SECONDS = 30.0
-READ_OUT = "Type the fingerprint that another member reads out (Enter shows yours, to read out)"
-"""The question at `pin`. It does not show the answer: what stands on the screen would be copied, not compared."""
 
 
 def join(token: JoinToken, begun: Identity | None, save: Callable[[Identity], None], random: Random) -> Identity:
@@ -69,6 +67,19 @@ def check_pin(identity: Identity, body: bytes, fingerprint: str, pinned: Roster 
         raise RosterMismatch(problem=f"version {roster.version} is older than the pinned {pinned.version}")
     check_roster(roster, identity.descriptor)
     return roster
+
+
+def confirm_pin(identity: Identity, body: bytes, pinned: Roster | None, ask: Callable[[str], str]) -> Roster:
+    """As `check_pin`, with the fingerprint from a person: `ask` shows a text and returns what was typed.
+
+    The first question does not show the answer: what stands on the screen would be copied, not compared.
+    """
+    roster = Roster.parse(body)
+    question = "Type the fingerprint that another member reads out (Enter shows yours, to read out)"
+    typed = ask(f"{describe_members(roster)}\n{question}")
+    if not typed:
+        typed = ask(f"Yours, for the others to type: {roster.fingerprint}\nType the one that another member reads out")
+    return check_pin(identity, body, typed, pinned)
 
 
 def read_identity(body: bytes, path: object) -> Identity:

@@ -10,8 +10,7 @@ import typer
 
 from ceiba.home import Home
 from ceiba_protocol.errors import CeibaError
-from ceiba_protocol.joining import READ_OUT, check_pin, describe_members, fetch_roster, join, read_token
-from ceiba_protocol.trust.roster import Roster
+from ceiba_protocol.joining import check_pin, confirm_pin, fetch_roster, join, read_token
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask questions of a Ceiba space.")
 
@@ -52,13 +51,11 @@ def pin(
     home = Home(identity)
     own = home.identity()
     body = fetch_roster(own) if file is None else file.read_bytes()
-    if not fingerprint:
-        typer.echo(describe_members(Roster.parse(body)))
-        fingerprint = typer.prompt(READ_OUT, default="", show_default=False)
-    if not fingerprint:
-        typer.echo(f"Yours, for the others to type: {Roster.parse(body).fingerprint}")
-        fingerprint = typer.prompt("Type the fingerprint that another member reads out")
-    roster = check_pin(own, body, fingerprint, home.pinned_roster())
+    pinned = home.pinned_roster()
+    if fingerprint:
+        roster = check_pin(own, body, fingerprint, pinned)
+    else:
+        roster = confirm_pin(own, body, pinned, lambda text: typer.prompt(text, default="", show_default=False))
     home.pin(roster)
     typer.echo(f"Pinned roster {roster.version}.")
 

@@ -16,7 +16,7 @@ from ceiba_protocol.errors import (
     UnknownMember,
     UnknownTable,
 )
-from ceiba_protocol.joining import check_pin
+from ceiba_protocol.joining import check_pin, confirm_pin
 from ceiba_protocol.rounds import describe_member
 from ceiba_protocol.trust.certificates import certificate_fingerprint, make_authority
 from ceiba_protocol.trust.identity import Identity
@@ -206,6 +206,19 @@ def identity(descriptor: Descriptor = ME, authority: bytes = AUTHORITY, space: s
 def test_confirmed_roster_is_pinned() -> None:
     body = roster().body()
     assert check_pin(identity(), body, f" {roster().fingerprint.upper()}\n", None).body() == body
+
+
+def test_the_first_question_does_not_show_the_fingerprint_that_is_to_be_compared() -> None:
+    asked: list[str] = []
+    typed = iter(["", roster().fingerprint])
+
+    def ask(text: str) -> str:
+        asked.append(text)
+        return next(typed)
+
+    assert confirm_pin(identity(), roster().body(), None, ask) == roster()
+    assert [roster().fingerprint in text for text in asked] == [False, True]
+    assert all(member.name in asked[0] for member in roster().members)
 
 
 def test_newer_and_same_version_are_pinned() -> None:

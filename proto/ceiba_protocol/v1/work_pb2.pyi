@@ -56,11 +56,17 @@ class Task(_message.Message):
     job_id: _builtins.bytes
     """16 bytes."""
     @_builtins.property
-    def approve(self) -> Global___ApproveTask: ...
+    def approve(self) -> Global___ApproveTask:
+        """Sent while the job waits for approvals and the holder has given none."""
+
     @_builtins.property
-    def contribute(self) -> Global___ContributeTask: ...
+    def contribute(self) -> Global___ContributeTask:
+        """Sent while the job waits for submissions and the holder has given none."""
+
     @_builtins.property
-    def forget(self) -> Global___ForgetTask: ...
+    def forget(self) -> Global___ForgetTask:
+        """Sent once, on a stream on which another task of the job was sent."""
+
     def __init__(
         self,
         *,
