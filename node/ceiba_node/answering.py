@@ -211,7 +211,9 @@ class Answering:
         stored = self._ledger.payload(job_id, *RELEASE_ROUND)
         if stored is None and answer.mask_secret is None:
             raise JobExpired(job=job_id.hex(), holders=self.name)
-        work = self._work.get(job_id) or self._resume(answer)
+        work = self._work.get(job_id)
+        if work is None or work.question.digest != digest_of(Manifest, answer.manifest.body):
+            work = self._resume(answer)
         commitment = commit_to_set(work.question, approvals)
         context_digest = commitment.context.digest().hex()
         if stored is not None:
