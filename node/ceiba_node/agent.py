@@ -21,6 +21,7 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 5.0
 ANNOUNCE_EVERY_SECONDS = 1.0
 """How soon a new version is offered after `ceiba-node publish`."""
 CALL_SECONDS = 120.0
+JOIN_SECONDS = 5.0
 WORKERS = 4
 
 
@@ -56,6 +57,7 @@ class Agent:
                     wait = FIRST_RETRY_SECONDS
                 self._stop.wait(wait)
                 wait = min(2 * wait, LAST_RETRY_SECONDS)
+        announcing.join(JOIN_SECONDS)  # the caller closes the ledger next
 
     def _pull_once(self, workers: ThreadPoolExecutor) -> bool:
         """One connection's worth of tasks; whether any came."""
@@ -69,6 +71,7 @@ class Agent:
                 came = True
                 workers.submit(self._handle, task)
         except grpc.RpcError as error:
+            self._announced.clear()  # what the coordinator had may be gone, if it comes back from a backup
             if not self._stop.is_set():
                 log.warning("coordinator.lost", code=from_rpc_error(error, self._target).code)
         return came
@@ -101,17 +104,19 @@ class Agent:
 
     def _keep_announcing(self) -> None:
         while not self._stop.is_set():
-            if self._is_outdated():
-                log.info("roster.changed")
-                self.stop()
-                return
             try:
+                if self._is_outdated():
+                    log.info("roster.changed")
+                    self.stop()
+                    return
                 self._announce()
                 self._answering.forget_expired()
             except CeibaError as error:
                 log.warning("announce.failed", code=error.code, fields=error.fields)
             except grpc.RpcError as error:
                 log.debug("announce.failed", code=from_rpc_error(error, self._target).code)
+            except Exception as error:  # a full disk, say: this thread goes on, or no new version would be offered
+                log.error("announce.failed", exception=type(error).__name__)
             self._stop.wait(ANNOUNCE_EVERY_SECONDS)
 
     def _announce(self) -> None:

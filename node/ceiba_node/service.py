@@ -51,5 +51,7 @@ def serve(home: Home, clock: Callable[[], int], random: Random) -> None:
         with secure_channel(identity.coordinator, identity) as channel:
             agent = Agent(channel, identity.coordinator, answering, lambda: home.pinned_roster() != pinned)  # noqa: B023
             agents[:] = [agent]
+            if stopped.is_set():  # `stop` may have looked for an agent just before there was this one
+                agent.stop()
             agent.run()
         answering.close()

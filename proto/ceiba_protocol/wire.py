@@ -1,20 +1,19 @@
 """How errors, long byte strings and limits cross gRPC: the same rules on both ends."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from ceiba_protocol.errors import CeibaError, MalformedMessage, MessageTooLarge, NotReachable, error_from
+from ceiba_protocol.errors import CeibaError, NotReachable, error_from
 from ceiba_protocol.trust.certificates import SERVER_NAME
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.v1.common_pb2 import ErrorDetail
 
 CHUNK_BYTES = 1024 * 1024
 """Largest part of a stream; gRPC's own cap of 4 MiB stays as it is."""
-JOB_ID_BYTES = 16
 
 CHANNEL_OPTIONS = [
     ("grpc.ssl_target_name_override", SERVER_NAME),
@@ -71,16 +70,3 @@ def chunks(data: bytes) -> Iterator[bytes]:
     """`data` in parts of at most CHUNK_BYTES."""
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
-
-
-def join_chunks(parts: Iterable[bytes], expected: int, message: str) -> bytes:
-    """The parts of one byte string of a known length. Raises MessageTooLarge as soon as there is too much of it,
-    MalformedMessage if there is too little."""
-    data = bytearray()
-    for part in parts:
-        data += part
-        if len(data) > expected:
-            raise MessageTooLarge(message=message, limit=expected)
-    if len(data) != expected:
-        raise MalformedMessage(message=message, problem=f"it has {len(data)} bytes instead of {expected}")
-    return bytes(data)

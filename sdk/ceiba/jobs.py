@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -70,10 +71,13 @@ class Job:
 
     def status(self) -> JobStatus:
         """The job's state now, and who has answered."""
+        watching = self._jobs.Watch(self._reference, timeout=CALL_SECONDS)
         try:
-            return next(iter(self._jobs.Watch(self._reference, timeout=CALL_SECONDS)))
+            return next(watching)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._space.address) from None
+        finally:
+            watching.cancel()
 
     def cancel(self) -> None:
         """End the job; holders forget it."""
@@ -91,7 +95,8 @@ class Job:
             try:
                 status = self._watch(report)
             except KeyboardInterrupt:
-                self.cancel()
+                with suppress(CeibaError):  # it may have ended meanwhile, and who interrupts wants out
+                    self.cancel()
                 raise
         if status.state != State.DONE:
             raise self._why(status)

@@ -5,9 +5,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-KEY_BYTES = 32
-SIGNATURE_BYTES = 64
-
 
 class SigningKey:
     """A member's Ed25519 key (RFC 8032). `repr` shows the public half only."""
