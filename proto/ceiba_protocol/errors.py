@@ -137,6 +137,18 @@ class BadIdentity(CeibaError):
     remedy = "Make one with `init --join TOKEN`, or name the right folder."
 
 
+class PassphraseNeeded(CeibaError):
+    code, fault, status = "passphrase_needed", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The keys on disk are sealed under a passphrase, and none was given, or an empty one."
+    remedy = "Set CEIBA_PASSPHRASE_FILE (a file readable by its owner alone) or CEIBA_PASSPHRASE."
+
+
+class BadPassphrase(CeibaError):
+    code, fault, status = "bad_passphrase", Fault.CALLER, "UNAUTHENTICATED"
+    text = "The passphrase does not open the sealed keys, or their file was changed."
+    remedy = "Give the passphrase under which they were sealed; if it is right, restore the file from a backup."
+
+
 class BadConfiguration(CeibaError):
     code, fault, status = "bad_configuration", Fault.CALLER, "FAILED_PRECONDITION"
     text = "The configuration {path} cannot be used: {problem}."
