@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Annotated, Any, NewType, Self
 
 import rfc8785
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from ceiba_protocol.errors import MalformedDocument
 
@@ -174,3 +174,7 @@ MemberName = Annotated[str, _matching(_MEMBER_NAME, "a member name: lower-case l
 """Names are lower case by definition, so that no two members differ in case alone (PROTOCOL P8)."""
 FieldName = Annotated[str, _matching(_FIELD_NAME, "a column or output name: ASCII letters, digits, underscore")]
 TableName = Annotated[str, _matching(_TABLE_NAME, "a table name such as health.heart")]
+Seconds = Annotated[int, Field(ge=0, le=253_402_300_799)]
+"""Since 1970-01-01 UTC; until the end of the year 9999, where calendars in software end."""
+JobId = Annotated[Hex, Field(min_length=32, max_length=32)]
+"""16 random bytes, drawn by the merchant."""

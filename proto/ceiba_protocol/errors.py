@@ -107,6 +107,12 @@ class RosterMismatch(CeibaError):
     remedy = "A member does not pin it, and compares fingerprints with the others; an operator mends the cause first."
 
 
+class RosterNotApproved(CeibaError):
+    code, fault, status = "roster_not_approved", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "Roster {version} is signed by {approved} of those who must sign it, and it takes {quorum}."
+    remedy = "Each of them compares the words with the others and runs `ceiba-node pin`."
+
+
 class WrongRole(CeibaError):
     code, fault, status = "wrong_role", Fault.CALLER, "PERMISSION_DENIED"
     text = "A {role} may not call {method}."
@@ -423,6 +429,117 @@ class DatasetMissing(CeibaError):
     code, fault, status = "dataset_missing", Fault.US, "FAILED_PRECONDITION"
     text = "{holders} has not published {table} yet."
     remedy = "The set of holders is answered whole; ask again when the dataset is published."
+
+
+# --- agreements and policy -------------------------------------------------------------------------------------
+
+
+class AgreementMismatch(CeibaError):
+    code, fault, status = "agreement_mismatch", Fault.PEER, "FAILED_PRECONDITION"
+    text = "The agreement {agreement} is not acceptable: {problem}."
+    remedy = "If a member's keys have changed, the merchant proposes a new agreement."
+
+
+class UnknownAgreement(CeibaError):
+    code, fault, status = "unknown_agreement", Fault.CALLER, "NOT_FOUND"
+    text = "There is no agreement {agreement} here."
+    remedy = "`ceiba-node agreements list`, or `space.agreements()`, lists them; the first digits of an id are enough."
+
+
+class NoAgreement(CeibaError):
+    code, fault, status = "no_agreement", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "No agreement that is in force covers this question about {table}: {problem}."
+    remedy = "`space.agreements()` shows what is agreed; `space.agreements.propose(...)` asks the holders for more."
+
+
+class NotAgreed(CeibaError):
+    code, fault, status = "not_agreed", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The agreement {agreement} does not cover {what}."
+    remedy = "Ask within the agreement, or propose one that covers it."
+
+
+class AgreementNotActive(CeibaError):
+    code, fault, status = "agreement_not_active", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "The agreement {agreement} is {state}, so nothing is answered under it."
+    remedy = "`space.agreements()` shows who has not signed, or who suspended it and why."
+
+
+class IllegalNotice(CeibaError):
+    code, fault, status = "illegal_notice", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{member} cannot {word} the agreement {agreement}."
+    remedy = "A proposal is refused or withdrawn; what is active is suspended or terminated; who suspended, resumes."
+
+
+class GradeForbids(CeibaError):
+    code, fault, status = "grade_forbids", Fault.POLICY, "PERMISSION_DENIED"
+    text = "Columns of grade {grade} in {table} cannot be asked about."
+    remedy = "Important data needs noise, which is not built yet; core data is never answered."
+
+
+class NearbySet(CeibaError):
+    code, fault, status = "nearby_set", Fault.POLICY, "PERMISSION_DENIED"
+    text = "Within 30 days another set was agreed on or answered for {table}; the two differ only by {holders}."
+    remedy = "The difference of two totals would show their figures. Keep the set, or wait until 30 days have passed."
+
+
+class Stopped(CeibaError):
+    code, fault, status = "stopped", Fault.POLICY, "PERMISSION_DENIED"
+    text = "{holder} has stopped answering {what}."
+    remedy = "Only {holder} can resume; ask its officer."
+
+
+class ForbiddenByPolicy(CeibaError):
+    code, fault, status = "forbidden_by_policy", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The local policy of {holder} does not allow it: {rule}."
+    remedy = "Ask its officer; the rule stands in its policy.toml."
+
+
+class QuotaExceeded(CeibaError):
+    code, fault, status = "quota_exceeded", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "The quota of {quota} at {holder} is used up: {used} of {limit}."
+    remedy = "Wait until the next day (UTC), or agree on more."
+
+
+class NumberUsed(CeibaError):
+    code, fault, status = "number_used", Fault.POLICY, "ALREADY_EXISTS"
+    text = "Job number {number} of the agreement {agreement} was asked before, as another job."
+    remedy = "Every job takes a new number; the SDK counts. A manifest cannot be replayed."
+
+
+class RefusedByPerson(CeibaError):
+    code, fault, status = "refused_by_person", Fault.POLICY, "PERMISSION_DENIED"
+    text = "A person at {holder} refused it: {reason}."
+    remedy = "Ask the officer of {holder}."
+
+
+class NotWaiting(CeibaError):
+    code, fault, status = "not_waiting", Fault.CALLER, "NOT_FOUND"
+    text = "No job {job} waits for a decision here."
+    remedy = "`ceiba-node approvals` lists those that wait; the first digits of an id are enough."
+
+
+class WrongKey(CeibaError):
+    code, fault, status = "wrong_key", Fault.CALLER, "PERMISSION_DENIED"
+    text = "The key in {path} is not the {duty} key that {member}'s descriptor certifies."
+    remedy = "Each duty signs with its own key: the officer agreements, the publisher datasets."
+
+
+# --- the log ---------------------------------------------------------------------------------------------------
+
+
+class LedgerRolledBack(CeibaError):
+    code, fault, status = "ledger_rolled_back", Fault.US, "DATA_LOSS"
+    text = "The log has a {document} of this member from {at} (seconds since 1970) that its own ledger does not know."
+    remedy = (
+        "The ledger is an old copy, or somebody else uses this member's keys: nothing is sent. Restore the newest "
+        "ledger; if there is none, be revoked and join again. docs/hospital.md says how."
+    )
+
+
+class ReceiptRejected(CeibaError):
+    code, fault, status = "receipt_rejected", Fault.PEER, "DATA_LOSS"
+    text = "The receipt fails at step {step}: {problem}"
+    remedy = "Do not rely on the result. Keep the receipt, and ask the holders that it names."
 
 
 # --- the lab ---------------------------------------------------------------------------------------------------

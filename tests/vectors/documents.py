@@ -7,7 +7,7 @@ from ceiba_protocol.program import Comparison
 from ceiba_protocol.statistics import STATISTICS
 from ceiba_protocol.trust.documents import Approval, DatasetPin, Offer, Refusal, Submission
 from ceiba_protocol.trust.identity import JoinToken
-from ceiba_protocol.trust.keys import mask_public_key
+from ceiba_protocol.trust.keys import x25519_public_key
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.trust.signing import pre_authentication_encoding, type_of
 from tests.support.members import NOW, SCHEMA, World, signed_by
@@ -63,7 +63,7 @@ def samples() -> list[Document]:
             manifest_digest=manifest.digest(),
             attempt=0,
             dataset_version=version,
-            mask_key=mask_public_key(bytes(range(32))).hex(),
+            mask_key=x25519_public_key(bytes(range(32))).hex(),
             nonce="0d" * 16,
         ),
         Refusal(**names, manifest_digest=manifest.digest(), code="no_domain", fields={"column": "Größe", "a": ""}),

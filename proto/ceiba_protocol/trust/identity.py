@@ -5,13 +5,14 @@ Reading and writing files is the roles' business; here an identity is bytes in a
 
 import base64
 import binascii
+from enum import StrEnum
 from functools import cached_property
 from typing import Self
 
 import phe
 
 from ceiba_protocol.canonical import BigInt, Document, Hex, Hex32, MemberName, Text, sha256
-from ceiba_protocol.errors import BadJoinToken, MalformedDocument, MalformedMessage
+from ceiba_protocol.errors import BadJoinToken, MalformedDocument, MalformedMessage, WrongKey
 from ceiba_protocol.sums.key_proof import key_context, prove_key
 from ceiba_protocol.sums.paillier import encode_modulus, generate_keypair
 from ceiba_protocol.sums.randomness import Random
@@ -23,8 +24,8 @@ from ceiba_protocol.trust.certificates import (
     new_key,
     read_member_certificate,
 )
-from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role
+from ceiba_protocol.trust.keys import SigningKey, x25519_public_key
+from ceiba_protocol.trust.roster import SUITE, Descriptor, Duties, EncryptionKey, Role
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse
 
@@ -83,6 +84,42 @@ class EncryptionSecret(Document):
     __str__ = __repr__
 
 
+class Duty(StrEnum):
+    """What a person at a holder signs, with a key of their own."""
+
+    OFFICER = "officer"
+    """Agreements, and notices about them."""
+    PUBLISHER = "publisher"
+    """Offers of datasets."""
+
+
+class DutyKey(Document):
+    """The key of one person at a holder; the holder's descriptor certifies its public half."""
+
+    duty: Duty
+    signing_seed: Hex32
+
+    @cached_property
+    def signing_key(self) -> SigningKey:
+        return SigningKey(bytes.fromhex(self.signing_seed))
+
+    def require_certified(self, descriptor: Descriptor, path: object) -> None:
+        """Raises WrongKey if the member's descriptor has another key for this duty."""
+        certified = descriptor.duties and getattr(descriptor.duties, self.duty)
+        if certified != self.signing_key.public.hex():
+            raise WrongKey(path=path, duty=self.duty, member=descriptor.name)
+
+    def __repr__(self) -> str:
+        return f"DutyKey(duty={self.duty}, public={self.signing_key.public.hex()})"
+
+    __str__ = __repr__
+
+
+def new_duty_key(duty: Duty, random: Random) -> DutyKey:
+    """Run by the person who has the duty, where the key stays."""
+    return DutyKey(duty=duty, signing_seed=random(32).hex())
+
+
 class Identity(Document):
     """A member's keys and certificate. All of it is secret as a whole; `repr` shows the name only."""
 
@@ -90,6 +127,8 @@ class Identity(Document):
     descriptor: Descriptor
     coordinator: Text
     signing_seed: Hex32
+    sealing_seed: Hex32
+    """X25519 private key to the descriptor's sealing key."""
     storage_key: Hex32
     """AES-256 key under which the member seals short-lived secrets in its own state."""
     tls_key: str
@@ -121,9 +160,12 @@ class Identity(Document):
     __str__ = __repr__
 
 
-def new_identity(token: JoinToken, random: Random) -> Identity:
-    """Run by a new member: all its keys, made where they stay. It has no certificate yet."""
-    seed, storage_key, tls_key = random(32), random(32), new_key()
+def new_identity(token: JoinToken, random: Random, duties: Duties | None = None) -> Identity:
+    """Run by a new member: all its keys, made where they stay. It has no certificate yet.
+
+    `duties`: a holder's officer's and publisher's public keys, which it certifies by signing its descriptor.
+    """
+    seed, sealing_seed, storage_key, tls_key = random(32), random(32), random(32), new_key()
     signing_key = SigningKey(seed)
     encryption = public = None
     if token.role is Role.MERCHANT:
@@ -137,6 +179,8 @@ def new_identity(token: JoinToken, random: Random) -> Identity:
         organisation=token.organisation,
         signing_key=signing_key.public.hex(),
         tls_fingerprint=key_fingerprint(tls_key),
+        sealing_key=x25519_public_key(sealing_seed).hex(),
+        duties=duties,
         encryption_key=public,
     )
     return Identity(
@@ -144,6 +188,7 @@ def new_identity(token: JoinToken, random: Random) -> Identity:
         descriptor=descriptor,
         coordinator=token.coordinator,
         signing_seed=seed.hex(),
+        sealing_seed=sealing_seed.hex(),
         storage_key=storage_key.hex(),
         tls_key=tls_key.decode(),
         certificate="",
