@@ -527,6 +527,15 @@ class WrongKey(CeibaError):
 # --- the log ---------------------------------------------------------------------------------------------------
 
 
+class LogProofFailed(CeibaError):
+    code, fault, status = "log_proof_failed", Fault.PEER, "DATA_LOSS"
+    text = "The log's proof does not hold: {problem}."
+    remedy = (
+        "The operator's log was changed or forked. Keep the files as evidence and compare checkpoints with the "
+        "other holders."
+    )
+
+
 class LedgerRolledBack(CeibaError):
     code, fault, status = "ledger_rolled_back", Fault.US, "DATA_LOSS"
     text = "The log has a {document} of this member from {at} (seconds since 1970) that its own ledger does not know."

@@ -118,7 +118,7 @@ def check_parties(agreement: Agreement, roster: Roster) -> None:
 
 
 def check_terms(agreement: Agreement, schema: Schema) -> None:
-    """Run by every party before it signs: the columns are the schema's, and the rules no laxer than their grades demand.
+    """Run by every party before it signs: the columns are the schema's, the rules no laxer than their grades demand.
 
     Raises AgreementMismatch, UnknownColumn, GradeForbids.
     """

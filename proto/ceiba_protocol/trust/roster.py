@@ -216,7 +216,8 @@ def check_roster(roster: Roster, me: Descriptor) -> None:
 
     1. I am on it, with exactly my keys. 2. No two members share a name, a key or, among holders, an organisation (P1).
     3. Every merchant's encryption key is proved well formed (I6). 4. Every table has enough holders, all on the roster.
-    5. The stewards are holders on it, and nobody revoked is a member with the same keys. Raises RosterMismatch, TooFewHolders, UnknownMember, KeyTooShort, BadKeyProof.
+    5. The stewards are holders on it, and nobody revoked is a member with the same keys.
+    Raises RosterMismatch, TooFewHolders, UnknownMember, KeyTooShort, BadKeyProof.
     """
     if roster.by_name.get(me.name) != me:
         raise RosterMismatch(problem=f"its entry for {me.name} is missing or has other keys than this member's")
