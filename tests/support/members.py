@@ -12,12 +12,14 @@ import pandas
 
 from ceiba.sql import parse
 from ceiba_protocol.canonical import Digest, digest
+from ceiba_protocol.disclosure.grade import disclosure_for
 from ceiba_protocol.plan import Plan, grouped_sums
 from ceiba_protocol.program import Row
 from ceiba_protocol.rounds import (
     Commitment,
     Opened,
     Question,
+    abort,
     approve,
     commit_to_set,
     contribute,
@@ -30,9 +32,21 @@ from ceiba_protocol.schema import Schema
 from ceiba_protocol.sums.key_proof import key_context, prove_key
 from ceiba_protocol.sums.paillier import Encryptor, encode_modulus
 from ceiba_protocol.sums.secure_sum import coordinator_multiply
+from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Agreement, Contract, Notice, Party, Word, read_contract
 from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer, Refusal, Submission
 from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role, Roster, RosterTable
+from ceiba_protocol.trust.log import OPERATOR
+from ceiba_protocol.trust.roster import (
+    SIGNED_BY_OFFICER,
+    SIGNED_BY_PUBLISHER,
+    SUITE,
+    Descriptor,
+    Duties,
+    EncryptionKey,
+    Role,
+    Roster,
+    RosterTable,
+)
 from ceiba_protocol.trust.signing import D, sign
 from ceiba_protocol.v1.common_pb2 import Signed
 from tests.support.keys import keypair
@@ -91,8 +105,20 @@ def encryption_key(name: str, bits: int) -> EncryptionKey:
     return EncryptionKey(modulus=encode_modulus(public.n).hex(), proof=proof.hex())
 
 
+def officer(name: str) -> SigningKey:
+    return signing_key(f"the officer of {name}")
+
+
+def publisher(name: str) -> SigningKey:
+    return signing_key(f"the publisher of {name}")
+
+
+LOG_KEY = SigningKey(seeded("the log's key")(32))
+
+
 def holder(name: str, **changes: Any) -> Descriptor:
-    return changed(describe_member(name, Role.HOLDER, signing_key(name)), **changes)
+    duties = Duties(officer=officer(name).public.hex(), publisher=publisher(name).public.hex())
+    return changed(describe_member(name, Role.HOLDER, signing_key(name), duties=duties), **changes)
 
 
 def merchant(name: str = MERCHANT, bits: int = FAST_BITS, **changes: Any) -> Descriptor:
@@ -100,7 +126,14 @@ def merchant(name: str = MERCHANT, bits: int = FAST_BITS, **changes: Any) -> Des
 
 
 def signed_by(name: str, document: Any) -> Signed:
-    return sign(document, name, signing_key(name))
+    """Signed with the key that has the duty; a merchant has but one."""
+    kind = type(document).__name__
+    if name == OPERATOR:
+        return sign(document, name, LOG_KEY)
+    if name in (MERCHANT, "bank-b"):
+        return sign(document, name, signing_key(name))
+    key = officer if kind in SIGNED_BY_OFFICER else publisher if kind in SIGNED_BY_PUBLISHER else signing_key
+    return sign(document, name, key(name))
 
 
 def changed(document: D, **changes: Any) -> D:
@@ -134,7 +167,9 @@ class World:
         self.schema = SCHEMA
         self.plan = plan or plan_of()
         self.job_id = "0b" * 16
+        self.number = 1
         self.roster = self.make_roster()
+        self.agreement = self.make_agreement()
         self.pins = {
             name: DatasetPin(
                 holder=name, version=digest("version", name.encode()), row_capacity=capacity(len(rows[name]))
@@ -152,10 +187,55 @@ class World:
             "space": "test-space",
             "version": 1,
             "authority_fingerprint": Digest("0" * 64),
+            "log_key": LOG_KEY.public.hex(),
             "members": tuple(members or (self.merchant, *others, *map(holder, self.holders))),
             "tables": (table,),
         }
         return Roster(**(fields | changes))
+
+    # --- the agreement
+
+    def make_agreement(
+        self, holders: Iterable[str] | None = None, merchant: str = MERCHANT, **changes: Any
+    ) -> Agreement:
+        """Everything in the table, with the whole set, for this merchant; `changes` are not checked."""
+        names = sorted(holders or self.holders)
+        made = Agreement(
+            space="test-space",
+            agreement_id="0a" * 16,
+            merchant=self.party(merchant),
+            holders=tuple(map(self.party, names)),
+            table=self.schema.table,
+            schema_digest=self.schema.digest(),
+            columns=tuple(sorted(self.schema.by_name)),
+            operations=tuple(sorted(OPERATIONS)),
+            purpose="research",
+            disclosure=disclosure_for(self.schema.by_name, self.schema),
+            tolerated=1,
+            smallest_set=len(names),
+            jobs=100,
+            approval="standing",
+            not_before=NOW - DAY,
+            not_after=NOW + 300 * DAY,
+        )
+        return changed(made, **changes)
+
+    def party(self, name: str) -> Party:
+        return Party(name=name, descriptor_digest=self.roster.by_name[name].digest())
+
+    def contract(self, agreement: Agreement | None = None, notices: Iterable[Signed] = ()) -> Contract:
+        """Signed by every party."""
+        wanted = agreement or self.agreement
+        return read_contract(self.signatures(wanted), notices, self.roster)
+
+    def signatures(self, agreement: Agreement | None = None) -> list[Signed]:
+        wanted = agreement or self.agreement
+        return [signed_by(party.name, wanted) for party in wanted.parties]
+
+    def notice(self, member: str, word: Word, number: int = 1, **changes: Any) -> Signed:
+        digest = self.agreement.digest()
+        made = Notice(agreement_digest=digest, member=member, number=number, word=word, reason="a test", at=NOW)
+        return signed_by(member, changed(made, **changes))
 
     def offers(self) -> list[Offer]:
         return [
@@ -168,12 +248,12 @@ class World:
     def manifest(self, **changes: Any) -> Manifest:
         made = make_manifest(
             job_id=self.job_id,
+            number=self.number,
+            agreement=self.agreement,
             merchant=self.merchant,
             plan=self.plan,
             schema=self.schema,
-            roster=self.roster,
             offers=self.offers(),
-            purpose="research",
             now=NOW,
             seconds=60,
         )
@@ -183,8 +263,10 @@ class World:
         return signed_by(MERCHANT, self.manifest(**changes))
 
     def read(self, signed: Signed | None = None, now: int = NOW, **others: Any) -> Question:
-        known: dict[str, Any] = {"roster": self.roster, "schema": self.schema} | others
-        return read_manifest(signed or self.signed_manifest(), known["roster"], known["schema"], now)
+        known: dict[str, Any] = {"agreement": self.agreement, "roster": self.roster, "schema": self.schema} | others
+        return read_manifest(
+            signed or self.signed_manifest(), known["agreement"], known["roster"], known["schema"], now
+        )
 
     # --- 2. approvals
 
@@ -192,6 +274,9 @@ class World:
         nonce = seeded(f"nonce of {name}")(16)
         made = approve(question or self.read(), name, self.pins[name], self.mask_secrets[name], nonce)
         return signed_by(name, changed(made, **changes))
+
+    def abort(self, name: str, question: Question | None = None, **changes: Any) -> Signed:
+        return signed_by(name, changed(abort(question or self.read(), name), **changes))
 
     def approvals(self, question: Question | None = None, **replaced: Signed) -> list[Signed]:
         return [replaced.get(name) or self.approval(name, question) for name in self.holders]
@@ -236,7 +321,8 @@ class World:
     def total(self, submissions: Iterable[tuple[Signed, bytes]]) -> bytes:
         question = self.read()
         contributions = {Submission.parse(signed.body).holder: blob for signed, blob in submissions}
-        return coordinator_multiply(contributions, question.layout, question.modulus)
+        layout = question.layout_for(sorted(contributions))
+        return coordinator_multiply(contributions, layout, question.modulus)
 
     def open(
         self, submissions: Sequence[tuple[Signed, bytes]], total: bytes | None = None, approvals: Sequence[Signed] = ()
