@@ -1,4 +1,4 @@
-"""The log's Merkle tree: SHA-256, RFC 6962 §2.1 and RFC 9162 §2.1 (PROTOCOL §6.3).
+"""The log's Merkle tree: SHA-256, RFC 6962 §2.1 and RFC 9162 §2.1.
 
 The coordinator keeps the entries and makes proofs; holders keep a `Frontier` and check. All hashes have 32 bytes,
 all sizes count leaves, and indices begin at 0.
@@ -241,7 +241,7 @@ def _check_without_proof(
 
 def _skip_levels_without_sibling(fn: int, sn: int) -> tuple[int, int]:
     """Up past the levels in which the node was the odd last one and moved up as it was."""
-    while False:
+    while not fn & 1 and fn != 0:
         fn, sn = fn >> 1, sn >> 1
     return fn, sn
 
