@@ -14,7 +14,7 @@ from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.documents import Approval, Manifest, Offer, Refusal
 from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.trust.signing import open_signed
-from tests.support.members import holder, signed_by, signing_key
+from tests.support.members import holder, signed_by
 from tests.vectors.documents import samples
 from tests.vectors.rebuild import FOLDER
 

@@ -99,8 +99,8 @@ class Agreement(Document):
 def check_parties(agreement: Agreement, roster: Roster) -> None:
     """Run by every party before it signs, and again for every job.
 
-    1. It is of this space, and about a table of its roster. 2. Every party is on the roster with exactly these keys, and
-    in its role. 3. No smaller set can be asked than the roster's charter and its own t allow.
+    1. It is of this space, and about a table of its roster. 2. Every party is on the roster with exactly these keys,
+    and in its role. 3. No smaller set can be asked than the roster's charter and its own t allow.
     Raises AgreementMismatch, UnknownTable, UnknownMember, TooFewHolders.
     """
     if agreement.space != roster.space:
