@@ -413,6 +413,18 @@ class DatasetMissing(CeibaError):
     remedy = "The set of holders is answered whole; ask again when the dataset is published."
 
 
+# --- the log ---------------------------------------------------------------------------------------------------
+
+
+class LogProofFailed(CeibaError):
+    code, fault, status = "log_proof_failed", Fault.PEER, "DATA_LOSS"
+    text = "The log's proof does not hold: {problem}."
+    remedy = (
+        "The operator's log was changed or forked. Keep the files as evidence and compare checkpoints with the "
+        "other holders."
+    )
+
+
 # --- the lab ---------------------------------------------------------------------------------------------------
 
 
