@@ -1,16 +1,33 @@
-"""How a member joins a space, whatever its role: keys, certificate, and the roster that it pins.
+"""How a member joins a space, and stays in it: keys, certificate and its renewal, and the roster that it pins.
 
 Files are the roles' business: `join` is handed a function that keeps an identity safe.
 """
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 
 import grpc
 
-from ceiba_protocol.errors import AlreadyJoined, BadIdentity, BadJoinToken, MalformedDocument, RosterMismatch
+from ceiba_protocol.errors import (
+    AlreadyJoined,
+    BadIdentity,
+    BadJoinToken,
+    CertificateExpired,
+    MalformedDocument,
+    RosterMismatch,
+)
 from ceiba_protocol.sums.randomness import Random
-from ceiba_protocol.trust.identity import Identity, JoinToken, accept_enrolment, enrolment_request, new_identity
+from ceiba_protocol.trust.certificates import expires_at, is_renewal_due
+from ceiba_protocol.trust.identity import (
+    Identity,
+    JoinToken,
+    accept_enrolment,
+    accept_renewal,
+    enrolment_request,
+    new_identity,
+    renewal_request,
+)
 from ceiba_protocol.trust.roster import Roster, check_roster
 from ceiba_protocol.v1.enrolment_pb2 import GetRosterRequest
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub, EnrolmentStub
@@ -41,6 +58,27 @@ def join(token: JoinToken, begun: Identity | None, save: Callable[[Identity], No
     joined = accept_enrolment(identity, response)
     save(joined)
     return joined
+
+
+def renew(identity: Identity, now: datetime, address: str | None = None) -> Identity | None:
+    """The identity with a later certificate for the same key; None, and no call, while RENEW_DAYS or more remain.
+
+    To be saved by the caller. The old certificate stays good until it ends, so nothing is lost where this fails.
+    `address` is the coordinator's host:port, by default the one in the join token. Raises CertificateExpired,
+    NotReachable, MalformedMessage, UnknownMember if the member was removed.
+    """
+    certificate = identity.certificate.encode()
+    if not is_renewal_due(certificate, now):
+        return None
+    if expires_at(certificate) <= now:
+        raise CertificateExpired(member=identity.name, ended=expires_at(certificate).date())
+    target = address or identity.coordinator
+    with secure_channel(target, identity) as channel:
+        try:
+            response = DirectoryStub(channel).Renew(renewal_request(identity), timeout=ENROLMENT_SECONDS)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target) from None
+    return accept_renewal(identity, response)
 
 
 def fetch_roster(identity: Identity) -> bytes:
