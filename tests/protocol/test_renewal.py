@@ -29,6 +29,7 @@ from ceiba_protocol.trust.identity import (
 )
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1.enrolment_pb2 import EnrolResponse, RenewResponse
+from tests.support.members import duties
 
 JOINED = datetime(2030, 1, 1, tzinfo=UTC)
 END = JOINED + timedelta(days=LEAF_DAYS)
@@ -49,7 +50,7 @@ def member() -> Identity:
         enrolment="127.0.0.1:1",
         authority=AUTHORITY.certificate.decode(),
     )
-    identity = new_identity(token, os.urandom)
+    identity = new_identity(token, os.urandom, duties(token.name))
     certificate = issue_member(AUTHORITY, make_request(identity.tls_key.encode()), NAME, JOINED)
     return identity.model_copy(update={"certificate": certificate.decode()})
 
