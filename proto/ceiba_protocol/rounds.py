@@ -406,8 +406,9 @@ def check_submission(signed: Signed, ciphertexts: bytes, question: Question, com
 def check_submitted(signed: Signed, question: Question, commitment: Commitment) -> Submission:
     """A submission's document without its ciphertexts, as a receipt has it. Raises as `check_submission`."""
     submission = question.roster.open(signed, Submission, Role.HOLDER)
-    if submission.holder != signed.signer or submission.job_id != question.manifest.job_id:
-        raise MalformedMessage(message="Submission", problem="it is for another job or in another holder's name")
+    wanted = (signed.signer, question.manifest.job_id, commitment.context.attempt)
+    if (submission.holder, submission.job_id, submission.attempt) != wanted:
+        raise MalformedMessage(message="Submission", problem="it is for another job or attempt, or in another's name")
     if submission.holder not in commitment.mask_keys:
         raise SetMismatch(problem=f"{submission.holder} is not in it")
     if submission.ciphertexts != commitment.layout.ciphertexts:
