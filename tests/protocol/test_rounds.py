@@ -699,7 +699,7 @@ def test_disagreement_never_gives_a_number(world: World, field: str, liar: int) 
             world.contribute(HOLDERS[liar], question, views[liar])
         return
     answers = [world.contribute(name, question, view) for name, view in zip(HOLDERS, views, strict=True)]
-    with pytest.raises((TotalRejected, MalformedMessage), match="another context|another job or attempt"):
+    with pytest.raises((TotalRejected, MalformedMessage), match=r"another context|another job or attempt"):
         world.open(answers)
     blobs = {name: blob for name, (_, blob) in zip(HOLDERS, answers, strict=True)}
     product = coordinator_multiply(blobs, question.layout, question.modulus)

@@ -1,5 +1,5 @@
-"""An operator who attacks: it listens where the coordinator did, with the coordinator's CA and log key, and says to each
-holder whatever a script tells it to.
+"""An operator who attacks: it listens where the coordinator did, with the coordinator's CA and log key, and says to
+each holder whatever a script tells it to.
 
 It keeps a log of its own, which begins with the real one, and may show different holders different ones.
 """
