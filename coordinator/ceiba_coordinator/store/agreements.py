@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import insert, or_, select
+from sqlalchemy import ColumnElement, insert, or_, select, true
 
 from ceiba_coordinator.store import tables
 from ceiba_coordinator.store.rows import Rows
@@ -53,7 +53,7 @@ class AgreementRows(Rows):
 
     def agreements(self) -> list[StoredAgreement]:
         """All, oldest first."""
-        return self._agreements(True)
+        return self._agreements(true())
 
     def agreements_of(self, merchant: str) -> list[StoredAgreement]:
         """That merchant's, oldest first."""
@@ -66,16 +66,14 @@ class AgreementRows(Rows):
         column = tables.agreements.c
         return self._agreements(or_(column.table_name.in_(list(tables_held)), column.digest.in_(signed)))
 
-    def _agreements(self, condition: object) -> list[StoredAgreement]:
+    def _agreements(self, condition: ColumnElement[bool]) -> list[StoredAgreement]:
         table, documents = tables.agreements, tables.agreement_documents
-        chosen = select(table).order_by(table.c.number)
-        chosen = chosen if condition is True else chosen.where(condition)  # type: ignore[arg-type]
+        chosen = select(table).where(condition).order_by(table.c.number)
+        joined = select(documents).join(table, table.c.digest == documents.c.digest).where(condition)
         with self.transaction() as connection:
             rows = connection.execute(chosen).all()
-            joined = select(documents).join(table, table.c.digest == documents.c.digest).order_by(documents.c.number)
-            joined = joined if condition is True else joined.where(condition)  # type: ignore[arg-type]
             found: dict[str, tuple[list[Signed], list[Signed]]] = {row.digest: ([], []) for row in rows}
-            for row in connection.execute(joined):
+            for row in connection.execute(joined.order_by(documents.c.number)):
                 found[row.digest][1 if row.notice else 0].append(Signed.FromString(row.document))
         return [
             StoredAgreement(row.digest, row.merchant, row.table_name, *map(tuple, found[row.digest])) for row in rows

@@ -241,7 +241,7 @@ def _check_without_proof(
 
 def _skip_levels_without_sibling(fn: int, sn: int) -> tuple[int, int]:
     """Up past the levels in which the node was the odd last one and moved up as it was."""
-    while False:
+    while not fn & 1 and fn != 0:
         fn, sn = fn >> 1, sn >> 1
     return fn, sn
 
