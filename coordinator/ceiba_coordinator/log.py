@@ -4,6 +4,7 @@ An entry is appended in the same transaction that stores its document, so that t
 """
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from ceiba_coordinator.bells import NEW_CHECKPOINT, Notify
 from ceiba_coordinator.store.database import Store
@@ -96,7 +97,7 @@ class Log:
             self.checkpoint()
         return self._store.newest_checkpoint_size() or 0
 
-    def entries(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+    def parts(self, first: int, end: int) -> Iterator[tuple[int, int]]:
         """The ranges in which to read the entries [first, end), each for one message.
 
         Raises MalformedMessage if the log does not reach so far.
@@ -107,7 +108,7 @@ class Log:
         return ((start, min(start + ENTRIES_A_MESSAGE, end)) for start in starts)
 
     def read(self, first: int, end: int) -> list[bytes]:
-        """One range of `entries`."""
+        """The bodies of the entries [first, end), as many as one message takes."""
         return self._store.log_entries(first, end)
 
     def consistency(self, old_size: int, new_size: int) -> list[bytes]:
@@ -126,14 +127,20 @@ class Log:
 
     # --- witnesses
 
-    def cosign(self, signed: Signed, holder: str, roster: Roster) -> None:
+    def cosign(self, signed: Signed, holder: str, rosters: "HasRoster") -> None:
         """Store a holder's signature on a checkpoint. A repetition changes nothing.
 
         Raises UnknownMember, BadSignature, and MalformedMessage unless its bytes are a checkpoint of this log.
         """
-        size = roster.open(signed, Checkpoint, Role.HOLDER).size
+        size = rosters.roster().open(signed, Checkpoint, Role.HOLDER).size
         stored = self._store.checkpoint(size)
         if signed.signer != holder or stored is None or stored.body != signed.body:
             raise MalformedMessage(message="Cosignature", problem="it is another's, or on no checkpoint of this log")
         if not self._store.has_cosigned(size, holder):
             self._store.add_cosignature(size, holder, signed)
+
+
+class HasRoster(Protocol):
+    """Who knows the roster in force: `Rosters`, which itself writes to the log."""
+
+    def roster(self) -> Roster: ...

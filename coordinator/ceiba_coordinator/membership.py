@@ -50,7 +50,8 @@ class Membership(Rosters):
     def invite(
         self, name: str, role: Role, organisation: str, *, address: str, enrolment: str, random: Random
     ) -> JoinToken:
-        """A join token for one new member, good once and for 24 hours. Raises RosterMismatch for the operator's name."""
+        """A join token for one new member, good once and for 24 hours. Raises RosterMismatch for a name that is
+        the operator's."""
         if name == OPERATOR:
             raise RosterMismatch(problem=f"{OPERATOR} is the operator's name in the log, and no member's")
         token = JoinToken(
@@ -169,4 +170,3 @@ class Membership(Rosters):
 
 def _token_hash(secret: bytes) -> Digest:
     return Digest(hashlib.sha256(secret).hexdigest())
-

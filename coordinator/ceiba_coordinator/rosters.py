@@ -96,9 +96,7 @@ class Rosters:
             self._store.remove_member(name)
             return self._propose(tables, charter, (revocation,))
 
-    def _propose(
-        self, tables: tuple[RosterTable, ...], charter: Charter, revoked: tuple[Revocation, ...]
-    ) -> Roster:
+    def _propose(self, tables: tuple[RosterTable, ...], charter: Charter, revoked: tuple[Revocation, ...]) -> Roster:
         newest, members = self.newest, self.enrolled()
         if not members:
             raise RosterMismatch(problem="nobody has enrolled yet")

@@ -40,9 +40,7 @@ class RosterRows(Rows):
     def add_roster_approval(self, version: int, member: str, approval: Signed) -> None:
         with self.transaction() as connection:
             statement = insert(tables.roster_approvals)
-            connection.execute(
-                statement.values(version=version, member=member, approval=approval.SerializeToString())
-            )
+            connection.execute(statement.values(version=version, member=member, approval=approval.SerializeToString()))
 
     def roster_approvals(self, version: int) -> list[Signed]:
         """Sorted by member."""

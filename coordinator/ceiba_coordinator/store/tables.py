@@ -95,7 +95,7 @@ agreement_documents = Table(
     Column("document", LargeBinary, nullable=False),  # Signed
     UniqueConstraint("digest", "signer", "notice"),
 )
-"""The parties' signatures on each agreement and their notices about it. Its state follows from them, and is not stored."""
+"""The parties' signatures on each agreement and their notices about it. Its state follows from them."""
 
 jobs = Table(
     "jobs",
