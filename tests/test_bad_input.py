@@ -48,7 +48,11 @@ SHOWN_BY = {
         "attacks/test_transport.py::test_certificate_of_another_ca",
         "attacks/test_transport.py::test_minted_certificate_admits_nobody",
     ],
-    "expired certificate": ["attacks/test_transport.py::test_certificate_out_of_its_time"],
+    "expired certificate": [
+        "attacks/test_transport.py::test_certificate_out_of_its_time",
+        "attacks/test_renewal.py::test_connecting_with_an_ended_certificate_says_what_to_do",
+        "protocol/test_renewal.py::test_wrong_certificate_is_not_taken",
+    ],
     "two holders that disagree": [
         "protocol/test_rounds.py::test_disagreement_never_gives_a_number",
         "protocol/test_rounds.py::test_two_manifests_of_one_job_never_give_a_number",

@@ -16,7 +16,7 @@ from ceiba_node.config import SAMPLE as NODE_SAMPLE
 from ceiba_node.quantising import CONFORMING, Rule
 from ceiba_protocol.errors import ERRORS, CeibaError
 from ceiba_protocol.schema import ColumnType, Schema
-from tests.support import check_readme
+from tests.support import check_readme, diagrams
 from tests.support.check_readme import read_toml
 from tests.support.documents import ROOT, Block, blocks, pages, table_rows
 from tests.support.offline import OfflineSpace
@@ -80,6 +80,12 @@ def test_a_bad_sample_and_a_dead_link_are_found(tmp_path: Path) -> None:
     assert len(list(check_readme.link_problems(page))) == 2
     assert check_readme.block_problem(Block(README, 1, "toml", "threads = 0\n")) is not None
     assert check_readme.block_problem(Block(README, 1, "python", "import\n")) is not None
+
+
+def test_diagrams_are_drawn_from_the_state_tables() -> None:
+    text = diagrams.PAGE.read_text(encoding="utf-8")
+    assert text == diagrams.drawn(text)
+    assert set(re.findall(r"```mermaid (\w+)", text)) == set(diagrams.DIAGRAMS)
 
 
 # --- samples ---------------------------------------------------------------------------------------------------

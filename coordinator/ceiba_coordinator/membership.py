@@ -82,7 +82,7 @@ class Membership(Rosters):
         descriptor, fingerprint = self._admissible(request, token_hash)
         member = self._store.member(descriptor.name)
         if member is None:
-            certificate = self._issue(request.certificate_request, descriptor)
+            certificate = self._issue(request.certificate_request, descriptor.role, descriptor.name)
             with self._store.transaction():
                 self._store.use_invitation(token_hash, fingerprint)
                 self._store.add_member(
@@ -118,9 +118,23 @@ class Membership(Rosters):
             verify_key(key.n, bytes.fromhex(key.proof), descriptor.key_context())
         return descriptor, fingerprint
 
-    def _issue(self, certificate_request: bytes, descriptor: Descriptor) -> bytes:
-        name = CertificateName(self._space, descriptor.role, descriptor.name)
-        return issue_member(self._authority, certificate_request, name, datetime.fromtimestamp(self._clock(), UTC))
+    def renew(self, certificate_request: bytes, name: str) -> bytes:
+        """A later certificate, PEM, for the caller's same name and key; any number of times.
+
+        Raises UnknownMember if it was removed, BadCertificateRequest if the request is for another key.
+        """
+        member = self._store.member(name)
+        if member is None:
+            raise UnknownMember(member=name, role="member")
+        if request_fingerprint(certificate_request) != member.tls_fingerprint:
+            raise BadCertificateRequest(problem="its key is not the one that the member enrolled with")
+        certificate = self._issue(certificate_request, member.role, member.name)
+        self._store.set_certificate(name, certificate)
+        return certificate
+
+    def _issue(self, certificate_request: bytes, role: str, name: str) -> bytes:
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        return issue_member(self._authority, certificate_request, CertificateName(self._space, role, name), now)
 
     def remove(self, name: str) -> None:
         """Forget a member that was never on a roster in force, so that its name can be invited again.

@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import grpc
 import structlog
@@ -15,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from ceiba_coordinator.agreements import Agreements as AgreementBook
 from ceiba_coordinator.bells import EVERYBODY, Notify
 from ceiba_coordinator.config import Config
+from ceiba_coordinator.credentials import server_credentials
 from ceiba_coordinator.jobs import Jobs as JobBook
 from ceiba_coordinator.log import Log as LogBook
 from ceiba_coordinator.membership import Membership
@@ -27,7 +27,6 @@ from ceiba_coordinator.services.jobs import Jobs
 from ceiba_coordinator.services.log import Log
 from ceiba_coordinator.services.work import Presence, Work
 from ceiba_coordinator.store.database import Store, open_engine
-from ceiba_protocol.trust.certificates import KeyAndCertificate, issue_server
 from ceiba_protocol.v1 import agreements_pb2, catalogue_pb2, enrolment_pb2, jobs_pb2, log_pb2, work_pb2
 from ceiba_protocol.v1.agreements_pb2_grpc import add_AgreementsServicer_to_server
 from ceiba_protocol.v1.catalogue_pb2_grpc import add_CatalogueServicer_to_server
@@ -90,8 +89,10 @@ async def serve(config: Config, started: Callable[[int, int], None]) -> None:
     newcomers = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
     add_EnrolmentServicer_to_server(Enrolment(desk, membership), newcomers)
 
-    port = members.add_secure_port(config.listen, _credentials(authority, config.space, mutual=True))
-    enrolment = newcomers.add_secure_port(config.listen_enrolment, _credentials(authority, config.space, mutual=False))
+    mutual = server_credentials(authority, config.space, clock, mutual=True)
+    one_sided = server_credentials(authority, config.space, clock, mutual=False)
+    port = members.add_secure_port(config.listen, mutual)
+    enrolment = newcomers.add_secure_port(config.listen_enrolment, one_sided)
     await members.start()
     await newcomers.start()
     await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -103,14 +104,6 @@ async def serve(config: Config, started: Callable[[int, int], None]) -> None:
     expiry.cancel()
     await asyncio.gather(members.stop(GRACE_SECONDS), newcomers.stop(GRACE_SECONDS))
     log.info("stopped")
-
-
-def _credentials(authority: KeyAndCertificate, space: str, *, mutual: bool) -> grpc.ServerCredentials:
-    """A fresh server certificate at every start, so that it never expires in service."""
-    server = issue_server(authority, space, datetime.now(UTC))
-    chain = server.certificate + authority.certificate
-    roots = authority.certificate if mutual else None
-    return grpc.ssl_server_credentials([(server.key, chain)], roots, require_client_auth=mutual)
 
 
 def _add_health_and_reflection(server: grpc.aio.Server) -> health.aio.HealthServicer:

@@ -106,7 +106,6 @@ class Agent:
         while not self._stop.is_set():
             try:
                 if self._is_outdated():
-                    log.info("roster.changed")
                     self.stop()
                     return
                 self._announce()

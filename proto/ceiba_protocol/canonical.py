@@ -11,7 +11,7 @@ import struct
 import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, NewType, Self
+from typing import Annotated, Any, ClassVar, NewType, Self
 
 import rfc8785
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
@@ -84,6 +84,7 @@ class Document(BaseModel):
     """A message body that two parties must read alike: frozen, closed, and one value has one form in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    MAX_BYTES: ClassVar[int] = MAX_BODY_BYTES
 
     def body(self) -> bytes:
         """The canonical bytes that are signed, sent and hashed."""
@@ -112,8 +113,8 @@ class Document(BaseModel):
         other key orders and white space (I11). Raises MalformedDocument, which never quotes the body.
         """
         name = cls.__name__
-        if len(body) > MAX_BODY_BYTES:
-            raise MalformedDocument(document=name, problem=f"it is larger than {MAX_BODY_BYTES} bytes")
+        if len(body) > cls.MAX_BYTES:
+            raise MalformedDocument(document=name, problem=f"it is larger than {cls.MAX_BYTES} bytes")
         if _depth_of(body) > MAX_DEPTH:
             raise MalformedDocument(document=name, problem=f"it is nested deeper than {MAX_DEPTH} levels")
         try:

@@ -128,7 +128,13 @@ class BadJoinToken(CeibaError):
 class BadCertificateRequest(CeibaError):
     code, fault, status = "bad_certificate_request", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The certificate request is not acceptable: {problem}."
-    remedy = "Enrol again with this version's `init` command, which makes the request."
+    remedy = "Use this version's commands with the member's own identity folder: they make the request."
+
+
+class CertificateExpired(CeibaError):
+    code, fault, status = "certificate_expired", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The certificate of {member} ended on {ended}, so it cannot be renewed."
+    remedy = "The operator runs `ceiba-coordinator remove {member}` and `invite`; then join with an empty folder."
 
 
 class AlreadyJoined(CeibaError):

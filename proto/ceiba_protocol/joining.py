@@ -1,4 +1,4 @@
-"""How a member joins a space, whatever its role: keys, certificate, and the roster that it pins.
+"""How a member joins a space, and stays in it: keys, certificate and its renewal, and the roster that it pins.
 
 Files are the roles' business: `join` is handed a function that keeps an identity safe. A passphrase is looked for in
 the environment, or asked for on a terminal, in one way for every role.
@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import grpc
@@ -20,12 +21,22 @@ from ceiba_protocol.errors import (
     BadConfiguration,
     BadIdentity,
     BadJoinToken,
+    CertificateExpired,
     MalformedDocument,
     PassphraseNeeded,
     RosterMismatch,
 )
 from ceiba_protocol.sums.randomness import Random
-from ceiba_protocol.trust.identity import Identity, JoinToken, accept_enrolment, enrolment_request, new_identity
+from ceiba_protocol.trust.certificates import expires_at, is_renewal_due
+from ceiba_protocol.trust.identity import (
+    Identity,
+    JoinToken,
+    accept_enrolment,
+    accept_renewal,
+    enrolment_request,
+    new_identity,
+    renewal_request,
+)
 from ceiba_protocol.trust.roster import Duties, Role, Roster, approval_of, approved_by, check_roster, check_succession
 from ceiba_protocol.trust.sealing import find_passphrase, seal, unseal
 from ceiba_protocol.trust.signing import D, sign
@@ -111,6 +122,27 @@ def join(
     joined = accept_enrolment(identity, response)
     save(joined)
     return joined
+
+
+def renew(identity: Identity, now: datetime, address: str | None = None) -> Identity | None:
+    """The identity with a later certificate for the same key; None, and no call, while RENEW_DAYS or more remain.
+
+    To be saved by the caller. The old certificate stays good until it ends, so nothing is lost where this fails.
+    `address` is the coordinator's host:port, by default the one in the join token. Raises CertificateExpired,
+    NotReachable, MalformedMessage, UnknownMember if the member was removed.
+    """
+    certificate = identity.certificate.encode()
+    if not is_renewal_due(certificate, now):
+        return None
+    if expires_at(certificate) <= now:
+        raise CertificateExpired(member=identity.name, ended=expires_at(certificate).date())
+    target = address or identity.coordinator
+    with secure_channel(target, identity) as channel:
+        try:
+            response = DirectoryStub(channel).Renew(renewal_request(identity), timeout=ENROLMENT_SECONDS)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target) from None
+    return accept_renewal(identity, response)
 
 
 def fetch_roster(identity: Identity) -> SignedRoster:

@@ -301,11 +301,7 @@ def commit_to_set(question: Question, approvals: Sequence[Signed], aborts: Seque
     if len(opened) != len(approvals) or len(attempts) != 1:
         raise SetMismatch(problem="the approvals are not one of each holder, all for the same attempt")
     attempt = attempts.pop()
-    left = check_aborts(question, aborts)
-    if sorted(opened) != [holder for holder in question.holders if holder not in left] or (attempt == 0) != (not left):
-        raise SetMismatch(problem="the approvals are not those of the agreement's holders, without those who left")
-    if len(opened) < (question.agreement.smallest_set if left else len(question.holders)):
-        raise SetMismatch(problem=f"only {len(opened)} holders remain, fewer than the agreement demands")
+    check_whole(question, attempt, sorted(opened), check_aborts(question, aborts))
     mask_keys = {signer: bytes.fromhex(approval.mask_key) for signer, approval in opened.items()}
     if len(set(mask_keys.values())) != len(mask_keys):
         raise SetMismatch(problem="two holders have the same mask key")
@@ -330,6 +326,14 @@ def _context(question: Question, attempt: int, mask_keys: Mapping[str, bytes], l
         key_id=bytes.fromhex(manifest.key_id),
         layout_digest=layout.digest(),
     )
+
+
+def check_whole(question: Question, attempt: int, signers: list[str], left: set[str]) -> None:
+    """The set is the agreement's without those who have left, and large enough. Raises SetMismatch."""
+    if signers != [holder for holder in question.holders if holder not in left] or (attempt == 0) != (not left):
+        raise SetMismatch(problem="the approvals are not those of the agreement's holders, without those who left")
+    if left and len(signers) < question.agreement.smallest_set:
+        raise SetMismatch(problem=f"only {len(signers)} holders remain, fewer than the agreement demands")
 
 
 def check_approval(question: Question, signer: str, approval: Approval) -> None:
@@ -406,8 +410,9 @@ def check_submission(signed: Signed, ciphertexts: bytes, question: Question, com
 def check_submitted(signed: Signed, question: Question, commitment: Commitment) -> Submission:
     """A submission's document without its ciphertexts, as a receipt has it. Raises as `check_submission`."""
     submission = question.roster.open(signed, Submission, Role.HOLDER)
-    if submission.holder != signed.signer or submission.job_id != question.manifest.job_id:
-        raise MalformedMessage(message="Submission", problem="it is for another job or in another holder's name")
+    wanted = (signed.signer, question.manifest.job_id, commitment.context.attempt)
+    if (submission.holder, submission.job_id, submission.attempt) != wanted:
+        raise MalformedMessage(message="Submission", problem="it is for another job or attempt, or in another's name")
     if submission.holder not in commitment.mask_keys:
         raise SetMismatch(problem=f"{submission.holder} is not in it")
     if submission.attempt != commitment.context.attempt:

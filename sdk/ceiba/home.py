@@ -1,6 +1,7 @@
 """A merchant's identity folder: its keys, and the roster that it pinned."""
 
 import os
+import secrets
 from pathlib import Path
 
 from ceiba_protocol.errors import BadIdentity, RosterNotPinned
@@ -47,9 +48,11 @@ class Home:
         self._write(ROSTER_FILE, roster.body())
 
     def _write(self, name: str, content: bytes) -> None:
-        """Replace a file at once, readable by its owner alone."""
+        """Replace a file at once, readable by its owner alone. Several processes may: each has its own new file."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        staging = self.folder / f"{name}.new"
-        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        staging = self.folder / f"{name}.{secrets.token_hex(4)}.new"
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(staging, self.folder / name)

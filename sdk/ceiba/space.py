@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +22,8 @@ from ceiba.jobs import Job
 from ceiba.progress import show_nothing, show_on_terminal
 from ceiba.query import Query, Table
 from ceiba.result import Result
-from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.errors import CeibaError, CertificateExpired
+from ceiba_protocol.joining import renew
 from ceiba_protocol.rounds import make_manifest
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.documents import Offer
@@ -45,13 +47,28 @@ def connect(address: str | None = None, identity: str | Path = "~/.ceiba") -> Sp
 
     >>> space = ceiba.connect("coordinator.example:7443", identity="~/.ceiba/bank-a")
 
-    `address` is the coordinator's host:port, by default the one in the join token. Raises BadIdentity,
-    RosterNotPinned, NotReachable.
+    `address` is the coordinator's host:port, by default the one in the join token. A certificate that ends within
+    30 days is renewed first, and saved. Raises BadIdentity, RosterNotPinned, NotReachable, CertificateExpired.
     """
     home = Home(identity)
-    space = Space(home.identity(), home.roster(), address)
+    space = Space(_renewed(home, address), home.roster(), address)
     space.catalogue()
     return space
+
+
+def _renewed(home: Home, address: str | None) -> Identity:
+    """The folder's identity, its certificate renewed if due. What fails, short of its end, is tried the next time."""
+    identity = home.identity()
+    try:
+        renewed = renew(identity, datetime.now(UTC), address)
+        if renewed is not None:
+            home.save_identity(renewed)
+    except CertificateExpired:
+        raise
+    except (CeibaError, OSError) as error:
+        warnings.warn(f"The certificate of {identity.name} could not be renewed: {error}", stacklevel=3)
+        return identity
+    return renewed or identity
 
 
 class Space:

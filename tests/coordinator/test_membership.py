@@ -60,6 +60,7 @@ from tests.support.members import (
 )
 from tests.support.seeded import seeded
 
+DAY = 24 * 3600
 AUTHORITY = make_authority("test-space", datetime.fromtimestamp(NOW, UTC))
 
 
@@ -318,6 +319,62 @@ def test_names_and_powers_in_the_request_are_ignored(office: Office) -> None:
 
 def fingerprint_of(key: ec.EllipticCurvePrivateKey) -> Digest:
     return key_fingerprint(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+# --- renewal -----------------------------------------------------------------------------------------------------
+
+
+def enrolled(office: Office, name: str = "cleveland") -> Newcomer:
+    newcomer = Newcomer(holder(name))
+    office.enrol(newcomer)
+    return newcomer
+
+
+def test_renewed_certificate_has_the_same_name_and_key_and_ends_later(office: Office) -> None:
+    member = enrolled(office)
+    office.now = NOW + 61 * DAY
+    certificate = office.membership.renew(make_request(member.key), "cleveland")
+    name = CertificateName("test-space", "holder", "cleveland")
+    assert read_member_certificate(certificate) == (name, member.descriptor.tls_fingerprint)
+    assert expires_at(certificate) == datetime.fromtimestamp(NOW, UTC) + timedelta(days=61 + 90)
+    stored = office.store.member("cleveland")
+    assert stored is not None and stored.certificate == certificate
+    assert office.membership.is_enrolled("cleveland", "holder", member.descriptor.tls_fingerprint)
+
+
+def not_renewed(office: Office, error: type[CeibaError], request: bytes, name: str = "cleveland") -> None:
+    """Refused, and everybody's stored certificate is what it was."""
+    with office.store.transaction() as connection:
+        before = connection.exec_driver_sql("SELECT name, certificate FROM members").all()
+    with pytest.raises(error):
+        office.membership.renew(request, name)
+    with office.store.transaction() as connection:
+        assert connection.exec_driver_sql("SELECT name, certificate FROM members").all() == before
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_bad_request_does_not_renew(office: Office, kind: str) -> None:
+    not_renewed(office, BadCertificateRequest, REQUESTS[kind](enrolled(office)))
+
+
+def test_another_members_request_does_not_renew(office: Office) -> None:
+    other = enrolled(office, "hungary")
+    enrolled(office)
+    not_renewed(office, BadCertificateRequest, make_request(other.key))
+
+
+def test_removed_member_and_stranger_cannot_renew(office: Office) -> None:
+    member = enrolled(office)
+    office.membership.remove("cleveland")
+    not_renewed(office, UnknownMember, make_request(member.key))
+    not_renewed(office, UnknownMember, make_request(member.key), "nobody")
+
+
+def test_removed_and_invited_again_the_old_key_does_not_renew(office: Office) -> None:
+    before = enrolled(office)
+    office.membership.remove("cleveland")
+    enrolled(office)
+    not_renewed(office, BadCertificateRequest, make_request(before.key))
 
 
 # --- who is calling ----------------------------------------------------------------------------------------------

@@ -116,9 +116,12 @@ def publisher(name: str) -> SigningKey:
 LOG_KEY = SigningKey(seeded("the log's key")(32))
 
 
+def duties(name: str) -> Duties:
+    return Duties(officer=officer(name).public.hex(), publisher=publisher(name).public.hex())
+
+
 def holder(name: str, **changes: Any) -> Descriptor:
-    duties = Duties(officer=officer(name).public.hex(), publisher=publisher(name).public.hex())
-    return changed(describe_member(name, Role.HOLDER, signing_key(name), duties=duties), **changes)
+    return changed(describe_member(name, Role.HOLDER, signing_key(name), duties=duties(name)), **changes)
 
 
 def merchant(name: str = MERCHANT, bits: int = FAST_BITS, **changes: Any) -> Descriptor:

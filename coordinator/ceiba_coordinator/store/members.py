@@ -31,6 +31,12 @@ class MemberRows(Rows):
         with self.transaction() as connection:
             connection.execute(insert(tables.members).values(**columns))
 
+    def set_certificate(self, name: str, certificate: bytes) -> None:
+        """The member's newest certificate, PEM."""
+        table = tables.members
+        with self.transaction() as connection:
+            connection.execute(update(table).where(table.c.name == name).values(certificate=certificate))
+
     def remove_member(self, name: str) -> None:
         with self.transaction() as connection:
             connection.execute(delete(tables.members).where(tables.members.c.name == name))

@@ -37,7 +37,7 @@ members = Table(
     Column("role", String(16), nullable=False),
     Column("descriptor", LargeBinary, nullable=False),  # Signed
     Column("tls_fingerprint", String(64), nullable=False),
-    Column("certificate", LargeBinary, nullable=False),  # PEM
+    Column("certificate", LargeBinary, nullable=False),  # PEM, the newest
 )
 
 rosters = Table(

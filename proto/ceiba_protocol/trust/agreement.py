@@ -58,7 +58,7 @@ class Agreement(Document):
     tolerated: Annotated[int, Field(ge=1, le=1000)]
     """t: how many of the holders may collude with the merchant and the coordinator."""
     smallest_set: Annotated[int, Field(ge=3, le=1000)]
-    """How many holders must at least answer a job that others have left with an abort token; all, if none may leave."""
+    """How many holders must at least answer a job that others have left with an abort token; all, if none may."""
     jobs: Annotated[int, Field(ge=1, le=1_000_000)]
     """How many jobs in all. An aborted or refused one counts."""
     approval: Literal["standing", "each job"]
@@ -99,8 +99,8 @@ class Agreement(Document):
 def check_parties(agreement: Agreement, roster: Roster) -> None:
     """Run by every party before it signs, and again for every job.
 
-    1. It is of this space, and about a table of its roster. 2. Every party is on the roster with exactly these keys, and
-    in its role. 3. No smaller set can be asked than the roster's charter and its own t allow.
+    1. It is of this space, and about a table of its roster. 2. Every party is on the roster with exactly these keys,
+    and in its role. 3. No smaller set can be asked than the roster's charter and its own t allow.
     Raises AgreementMismatch, UnknownTable, UnknownMember, TooFewHolders.
     """
     if agreement.space != roster.space:
@@ -341,7 +341,7 @@ def differ_by_few(one: Iterable[str], other: Iterable[str], minimum: int) -> tup
 
 
 def overlaps(agreement: Agreement, others: Sequence[Agreement], roster: Roster, now: int) -> list[Overlap]:
-    """Run by a holder before it signs: the agreements of the last 30 days that endanger somebody together with this one.
+    """Run by a holder before it signs: agreements of the last 30 days that endanger somebody together with this one.
 
     The same merchant means the same organisation, whatever it calls itself.
     """

@@ -19,6 +19,8 @@ from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.trust.certificates import (
     CertificateName,
     certificate_fingerprint,
+    expires_at,
+    is_issued_by,
     key_fingerprint,
     make_request,
     new_key,
@@ -27,7 +29,7 @@ from ceiba_protocol.trust.certificates import (
 from ceiba_protocol.trust.keys import SigningKey, x25519_public_key
 from ceiba_protocol.trust.roster import SUITE, Descriptor, Duties, EncryptionKey, Role
 from ceiba_protocol.trust.signing import sign
-from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse
+from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse, RenewRequest, RenewResponse
 
 TOKEN_PREFIX = "ceiba-join-"  # noqa: S105 - a prefix, not a secret
 
@@ -211,7 +213,28 @@ def accept_enrolment(identity: Identity, response: EnrolResponse) -> Identity:
     this member's name and key, or the CA is not the token's."""
     if response.authority.decode() != identity.authority:
         raise MalformedMessage(message="EnrolResponse", problem="its CA is not the one in the join token")
+    return _with_certificate(identity, response.certificate, "EnrolResponse")
+
+
+def renewal_request(identity: Identity) -> RenewRequest:
+    """Run by a member: what it sends for a new certificate of its same key."""
+    return RenewRequest(certificate_request=make_request(identity.tls_key.encode()))
+
+
+def accept_renewal(identity: Identity, response: RenewResponse) -> Identity:
+    """Run by a member: the identity with its new certificate. Raises MalformedMessage if the certificate is not for
+    this member's name and key, or does not end later than the one that it has."""
+    renewed = _with_certificate(identity, response.certificate, "RenewResponse")
+    if expires_at(response.certificate) <= expires_at(identity.certificate.encode()):
+        raise MalformedMessage(message="RenewResponse", problem="the certificate does not end later than the old one")
+    return renewed
+
+
+def _with_certificate(identity: Identity, certificate: bytes, message: str) -> Identity:
+    """The identity with a certificate that its CA issued for its name and key. Raises MalformedMessage."""
+    if not is_issued_by(identity.authority.encode(), certificate):
+        raise MalformedMessage(message=message, problem="the certificate is not by the space's CA")
     expected = CertificateName(identity.space, identity.descriptor.role, identity.name)
-    if read_member_certificate(response.certificate) != (expected, identity.descriptor.tls_fingerprint):
-        raise MalformedMessage(message="EnrolResponse", problem="the certificate is not for this member's key")
-    return identity.model_copy(update={"certificate": response.certificate.decode()})
+    if read_member_certificate(certificate) != (expected, identity.descriptor.tls_fingerprint):
+        raise MalformedMessage(message=message, problem="the certificate is not for this member's key")
+    return identity.model_copy(update={"certificate": certificate.decode()})

@@ -1,4 +1,4 @@
-"""The log's Merkle tree: SHA-256, RFC 6962 §2.1 and RFC 9162 §2.1 (PROTOCOL §6.3).
+"""The log's Merkle tree: SHA-256, RFC 6962 §2.1 and RFC 9162 §2.1.
 
 The coordinator keeps the entries and makes proofs; holders keep a `Frontier` and check. All hashes have 32 bytes,
 all sizes count leaves, and indices begin at 0.

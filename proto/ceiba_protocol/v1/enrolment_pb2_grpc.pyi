@@ -80,6 +80,10 @@ class DirectoryStub:
     """The roster as the operator has it. The caller compares its fingerprint out of band before pinning it."""
     ApproveRoster: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.ApproveRosterRequest, _enrolment_pb2.ApproveRosterResponse]
     """A signer of rosters (a steward, or a holder where there are none) approves the newest one."""
+    Renew: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.RenewRequest, _enrolment_pb2.RenewResponse]
+    """A new certificate for the caller's same TLS key, before its old one ends. Both stay good until they end. MUST be
+    refused to a caller that is no member any more.
+    """
 
 @_typing.type_check_only
 class DirectoryAsyncStub(DirectoryStub):
@@ -90,6 +94,10 @@ class DirectoryAsyncStub(DirectoryStub):
     """The roster as the operator has it. The caller compares its fingerprint out of band before pinning it."""
     ApproveRoster: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.ApproveRosterRequest, _enrolment_pb2.ApproveRosterResponse]  # type: ignore[assignment]
     """A signer of rosters (a steward, or a holder where there are none) approves the newest one."""
+    Renew: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.RenewRequest, _enrolment_pb2.RenewResponse]  # type: ignore[assignment]
+    """A new certificate for the caller's same TLS key, before its old one ends. Both stay good until they end. MUST be
+    refused to a caller that is no member any more.
+    """
 
 class DirectoryServicer(metaclass=_abc_1.ABCMeta):
     """Served to members over mTLS."""
@@ -109,5 +117,15 @@ class DirectoryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_enrolment_pb2.ApproveRosterResponse, _abc.Awaitable[_enrolment_pb2.ApproveRosterResponse]]:
         """A signer of rosters (a steward, or a holder where there are none) approves the newest one."""
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _enrolment_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.RenewResponse, _abc.Awaitable[_enrolment_pb2.RenewResponse]]:
+        """A new certificate for the caller's same TLS key, before its old one ends. Both stay good until they end. MUST be
+        refused to a caller that is no member any more.
+        """
 
 def add_DirectoryServicer_to_server(servicer: DirectoryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
