@@ -115,8 +115,8 @@ class Sandbox:
     # --- members
 
     def merchant(self, name: str, *, agreed: bool = True) -> Space:
-        """A connected merchant of that name. The first time it joins, every holder approves the roster that lists it, and
-        (`agreed`) signs a standing agreement for every table, with all columns and operations and the whole set."""
+        """A connected merchant of that name. The first time it joins, every holder approves the roster that lists it,
+        and (`agreed`) signs a standing agreement for every table, with all columns and operations and the whole set."""
         if name not in self._merchants:
             home = self.merchant_home(name)
             join(self._invite(name, Role.MERCHANT), None, home.save_identity, os.urandom)

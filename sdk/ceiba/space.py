@@ -66,8 +66,8 @@ def connect(
     >>> space = ceiba.connect("coordinator.example:7443", identity="~/.ceiba/bank-a")
 
     `address` is the coordinator's host:port, by default the one in the join token. `passphrase` opens the keys; without
-    it, it is taken from CEIBA_PASSPHRASE_FILE or CEIBA_PASSPHRASE, or asked for on a terminal. A certificate that ends within
-    30 days is renewed first, and saved; a newer roster that enough of its signers approved is pinned. Raises
+    it, it is taken from CEIBA_PASSPHRASE_FILE or CEIBA_PASSPHRASE, or asked for on a terminal. A certificate that ends
+    within 30 days is renewed first, and saved; a newer roster that enough of its signers approved is pinned. Raises
     BadIdentity, PassphraseNeeded, BadPassphrase, RosterNotPinned, RosterMismatch, NotReachable, CertificateExpired.
     """
     home = Home(identity, passphrase.encode() if isinstance(passphrase, str) else passphrase)
