@@ -197,7 +197,7 @@ class Answering:
     # --- tasks
 
     def approve(self, job_id: bytes, manifest: Signed, attempt: int = 0) -> Reply | Pending:
-        """Decide on a job: an Approval, stored with its mask secret; a Refusal that says why; or a person must be asked.
+        """Decide on a job: an Approval, stored with its mask secret; a Refusal that says why; or a person is asked.
 
         Raises what is wrong with a manifest that no merchant of the roster has signed for this job: it deserves no
         signature of ours, not even under a refusal.

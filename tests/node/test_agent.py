@@ -14,7 +14,16 @@ NOBODY = "127.0.0.1:1"
 
 
 def agent(offers: Any = dict, is_outdated: Any = lambda: False) -> Agent:
-    answering: Any = SimpleNamespace(offers=offers, forget_expired=lambda: None, roster_digest=bytes(32))
+    witness = SimpleNamespace(connect=lambda _: None, catch_up=lambda: None, fault=None)
+    answering: Any = SimpleNamespace(
+        witness=witness,
+        offers=offers,
+        forget_expired=lambda: None,
+        roster_digest=bytes(32),
+        broken_by_roster=list,
+        to_upload=list,
+        decided=list,
+    )
     return Agent(grpc.insecure_channel(NOBODY), NOBODY, answering, is_outdated)
 
 

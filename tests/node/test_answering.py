@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from ceiba_node.answering import LOG_TIME, Answering, Reply
 from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
+from ceiba_node.house_rules import Policy
 from ceiba_node.ledger import Ledger
 from ceiba_node.publishing import publish
 from ceiba_node.snapshots import SnapshotStore
@@ -26,10 +27,13 @@ from ceiba_protocol.errors import (
     error_from,
 )
 from ceiba_protocol.rounds import CLOCK_TOLERANCE, commit_to_set
+from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import Approval, DatasetPin, Offer, Refusal, Submission
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
 from ceiba_protocol.v1.common_pb2 import Signed
+from tests.support.fake_log import FakeLog
 from tests.support.members import (
     HOLDERS,
     MERCHANT,
@@ -41,6 +45,7 @@ from tests.support.members import (
     changed,
     holder,
     plan_of,
+    publisher,
     signed_by,
 )
 from tests.support.seeded import seeded
@@ -52,9 +57,14 @@ STORAGE_KEY = seeded("storage key")(32)
 class Node:
     """A holder's node in a folder, without a network; `restart` forgets all but the folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **agreed: Any) -> None:
+        """`agreed`: fields of the agreement."""
         self.folder = folder
         self.world = World()
+        self.world.agreement = self.world.make_agreement(**agreed)
+        self.log = FakeLog(self.world.roster.space)
+        self.policy = Policy()
+        self.publisher = publisher(ME)
         self.now = NOW
         self.snapshots = SnapshotStore(folder / "snapshots", holder=ME)
         self.publish(ROWS[ME])
@@ -73,7 +83,14 @@ class Node:
             for row in rows:
                 chol = "" if row["chol"] is None else row["chol"] / 10
                 writer.writerow([["female", "male"][row["sex"]], "" if row["age"] is None else row["age"], chol])
-        publish(self.snapshots, path, SCHEMA, now=datetime.fromtimestamp(NOW, UTC), version_key=STORAGE_KEY)
+        publish(
+            self.snapshots,
+            path,
+            SCHEMA,
+            now=datetime.fromtimestamp(NOW, UTC),
+            version_key=STORAGE_KEY,
+            publisher=self.publisher,
+        )
 
     def start(self, storage_key: bytes = STORAGE_KEY) -> None:
         identity = Identity(
@@ -81,6 +98,7 @@ class Node:
             descriptor=holder(ME),
             coordinator="127.0.0.1:1",
             signing_seed=seeded(f"signing key of {ME}")(32).hex(),
+            sealing_seed=seeded(f"sealing key of {ME}")(32).hex(),
             storage_key=storage_key.hex(),
             tls_key="",
             certificate="",
@@ -95,9 +113,17 @@ class Node:
             DuckDBEngine(holder=ME, memory_limit="300MB", threads=1, temp_directory=self.folder / "spill"),
             self.ledger,
             Encryptors(os.urandom, stock=0),
+            lambda: self.policy,
             lambda: self.now,
             os.urandom,
         )
+        self.answering.witness.connect(self.log)
+        self.learn()
+
+    def learn(self, agreement: Agreement | None = None, notices: Iterable[Signed] = ()) -> None:
+        """The coordinator tells of an agreement that every party has signed."""
+        evidence = AgreementEvidence(signatures=self.world.signatures(agreement), notices=notices)
+        self.answering.take_up_agreement(evidence)
 
     def restart(self, **options: bytes) -> None:
         self.answering.close()
@@ -105,14 +131,20 @@ class Node:
 
     # --- tasks, and what was answered
 
-    def approve(self, manifest: Signed | None = None) -> Reply:
-        return self.answering.approve(self.id, manifest or self.world.signed_manifest())
+    def approve(self, manifest: Signed | None = None, attempt: int = 0) -> Any:
+        return self.answering.approve(self.id, manifest or self.world.signed_manifest(), attempt)
 
     def approvals(self, **replaced: Signed) -> list[Signed]:
         return self.world.approvals(**({ME: self.approve().signed} | replaced))
 
-    def contribute(self, approvals: list[Signed] | None = None) -> Reply:
-        return self.answering.contribute(self.id, self.approvals() if approvals is None else approvals)
+    def contribute(self, approvals: list[Signed] | None = None, aborts: Iterable[Signed] = ()) -> Any:
+        wanted = self.approvals() if approvals is None else approvals
+        return self.answering.contribute(self.id, wanted, list(aborts), self.log.checkpoint())
+
+    def ask(self, job_id: str, number: int, **changes: Any) -> None:
+        """The merchant's next job."""
+        self.world.job_id, self.world.number = job_id * 16, number
+        self.id = bytes.fromhex(self.world.job_id)
 
     def files(self) -> bytes:
         return b"".join(path.read_bytes() for path in self.folder.glob("ledger.sqlite3*"))
@@ -127,7 +159,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def refusal_in(reply: Reply) -> Refusal:
     """The refusal, signed by the node for this job; it brings no ciphertexts."""
-    assert reply.ciphertexts == b""
+    assert reply.ciphertexts == b"" and reply.token is None
     return World().roster.open(reply.signed, Refusal, Role.HOLDER)
 
 
@@ -232,8 +264,7 @@ def test_restart_between_approval_and_contribution(node: Node) -> None:
 
 def test_each_job_has_its_own_mask_key(node: Node) -> None:
     first = node.approve()
-    node.world.job_id = "0c" * 16
-    node.id = bytes.fromhex(node.world.job_id)
+    node.ask("0c", 2)
     keys = {Approval.parse(reply.signed.body).mask_key for reply in (first, node.approve())}
     assert len(keys) == 2
 
@@ -290,7 +321,7 @@ def test_contribution_to_a_job_that_was_not_approved_is_not_answered(node: Node)
 # --- what it refuses to approve ----------------------------------------------------------------------------------
 
 WRONG_MANIFESTS: dict[str, tuple[str, Callable[[World], Signed]]] = {
-    "another roster": ("manifest_mismatch", lambda world: world.signed_manifest(agreement_digest=Digest("ab" * 32))),
+    "another agreement": ("unknown_agreement", lambda world: world.signed_manifest(agreement_digest=Digest("ab" * 32))),
     "a smaller set": ("set_mismatch", lambda world: world.signed_manifest(datasets=world.manifest().datasets[:2])),
     "another key": ("manifest_mismatch", lambda world: world.signed_manifest(key_id=Digest("ab" * 32))),
     "another layout": ("manifest_mismatch", lambda world: world.signed_manifest(layout_digest=Digest("ab" * 32))),
@@ -313,7 +344,7 @@ UNSIGNED: dict[str, tuple[type[CeibaError], Callable[[World], Signed]]] = {
     "a holder's": (UnknownMember, lambda world: signed_by(SECOND, world.manifest())),
     "changed on the way": (
         BadSignature,
-        lambda world: altered(world.signed_manifest(), b"research", b"resEarch"),
+        lambda world: altered(world.signed_manifest(), b"cleveland", b"clEveland"),
     ),
 }
 
@@ -324,14 +355,14 @@ def test_what_no_merchant_signed_gets_no_signature_either(node: Node, kind: str)
     error, make = UNSIGNED[kind]
     with pytest.raises(error):
         node.approve(make(node.world))
-    assert node.ledger.counts() == {"approved": 0, "answered": 0}
+    assert node.ledger.counts() == {"approved": 0, "answered": 0, "left": 0}
 
 
 @pytest.mark.parametrize("kind", WRONG_MANIFESTS)
 def test_wrong_manifest_is_refused(node: Node, kind: str) -> None:
     code, make = WRONG_MANIFESTS[kind]
     refused(node, node.approve(make(node.world)), code)
-    assert node.ledger.counts() == {"approved": 0, "answered": 0}
+    assert node.ledger.counts() == {"approved": 0, "answered": 0, "left": 0}
 
 
 def test_larger_capacity_than_published_is_refused(node: Node) -> None:

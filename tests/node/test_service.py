@@ -14,10 +14,11 @@ from ceiba_node.service import RENEWAL_SECONDS, Renewal
 from ceiba_protocol.joining import IDENTITY_FILE
 from ceiba_protocol.trust.certificates import CertificateName, expires_at, issue_member, make_authority, make_request
 from ceiba_protocol.trust.identity import Identity, JoinToken, new_identity
-from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.trust.roster import Duties, Role
 
 DAY = 24 * 3600
 JOINED = 1_900_000_000
+DUTIES = Duties(officer="0a" * 32, publisher="0b" * 32)
 AUTHORITY = make_authority("s", datetime.fromtimestamp(JOINED, UTC))
 
 
@@ -33,7 +34,7 @@ class Node:
 
     def __init__(self, folder: Path) -> None:
         self.now = JOINED
-        self.home = Home.make(folder)
+        self.home = Home.make(folder, passphrase=b"a passphrase")
         token = JoinToken(
             space="s",
             name="a",
@@ -44,7 +45,7 @@ class Node:
             enrolment="127.0.0.1:1",
             authority=AUTHORITY.certificate.decode(),
         )
-        self.home.save_identity(with_certificate(new_identity(token, os.urandom), JOINED))
+        self.home.save_identity(with_certificate(new_identity(token, os.urandom, DUTIES), JOINED))
         self.renewal = Renewal(self.home, lambda: self.now)
 
     def look(self) -> tuple[bool, list[Any]]:
