@@ -113,6 +113,8 @@ class Answering:
         self._locks: dict[bytes, threading.Lock] = {}
         self._deciding = threading.Lock()
         """Held from reading the record to writing it: two jobs at once must not both be the last of a quota."""
+        self._submitting = threading.Lock()
+        """Likewise for two jobs whose sets nearly coincide."""
         self._withheld: set[str] = set()
 
     @property
@@ -347,20 +349,18 @@ class Answering:
         # 2. The time, and the log, which nobody may show this holder in an older state than the others.
         check_window(work.question.manifest, now)
         self.witness.require(checkpoint, commitment.log_size)
-        # 3. Mask and encrypt.
         values = work.sums.result()
         encryptor = self._encryptors.get(work.question.modulus, commitment.layout.ciphertexts)
-        salt = self._random(32)
+        salt, holders = self._random(32), tuple(commitment.holders)
         assert answer.mask_secret is not None
-        submission, ciphertexts = contribute(
-            work.question, commitment, self.name, values, answer.mask_secret, encryptor, salt
-        )
-        signed = sign(submission, self.name, self._identity.signing_key)
-        holders = tuple(commitment.holders)
-        payload = Payload(job_id, answer.attempt, STAGE, ITERATION, context_digest, holders, signed, ciphertexts)
-        # 4. No other set that nearly coincides, nor a stop since; 5. store; then it may be sent.
-        with self._deciding:
+        with self._submitting:
+            # 3. No other set that nearly coincides, nor a stop since; 4. mask, encrypt; 5. store; then it may be sent.
             check_set(self._request(work.question, work.schema, now), holders)
+            submission, ciphertexts = contribute(
+                work.question, commitment, self.name, values, answer.mask_secret, encryptor, salt
+            )
+            signed = sign(submission, self.name, self._identity.signing_key)
+            payload = Payload(job_id, answer.attempt, STAGE, ITERATION, context_digest, holders, signed, ciphertexts)
             self._ledger.record_payload(payload, salt, now)
         log.info("job.answered", job=job_id.hex(), bytes=len(ciphertexts))
         return Reply(signed, ciphertexts)
