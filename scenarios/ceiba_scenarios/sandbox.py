@@ -212,7 +212,7 @@ class Sandbox:
         home = self.coordinator_folder
         port, enrolment = free_port(), free_port()
         self.address, self._enrolment = f"127.0.0.1:{port}", f"127.0.0.1:{enrolment}"
-        self._config = make_folder(
+        self.config = make_folder(
             home,
             self._space,
             address=self.address,
@@ -226,7 +226,7 @@ class Sandbox:
 
     def wait_for_coordinator(self) -> None:
         """Return once it accepts connections. Raises NotReachable if its process ends, or takes too long."""
-        authority = self._config.read_authority().certificate
+        authority = self.config.read_authority().certificate
         deadline = time.monotonic() + START_SECONDS
         with enrolment_channel(self._enrolment, authority.decode()) as channel:
             while time.monotonic() < deadline:
@@ -237,7 +237,7 @@ class Sandbox:
         raise NotReachable(target="the coordinator", problem=f"it did not start in {START_SECONDS:.0f} s")
 
     def _membership(self) -> Membership:
-        return open_membership(self._config, Store(open_engine(self._config.database_url)))
+        return open_membership(self.config, Store(open_engine(self.config.database_url)))
 
     def _invite(self, name: str, role: Role) -> JoinToken:
         return self._membership().invite(
