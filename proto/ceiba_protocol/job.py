@@ -24,6 +24,8 @@ class Event(StrEnum):
     """A holder left with an abort token, and the agreement lets those who remain answer without it."""
     REFUSAL = "refusal"
     """A holder said no, or could not go on."""
+    REVOCATION = "revocation"
+    """A roster came into force on which a party is not what it was when the agreement was signed."""
     DEADLINE = "deadline"
     CANCELLATION = "cancellation"
 
@@ -32,11 +34,13 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL): State.WAITING_FOR_SUBMISSIONS,
     (State.WAITING_FOR_APPROVALS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_APPROVALS, Event.REFUSAL): State.REFUSED,
+    (State.WAITING_FOR_APPROVALS, Event.REVOCATION): State.FAILED,
     (State.WAITING_FOR_APPROVALS, Event.DEADLINE): State.EXPIRED,
     (State.WAITING_FOR_APPROVALS, Event.CANCELLATION): State.CANCELLED,
     (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION): State.DONE,
     (State.WAITING_FOR_SUBMISSIONS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_SUBMISSIONS, Event.REFUSAL): State.FAILED,
+    (State.WAITING_FOR_SUBMISSIONS, Event.REVOCATION): State.FAILED,
     (State.WAITING_FOR_SUBMISSIONS, Event.DEADLINE): State.EXPIRED,
     (State.WAITING_FOR_SUBMISSIONS, Event.CANCELLATION): State.CANCELLED,
 }

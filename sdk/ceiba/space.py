@@ -58,16 +58,19 @@ Versions = Mapping[str, str]
 """Holder → the version of its dataset to use, or the beginning of it."""
 
 
-def connect(address: str | None = None, identity: str | Path = "~/.ceiba") -> Space:
+def connect(
+    address: str | None = None, identity: str | Path = "~/.ceiba", *, passphrase: str | bytes | None = None
+) -> Space:
     """Connect to a space with the identity in a folder that `ceiba init` made.
 
     >>> space = ceiba.connect("coordinator.example:7443", identity="~/.ceiba/bank-a")
 
-    `address` is the coordinator's host:port, by default the one in the join token. A certificate that ends within
-    30 days is renewed first, and saved; a newer roster that enough of its signers approved is pinned. Raises
+    `address` is the coordinator's host:port, by default the one in the join token. `passphrase` opens the keys; without
+    it, it is taken from CEIBA_PASSPHRASE_FILE or CEIBA_PASSPHRASE, or asked for on a terminal. A certificate that ends
+    within 30 days is renewed first, and saved; a newer roster that enough of its signers approved is pinned. Raises
     BadIdentity, PassphraseNeeded, BadPassphrase, RosterNotPinned, RosterMismatch, NotReachable, CertificateExpired.
     """
-    home = Home(identity)
+    home = Home(identity, passphrase.encode() if isinstance(passphrase, str) else passphrase)
     _renew(home, address)
     space = Space(home, address)
     try:

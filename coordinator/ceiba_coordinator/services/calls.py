@@ -27,10 +27,6 @@ Answer = Callable[[Any, Any, Context], Awaitable[T]]
 Stream = Callable[[Any, Any, Context], AsyncIterator[T]]
 
 
-EVERYBODY = "everybody"
-"""What a change of the roster or the catalogue concerns."""
-
-
 class Desk:
     """The one thread in which the state is read and written, and the bells that wake whom a change concerns."""
 

@@ -81,12 +81,17 @@ class JobStatus(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
+    ENDED_BECAUSE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.bytes
     """16 bytes."""
     state: _builtins.str
     """A state of ceiba_protocol/job.py, such as "waiting_for_approvals"."""
     deadline: _builtins.int
     """End of the job's window, seconds since 1970-01-01 UTC."""
+    ended_because: _builtins.str
+    """Why the job failed without a holder's refusal: the stable code of an error in ceiba_protocol/errors.py, such as
+    "unknown_member" after a revocation; absent otherwise.
+    """
     @_builtins.property
     def holders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the job's holders, sorted."""
@@ -128,12 +133,15 @@ class JobStatus(_message.Message):
         deadline: _builtins.int = ...,
         left: _abc.Iterable[_builtins.str] | None = ...,
         pending: _abc.Iterable[_builtins.str] | None = ...,
+        ended_because: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "ended_because", b"ended_because", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "deadline", b"deadline", "holders", b"holders", "job_id", b"job_id", "left", b"left", "online", b"online", "pending", b"pending", "refusal", b"refusal", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "approved", b"approved", "deadline", b"deadline", "ended_because", b"ended_because", "holders", b"holders", "job_id", b"job_id", "left", b"left", "online", b"online", "pending", b"pending", "refusal", b"refusal", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__ended_because: _TypeAlias = _typing.Literal["ended_because"]  # noqa: Y015
+    _WhichOneofArgType__ended_because: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ended_because) -> _WhichOneofReturnType__ended_because | None: ...
 
 Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
 
