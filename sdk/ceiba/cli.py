@@ -12,7 +12,7 @@ from ceiba.agreements_cli import DEFAULT_FOLDER, AsJson, Folder
 from ceiba.agreements_cli import app as agreements_app
 from ceiba.display import printable
 from ceiba.home import Home
-from ceiba_protocol.errors import CeibaError, Fault
+from ceiba_protocol.errors import BadQuestion, CeibaError, Fault
 from ceiba_protocol.joining import check_pin, confirm_pin, fetch_roster, join, read_token
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def query(
     """
     from ceiba.space import connect
 
+    if receipt is not None and (explain or mock):
+        raise BadQuestion(problem="nothing is asked, so there is no receipt", hint="Leave out --receipt.")
     with connect(identity=identity) as space:
         question = space.sql(sql)
         under = {"agreement": agreement or None, "purpose": purpose or None}
