@@ -1,4 +1,4 @@
-"""The log as its holders see it: only growth is witnessed, and nothing is attributed to a holder that it did not sign."""
+"""The log as its holders see it: only growth is witnessed, and nobody is said to have signed what it did not."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ from tests.support.members import HOLDERS, LOG_KEY, MERCHANT, NOW, World, change
 
 WORLD = World()
 DOCUMENTS = [WORLD.signed_manifest(), *WORLD.approvals(), *map(WORLD.refusal, HOLDERS)]
-LOG = [entry_of(signed, NOW + at).body() for at, signed in enumerate(DOCUMENTS)]
+LOG = WORLD.log_of(DOCUMENTS)
 
 
 def frontier_of(entries: Sequence[bytes]) -> Frontier:

@@ -369,8 +369,11 @@ class World:
         )
         before = [*parts.agreement, parts.manifest, *approvals, *aborts, *parts.submissions]
         later = [self.refusal(name) for name in self.holders]
-        log = [entry_of(signed, NOW + at).body() for at, signed in enumerate([*before, release, *later])]
-        return self.proved(parts, log, len(before))
+        return self.proved(parts, self.log_of([*before, release, *later]), len(before))
+
+    def log_of(self, documents: Iterable[Signed]) -> list[bytes]:
+        """The entries of a log of these documents, one a second."""
+        return [entry_of(signed, NOW + at).body() for at, signed in enumerate(documents)]
 
     def proved(self, parts: ReceiptParts, log: Sequence[bytes], index: int) -> ReceiptParts:
         """The parts with that entry of that log, proved and cosigned by every holder."""
