@@ -101,6 +101,12 @@ def test_exactly_the_new_entries_must_be_delivered(delivered: list[bytes]) -> No
         witness(frontier_of(LOG[:4]), delivered, WORLD.checkpoint(LOG))
 
 
+def test_a_false_size_beside_the_true_root_is_refused() -> None:
+    for size in (len(LOG) - 1, len(LOG) + 1):
+        with pytest.raises(LogProofFailed):
+            witness(frontier_of(LOG[:3]), LOG[3:], WORLD.checkpoint(LOG, size=size))
+
+
 def test_only_the_operators_checkpoint_of_this_space_is_read() -> None:
     checkpoint = WORLD.checkpoint(LOG)
     assert read_checkpoint(signed_by(OPERATOR, checkpoint), WORLD.roster) == checkpoint
