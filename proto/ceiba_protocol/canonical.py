@@ -121,7 +121,7 @@ class Document(BaseModel):
             document = cls.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-            where = ".".join(str(step) for step in first["loc"])
+            where = _UNSAFE.sub("?", ".".join(str(step) for step in first["loc"]))  # it may name an unknown field
             raise MalformedDocument(document=name, problem=f"{where or 'body'}: {first['type']}") from None
         if not document._is_written_as(body):
             raise MalformedDocument(document=name, problem="its bytes are not in canonical form")

@@ -22,13 +22,19 @@ from ceiba_coordinator.folder import make_folder
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.server import open_membership
 from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_node.cli.joining import make_duties, take_confirmed
 from ceiba_node.config import Home as NodeHome
+from ceiba_node.contracts import Contracts
+from ceiba_node.ledger import Ledger
+from ceiba_node.policy import check_signing
 from ceiba_node.publishing import PublishReport, publish
-from ceiba_protocol.errors import BadSource, NotReachable, UnknownTable
-from ceiba_protocol.joining import approve_roster, check_pin, fetch_roster, join
+from ceiba_protocol.errors import BadSource, NotReachable, UnknownAgreement, UnknownTable
+from ceiba_protocol.joining import check_pin, fetch_roster, join
 from ceiba_protocol.schema import Schema, nearest
-from ceiba_protocol.trust.identity import JoinToken
+from ceiba_protocol.trust.agreement import Contract
+from ceiba_protocol.trust.identity import Duty, JoinToken
 from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.wire import enrolment_channel
 from ceiba_scenarios.deriving import Derived, derive
 from ceiba_scenarios.processes import Process, free_port
@@ -119,11 +125,11 @@ class Sandbox:
         and (`agreed`) signs a standing agreement for every table, with all columns and operations and the whole set."""
         if name not in self._merchants:
             home = self.merchant_home(name)
-            join(self._invite(name, Role.MERCHANT), None, home.save_identity, os.urandom)
+            identity = join(self._invite(name, Role.MERCHANT), None, home.save_identity, os.urandom)
             roster = self._propose_roster()
-            _pin(home, roster)
+            home.pin(check_pin(identity, fetch_roster(identity).roster, roster.fingerprint, None))
             for holder in self._holders:
-                approve_roster(self.node_home(holder).identity(), roster)
+                self._confirm(holder, roster)
             self._merchants[name] = connect(identity=home.folder, passphrase=self._passphrase)
             self._wait_for_offers(self._merchants[name])
             for table in self._tables if agreed else ():
@@ -138,8 +144,26 @@ class Sandbox:
         return proposal.wait(START_SECONDS)
 
     def sign_agreement(self, holder: str, agreement_id: str) -> None:
-        """What `ceiba-node agreements sign` does, once the running node has heard of the proposal."""
-        raise NotImplementedError
+        """What `ceiba-node agreements sign` does, once the running node has heard of the proposal.
+
+        Raises what `check_signing` does, and UnknownAgreement if the node does not hear of it.
+        """
+        home, now = self.node_home(holder), int(time.time())
+        with contextlib.closing(home.ledger()) as ledger:
+            contract = self._until_known(home, ledger, agreement_id)
+            terms, roster = contract.agreement, home.roster()
+            others, schema = Contracts(ledger, roster).all(), self._tables[terms.table].schema
+            check_signing(terms, others, schema, roster, home.policy(), holder, now)
+            signed = sign(terms, holder, home.duty_key(Duty.OFFICER).signing_key)
+            ledger.record_signature(contract.digest, signed, now)
+
+    def _until_known(self, home: NodeHome, ledger: Ledger, agreement_id: str) -> Contract:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(UnknownAgreement):
+                return Contracts(ledger, home.roster()).find(agreement_id)
+            time.sleep(CHECK_SECONDS)
+        raise UnknownAgreement(agreement=agreement_id)
 
     def merchant_home(self, name: str) -> MerchantHome:
         folder = self.folder / "merchants" / name
@@ -177,6 +201,7 @@ class Sandbox:
             source_columns=derived.source_columns,
             now=datetime.now(UTC),
             version_key=home.identity().version_key,
+            publisher=home.duty_key(Duty.PUBLISHER).signing_key,
         )
         self.reports[holder, table] = report
         return report
@@ -187,7 +212,7 @@ class Sandbox:
         home = self.coordinator_folder
         port, enrolment = free_port(), free_port()
         self.address, self._enrolment = f"127.0.0.1:{port}", f"127.0.0.1:{enrolment}"
-        self._config = make_folder(
+        self.config = make_folder(
             home,
             self._space,
             address=self.address,
@@ -201,7 +226,7 @@ class Sandbox:
 
     def wait_for_coordinator(self) -> None:
         """Return once it accepts connections. Raises NotReachable if its process ends, or takes too long."""
-        authority = self._config.read_authority().certificate
+        authority = self.config.read_authority().certificate
         deadline = time.monotonic() + START_SECONDS
         with enrolment_channel(self._enrolment, authority.decode()) as channel:
             while time.monotonic() < deadline:
@@ -212,7 +237,7 @@ class Sandbox:
         raise NotReachable(target="the coordinator", problem=f"it did not start in {START_SECONDS:.0f} s")
 
     def _membership(self) -> Membership:
-        return open_membership(self._config, Store(open_engine(self._config.database_url)))
+        return open_membership(self.config, Store(open_engine(self.config.database_url)))
 
     def _invite(self, name: str, role: Role) -> JoinToken:
         return self._membership().invite(
@@ -227,7 +252,7 @@ class Sandbox:
     def _join_holder(self, name: str) -> None:
         home = NodeHome.make(self.node_home(name).folder, self._passphrase)
         token = self._invite(name, Role.HOLDER)
-        join(token, None, home.save_identity, os.urandom, home.make_duties())
+        join(token, None, home.save_identity, os.urandom, make_duties(home))
         self.processes[name] = self._process(name, "ceiba_node", home.folder)
 
     def _read_tables(self) -> dict[str, Derived]:
@@ -267,9 +292,14 @@ class Sandbox:
         """Pinned and approved by every holder: in the sandbox one process stands for all the telephone calls."""
         roster = self._propose_roster()
         for name in self._holders:
-            home = self.node_home(name)
-            _pin(home, roster)
-            approve_roster(home.identity(), roster)
+            self._confirm(name, roster)
+
+    def _confirm(self, holder: str, roster: Roster) -> None:
+        """What `ceiba-node pin` does once the words were compared."""
+        home = self.node_home(holder)
+        received = fetch_roster(home.identity())
+        confirmed = check_pin(home.identity(), received.roster, roster.fingerprint, home.pinned_roster())
+        take_confirmed(home, received, confirmed)
 
     def _wait_for_offers(self, space: Space) -> None:
         """Return once every holder has offered its tables: the first question must not meet a half-open space."""
@@ -281,11 +311,6 @@ class Sandbox:
                 return
             time.sleep(CHECK_SECONDS)
         raise NotReachable(target="a holder", problem=f"it did not offer its tables in {START_SECONDS:.0f} s")
-
-
-def _pin(home: NodeHome | MerchantHome, roster: Roster) -> None:
-    identity = home.identity()
-    home.pin(check_pin(identity, fetch_roster(identity).roster, roster.fingerprint, home.pinned_roster()))
 
 
 def _read_schema(schema: Schema | Mapping[str, Any] | str | Path) -> Schema:

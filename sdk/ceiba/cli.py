@@ -10,8 +10,9 @@ import typer
 
 from ceiba.agreements_cli import DEFAULT_FOLDER, AsJson, Folder
 from ceiba.agreements_cli import app as agreements_app
+from ceiba.display import printable
 from ceiba.home import Home
-from ceiba_protocol.errors import CeibaError, Fault
+from ceiba_protocol.errors import BadQuestion, CeibaError, Fault
 from ceiba_protocol.joining import check_pin, confirm_pin, fetch_roster, join, read_token
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def query(
     """
     from ceiba.space import connect
 
+    if receipt is not None and (explain or mock):
+        raise BadQuestion(problem="nothing is asked, so there is no receipt", hint="Leave out --receipt.")
     with connect(identity=identity) as space:
         question = space.sql(sql)
         under = {"agreement": agreement or None, "purpose": purpose or None}
@@ -120,10 +123,8 @@ def keep_receipt(receipt: "Receipt", file: Path) -> None:
 
 @app.command()
 def verify(
-    receipt: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The receipt's file.")],
-    roster: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A roster that you trust; else the pinned one.")
-    ] = None,
+    receipt: Annotated[Path, typer.Argument(help="The receipt's file.")],
+    roster: Annotated[Path | None, typer.Option(help="A roster that you trust; else the pinned one.")] = None,
     identity: Folder = DEFAULT_FOLDER,
     as_json: AsJson = False,
 ) -> None:
@@ -135,8 +136,8 @@ def verify(
     from ceiba_protocol.trust import receipt as papers
     from ceiba_protocol.trust.roster import Roster
 
-    trusted = Home(identity).roster() if roster is None else Roster.parse(roster.read_bytes())
-    document = papers.Receipt.parse(receipt.read_bytes())
+    trusted = Home(identity).roster() if roster is None else Roster.parse(_content(roster))
+    document = papers.Receipt.parse(_content(receipt))
     steps = papers.verify(document, trusted)
     failed = steps[-1].error
     if as_json:
@@ -144,10 +145,17 @@ def verify(
         typer.echo(json.dumps({"valid": failed is None, "roster": trusted.fingerprint, "steps": found}))
     else:
         lines = [*map(str, steps), f"{witnessed(document, trusted)}; roster {trusted.version}, {trusted.fingerprint}"]
-        typer.echo("\n".join(lines))
+        typer.echo("\n".join(map(printable, lines)))
         typer.echo("The receipt holds." if failed is None else f"The receipt fails at step {steps[-1].number}.")
     if failed is not None:
         raise typer.Exit(Fault.PEER.exit_code)
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        raise typer.BadParameter(f"{file} cannot be read") from None
 
 
 def main() -> None:
@@ -155,7 +163,7 @@ def main() -> None:
     try:
         app()
     except CeibaError as error:
-        typer.echo(f"{error.public}\n{error.what_to_do}", err=True)
+        typer.echo(f"{printable(error.public)}\n{printable(error.what_to_do)}", err=True)
         sys.exit(error.fault.exit_code)
 
 

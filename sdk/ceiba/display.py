@@ -26,8 +26,13 @@ def cell(value: object) -> str:
     text = format(value, ".10g") if isinstance(value, float) else str(value)
     if isinstance(value, bool):
         text = text.lower()
-    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    text = printable(text)
     return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """A line from elsewhere without what would move a cursor or hide the rest."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str]) -> str:

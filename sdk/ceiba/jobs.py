@@ -148,9 +148,9 @@ class Job:
             return JobExpired(job=self.id, holders=", ".join(unanswered(status)))
         if status.state == State.CANCELLED:
             return JobCancelled(job=self.id)
-        because = getattr(status, "ended_because", "")
         if not status.HasField("refusal"):
-            return JobFailed(job=self.id, holder="the coordinator", reason=because or "it does not say why")
+            because = f"it says {status.ended_because or 'nothing'}, and no holder has refused."
+            return JobFailed(job=self.id, holder="the coordinator", reason=because)
         refusal = self._space.roster.open(status.refusal, Refusal, Role.HOLDER)
         if (refusal.job_id, refusal.manifest_digest, refusal.holder) != (
             self.id,

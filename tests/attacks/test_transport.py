@@ -160,7 +160,9 @@ def test_real_key_under_another_name_admits_nobody(lab: Sandbox) -> None:
 
 def test_server_of_another_ca_is_not_believed(lab: Sandbox, space: Space) -> None:
     other = make_authority("sandbox", datetime.now(UTC)).certificate.decode()
-    with pytest.raises(NotReachable), Space(changed(space.identity, authority=other), space.roster) as misled:
+    home = lab.merchant_home("bank-a")
+    home._opened = changed(space.identity, authority=other)
+    with pytest.raises(NotReachable), Space(home) as misled:
         misled.catalogue()
 
 
@@ -419,7 +421,7 @@ def test_job_outlives_its_merchants_process(lab: Sandbox, space: Space) -> None:
     with away(lab, SECOND):
         job = space.sql(SQL).submit()
     with ceiba.connect(identity=lab.merchant_home("bank-a").folder) as second:
-        again = Job(second, second._jobs, second.sql(SQL), job._signed, job._started)
+        again = Job(second, second._jobs, second.sql(SQL), job._signed, job.agreement, job._started)
         again.send()
         assert again.wait()[0] == TRUTH
     assert job.wait()[0] == TRUTH

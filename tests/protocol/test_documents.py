@@ -31,6 +31,12 @@ def refused(kind: type[Document], body: bytes) -> str:
     return str(caught.value)
 
 
+def test_an_unknown_fields_name_cannot_command_a_terminal() -> None:
+    plain = json.loads(SAMPLES["Offer"].body()) | {"\x1b[2Jfine\u202e": 1}
+    says = refused(Offer, canonical_json(plain))
+    assert "?[2Jfine?: extra_forbidden" in says
+
+
 # --- the one form ------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ceiba_protocol.disclosure.grade import RULES
-from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Contract, Overlap, Word
+from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Contract, Overlap, Party, Word
 from ceiba_protocol.trust.rendering import NOT_ENFORCED, moment, quoted, render
 from ceiba_protocol.trust.words import MEMBER_WORDS, words_of
 from tests.support.members import HOLDERS, NOW, World
@@ -100,6 +100,15 @@ def test_a_purpose_cannot_pass_for_a_line_of_ours(world: World) -> None:
     agreement = world.make_agreement(purpose='research"' + " " * 60 + "columns        none")
     assert len(text_of(world, agreement)) == len(text_of(world, world.agreement))
     assert not any("   columns        none" in line for line in text_of(world, agreement))
+
+
+def test_a_party_with_other_keys_than_the_rosters_is_pointed_out(world: World) -> None:
+    stranger = Party(name="zurich", descriptor_digest=world.party("cleveland").descriptor_digest)
+    agreement = world.make_agreement(holders=None)
+    false = agreement.model_copy(update={"holders": (*agreement.holders[:2], stranger)})
+    (line,) = [line for line in text_of(world, false) if "NOT ON THE ROSTER WITH THESE KEYS" in line]
+    assert "holder 3 of 3  zurich," in line
+    assert not any("NOT ON THE ROSTER" in line for line in text_of(world, agreement))
 
 
 def test_it_says_who_has_signed_who_has_spoken_and_which_sets_endanger_somebody(world: World) -> None:

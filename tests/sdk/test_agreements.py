@@ -311,8 +311,8 @@ def test_those_who_left_are_not_among_those_who_answered(tmp_path: Path, monkeyp
 
 def test_a_job_that_nobody_refused_says_why_it_failed(world: World, space: Space, coordinator: Coordinator) -> None:
     coordinator.add(world.agreement)
-    coordinator.status = JobStatus(state=JobState.FAILED)
-    with pytest.raises(JobFailed, match="coordinator"):
+    coordinator.status = JobStatus(state=JobState.FAILED, ended_because="unknown_member")
+    with pytest.raises(JobFailed, match="it says unknown_member"):
         space.sql(SQL).run()
 
 

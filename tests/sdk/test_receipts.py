@@ -235,3 +235,16 @@ def test_the_checkpoint_is_the_operators_alone(files: Path, receipt: Receipt, co
     document = changed(receipt.document, checkpoint=changed(receipt.document.checkpoint, first=forged))
     (files / "receipt.json").write_bytes(document.body())
     assert "fails at step 6" in verify(files, "--roster", str(files / "roster.json")).output
+
+
+def test_a_receipt_cannot_write_on_the_auditors_terminal(files: Path, receipt: Receipt) -> None:
+    first = changed(receipt.document.agreement.first, signer="\x1b[2Jzurich\r7. ok")
+    document = changed(receipt.document, agreement=changed(receipt.document.agreement, first=first))
+    (files / "receipt.json").write_bytes(document.body())
+    shown = verify(files, "--roster", str(files / "roster.json"))
+    assert shown.exit_code == 5 and "\x1b" not in shown.output and "\r" not in shown.output
+    assert shown.output.count("\n") == 3  # the failed step, the witnesses, the verdict
+
+
+def test_a_file_that_is_not_there_is_the_callers_mistake(tmp_path: Path) -> None:
+    assert verify(tmp_path, "--roster", str(tmp_path / "roster.json")).exit_code == 2

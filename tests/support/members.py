@@ -3,6 +3,7 @@
 Whatever a test needs wrong, it changes in one message: `World().approval("cleveland", attempt=1)`.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -31,11 +32,13 @@ from ceiba_protocol.rounds import (
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.sums.key_proof import key_context, prove_key
 from ceiba_protocol.sums.paillier import Encryptor, encode_modulus
+from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.sums.secure_sum import coordinator_multiply
 from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Agreement, Contract, Notice, Party, Word, read_contract
 from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer, Refusal, Submission
 from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.log import OPERATOR
+from ceiba_protocol.trust.log import OPERATOR, Checkpoint, Release, entry_of
+from ceiba_protocol.trust.merkle import inclusion_proof, leaf_hash, root_of
 from ceiba_protocol.trust.roster import (
     SIGNED_BY_OFFICER,
     SIGNED_BY_PUBLISHER,
@@ -49,6 +52,7 @@ from ceiba_protocol.trust.roster import (
 )
 from ceiba_protocol.trust.signing import D, sign
 from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.log_pb2 import ReceiptParts
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 
@@ -161,7 +165,11 @@ class World:
     """One job among simulated members. Attributes that a test sets before it asks for messages are used by them."""
 
     def __init__(
-        self, rows: Mapping[str, Sequence[Row]] = ROWS, plan: Plan | None = None, bits: int = FAST_BITS
+        self,
+        rows: Mapping[str, Sequence[Row]] = ROWS,
+        plan: Plan | None = None,
+        bits: int = FAST_BITS,
+        random: Random = os.urandom,
     ) -> None:
         self.rows = rows
         self.holders = sorted(rows)
@@ -179,7 +187,8 @@ class World:
             )
             for name in self.holders
         }
-        self.mask_secrets = {name: os.urandom(32) for name in self.holders}
+        self.random = random
+        self.mask_secrets = {name: random(32) for name in self.holders}
 
     def make_roster(self, members: Iterable[Descriptor] | None = None, **changes: Any) -> Roster:
         others = (
@@ -301,7 +310,7 @@ class World:
 
     def contribute(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
         """What the holder answers in that context; once for each, because a mask seed serves once."""
-        encryptor = Encryptor.for_count(question.modulus, 1, os.urandom)
+        encryptor = Encryptor.for_count(question.modulus, 1, self.random)
         submission, ciphertexts = contribute(
             question, commitment, name, self.values(question, name), self.mask_secrets[name], encryptor, bytes(32)
         )
@@ -336,6 +345,67 @@ class World:
     def truth(self) -> list[int]:
         """The sums of the pooled rows."""
         return grouped_sums(self.read().program, [row for rows in self.rows.values() for row in rows])
+
+    # --- the log and the receipt
+
+    def receipt_parts(self, left: Iterable[str] = ()) -> ReceiptParts:
+        """What the coordinator sends when the job is done, all in one log; those in `left` gave a token first."""
+        question, gone = self.read(), sorted(left)
+        approvals = [
+            self.approval(name, question, attempt=1 if gone else 0) for name in self.holders if name not in gone
+        ]
+        aborts = [self.abort(name, question) for name in gone]
+        commitment = commit_to_set(question, approvals, aborts)
+        answers = [self.contribute(name, question, commitment) for name in commitment.holders]
+        release = self.release(attempt=commitment.context.attempt, total_digest=digest_of_bytes(self.total(answers)))
+        parts = ReceiptParts(
+            agreement=self.signatures(),
+            manifest=self.signed_manifest(),
+            approvals=approvals,
+            aborts=aborts,
+            submissions=[submission for submission, _ in answers],
+            release=release,
+            schema=self.schema.body(),
+        )
+        before = [*parts.agreement, parts.manifest, *approvals, *aborts, *parts.submissions]
+        later = [self.refusal(name) for name in self.holders]
+        return self.proved(parts, self.log_of([*before, release, *later]), len(before))
+
+    def log_of(self, documents: Iterable[Signed]) -> list[bytes]:
+        """The entries of a log of these documents, one a second."""
+        return [entry_of(signed, NOW + at).body() for at, signed in enumerate(documents)]
+
+    def proved(self, parts: ReceiptParts, log: Sequence[bytes], index: int) -> ReceiptParts:
+        """The parts with that entry of that log, proved and cosigned by every holder."""
+        leaves = [leaf_hash(entry) for entry in log]
+        checkpoint = self.checkpoint(log)
+        made = ReceiptParts()
+        made.CopyFrom(parts)
+        made.entry, made.index, made.inclusion[:] = log[index], index, inclusion_proof(leaves, index, len(log))
+        made.checkpoint.checkpoint.CopyFrom(signed_by(OPERATOR, checkpoint))
+        del made.checkpoint.cosignatures[:]
+        made.checkpoint.cosignatures.extend(signed_by(name, checkpoint) for name in self.holders)
+        return made
+
+    def release(self, **changes: Any) -> Signed:
+        manifest = self.manifest()
+        made = Release(
+            job_id=manifest.job_id,
+            manifest_digest=manifest.digest(),
+            agreement_digest=manifest.agreement_digest,
+            attempt=0,
+            total_digest=digest("a total"),
+            at=NOW + 30,
+        )
+        return signed_by(OPERATOR, changed(made, **changes))
+
+    def checkpoint(self, log: Sequence[bytes], **changes: Any) -> Checkpoint:
+        root = Digest(root_of([leaf_hash(entry) for entry in log], len(log)).hex())
+        return changed(Checkpoint(space="test-space", size=len(log), root=root, at=NOW + 31), **changes)
+
+
+def digest_of_bytes(data: bytes) -> Digest:
+    return Digest(hashlib.sha256(data).hexdigest())
 
 
 def capacity(rows: int) -> int:

@@ -1,6 +1,7 @@
 """init, key, pin: becoming a member."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -117,6 +118,26 @@ def pin(
     else:
         ask = lambda text: typer.prompt(text, default="", show_default=False)  # noqa: E731
         roster = confirm_pin(identity, received.roster, pinned, ask)
+    taken = take_confirmed(place, received, roster, at_once=at_once)
+    facts = {"version": roster.version, "pinned": taken.pinned, "signs": taken.signs, "sent": taken.sent}
+    show(facts, _told(roster, taken), as_json)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a roster that a person has confirmed."""
+
+    pinned: bool
+    signs: bool
+    """Whether this member is one of those who approve it."""
+    sent: bool
+    """Whether its approval has reached the coordinator."""
+
+
+def take_confirmed(place: Home, received: SignedRoster, roster: Roster, *, at_once: bool = False) -> Taken:
+    """Pin a roster whose words were confirmed, if it is the first one or in force, and approve it if that is asked of
+    this member. Raises what `successor` does."""
+    identity, pinned = place.identity(), place.pinned_roster()
     signs = identity.name in {*roster.signers, *(pinned.signers if pinned else ())}
     approval = sign(approval_of(roster, identity.name), identity.name, identity.signing_key)
     if signs:
@@ -129,9 +150,7 @@ def pin(
     )
     if takes_it:
         place.pin(roster)
-    sent = _approve(place, identity, approval) if signs else False
-    facts = {"version": roster.version, "pinned": takes_it, "signs": signs, "sent": sent}
-    show(facts, _told(roster, takes_it, signs, sent), as_json)
+    return Taken(takes_it, signs, _approve(place, identity, approval) if signs else False)
 
 
 def _approve(place: Home, identity: Identity, approval: Signed) -> bool:
@@ -149,14 +168,14 @@ def _approve(place: Home, identity: Identity, approval: Signed) -> bool:
     return True
 
 
-def _told(roster: Roster, pinned: bool, signs: bool, sent: bool) -> str:
+def _told(roster: Roster, taken: Taken) -> str:
     lines = []
-    if pinned:
+    if taken.pinned:
         lines.append(f"Pinned roster {roster.version}. A running node takes it up by itself.")
-    if signs:
-        when = "" if sent else " The coordinator does not answer now; a running node sends the approval later."
+    if taken.signs:
+        when = "" if taken.sent else " The coordinator does not answer now; a running node sends the approval later."
         lines.append(f"Approved roster {roster.version}.{when}")
-    if not pinned:
+    if not taken.pinned:
         lines.append(
             f"Roster {roster.version} is not in force yet. The node goes on with the old one, and takes up the new one "
             "by itself when enough of those who must have approved it."

@@ -244,11 +244,16 @@ class Contract:
     def latest_number(self, member: str) -> int:
         return max((notice.number for notice in self.notices if notice.member == member), default=0)
 
+    def suspends(self, member: str) -> bool:
+        """Whether its latest word is to suspend. Of two with the same number this counts, whichever arrived first."""
+        latest = self.latest_number(member)
+        said = {notice.word for notice in self.notices if (notice.member, notice.number) == (member, latest)}
+        return Word.SUSPEND in said
+
     def events(self, now: int) -> set[Event]:
         """What has happened to it."""
         events = {_EVENT_OF[notice.word] for notice in self.notices if notice.word in _EVENT_OF}
-        latest = {notice.member: notice for notice in sorted(self.notices, key=lambda notice: notice.number)}
-        if any(notice.word is Word.SUSPEND for notice in latest.values()):
+        if any(self.suspends(notice.member) for notice in self.notices):
             events.add(Event.SUSPENSION)
         if not self.missing:
             events.add(Event.LAST_SIGNATURE)
@@ -308,8 +313,10 @@ def give_notice(contract: Contract, member: str, word: Word, reason: str, now: i
         State.ACTIVE: {Word.SUSPEND, Word.TERMINATE},
         State.SUSPENDED: {Word.SUSPEND, Word.RESUME, Word.TERMINATE},
     }
-    own = {Word.REFUSE} if member == contract.agreement.merchant.name else {Word.WITHDRAW}
-    if word not in possible.get(state, set()) - own:
+    is_party = member in {party.name for party in contract.agreement.parties}
+    without = {Word.REFUSE} if member == contract.agreement.merchant.name else {Word.WITHDRAW}
+    without.add(Word.SUSPEND if contract.suspends(member) else Word.RESUME)
+    if not is_party or word not in possible.get(state, set()) - without:
         raise IllegalNotice(member=member, word=word, agreement=f"{contract.agreement.agreement_id}, which is {state}")
     return Notice(
         agreement_digest=contract.digest,
@@ -348,7 +355,8 @@ def overlaps(agreement: Agreement, others: Sequence[Agreement], roster: Roster, 
     found = []
     for other in others:
         recent = other.not_after > now - NEARBY_SECONDS
-        holders = differ_by_few(agreement.holder_names, other.holder_names, agreement.minimum_holders)
+        minimum = max(agreement.minimum_holders, other.minimum_holders, roster.minimum_holders)
+        holders = differ_by_few(agreement.holder_names, other.holder_names, minimum)
         if holders and recent and other.table == agreement.table:
             same = _organisation(agreement, roster) == _organisation(other, roster)
             found.append(Overlap(other, holders, same))
@@ -356,5 +364,7 @@ def overlaps(agreement: Agreement, others: Sequence[Agreement], roster: Roster, 
 
 
 def _organisation(agreement: Agreement, roster: Roster) -> str:
-    merchant = roster.by_name.get(agreement.merchant.name)
+    """Also of a merchant that was revoked: under a new name it is the same organisation."""
+    known = {one.descriptor.name: one.descriptor for one in roster.revoked} | roster.by_name
+    merchant = known.get(agreement.merchant.name)
     return merchant.organisation if merchant else agreement.merchant.name

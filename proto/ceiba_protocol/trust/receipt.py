@@ -10,9 +10,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from ceiba_protocol.canonical import MAX_BODY_BYTES, Digest, Document, Hex, HexDigest
+from ceiba_protocol.canonical import MAX_BODY_BYTES, Digest, Document, Hex, HexDigest, MemberName, Text
 from ceiba_protocol.errors import CeibaError, ReceiptRejected
-from ceiba_protocol.rounds import Commitment, Question, check_submitted, commit_to_set, read_manifest
+from ceiba_protocol.rounds import Commitment, Question, check_submitted, check_window, commit_to_set, read_manifest
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import Agreement, read_contract
 from ceiba_protocol.trust.documents import Manifest
@@ -35,15 +35,15 @@ from ceiba_protocol.v1.log_pb2 import ReceiptParts
 class SignedText(Document):
     """A signed document as JSON has it."""
 
-    type: str
+    type: Text
     text: str
     """What was signed."""
-    signer: str
+    signer: MemberName
     signature: Hex
 
     @classmethod
     def of(cls, signed: Signed) -> "SignedText":
-        """Raises UnicodeDecodeError for what is no text."""
+        """Raises ValueError for what is no text, or signed by no name."""
         return cls(type=signed.type, text=signed.body.decode(), signer=signed.signer, signature=signed.signature.hex())
 
     def signed(self) -> Signed:
@@ -58,12 +58,12 @@ class SharedText(Document):
     """One text that several members have signed."""
 
     first: SignedText
-    others: dict[str, Hex]
+    others: dict[MemberName, Hex]
     """Signer → signature of the same text. A signature on another text is left out: it proves nothing here."""
 
     @classmethod
     def of(cls, signed: Sequence[Signed]) -> "SharedText":
-        """Raises UnicodeDecodeError, and IndexError for none at all."""
+        """Raises ValueError as `SignedText.of`, and IndexError for none at all."""
         same = [one for one in signed[1:] if one.body == signed[0].body]
         return cls(first=SignedText.of(signed[0]), others={one.signer: one.signature.hex() for one in same})
 
@@ -75,8 +75,8 @@ class SharedText(Document):
 class Receipt(Document):
     """Everything that an auditor needs beside the roster; a JSON file."""
 
-    MAX_BYTES: ClassVar[int] = 4 * MAX_BODY_BYTES
-    """A manifest of the largest size, and the papers of a thousand holders."""
+    MAX_BYTES: ClassVar[int] = 16 * MAX_BODY_BYTES
+    """A manifest of the largest size, and the papers of a thousand holders: about 1,800 bytes each."""
 
     format: Annotated[int, Field(ge=1, le=1)] = 1
     roster_digest: HexDigest
@@ -89,7 +89,7 @@ class Receipt(Document):
     submissions: tuple[SignedText, ...]
     release: SignedText
     entry: str
-    index: Annotated[int, Field(ge=0)]
+    index: Annotated[int, Field(ge=0, lt=2**53)]
     inclusion: tuple[Hex, ...]
     checkpoint: SharedText
     """First the operator's signature, then the holders'."""
@@ -112,7 +112,7 @@ def read_parts(parts: ReceiptParts, roster: Roster) -> Receipt:
             inclusion=tuple(node.hex() for node in parts.inclusion),
             checkpoint=SharedText.of([parts.checkpoint.checkpoint, *parts.checkpoint.cosignatures]),
         )
-    except (UnicodeDecodeError, IndexError):
+    except (ValueError, IndexError):
         raise ReceiptRejected(step="0, it can be read", problem="something is missing or is no text.") from None
 
 
@@ -186,6 +186,9 @@ def _release(reading: _Reading) -> None:
     release = reading.release
     if (release.job_id, release.manifest_digest, release.agreement_digest, release.attempt) != wanted:
         raise _fails("the release is of another job.")
+    # Its time decides who counts as revoked, and is the operator's word. The window is what the holders have compared
+    # with their own clocks before they approved.
+    check_window(manifest, release.at)
     entry = LogEntry.parse(reading.receipt.entry.encode())
     if (entry.type, entry.body_digest) != (signed.type, body_digest(signed)):
         raise _fails("the log's entry is not the release's.")

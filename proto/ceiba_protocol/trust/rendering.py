@@ -104,7 +104,8 @@ def _smallest(agreement: Agreement) -> str:
 
 def _party(party: Party, roster: Roster) -> str:
     member = roster.by_name.get(party.name)
-    known = quoted(member.organisation) if member else "not on the roster"
+    is_known = member is not None and member.digest() == party.descriptor_digest
+    known = quoted(member.organisation) if member and is_known else "NOT ON THE ROSTER WITH THESE KEYS"
     return f"{party.name}, {known}, keys {words_of(party.descriptor_digest, MEMBER_WORDS)}"
 
 

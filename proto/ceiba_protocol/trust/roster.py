@@ -181,11 +181,14 @@ class Roster(Document):
         return max(MINIMUM_HOLDERS, self.charter.tolerated + 2)
 
     def as_of(self, at: int) -> Self:
-        """The roster with those members back who were revoked only after that time, to read what they signed then."""
-        then = [
-            one.descriptor for one in self.revoked if one.revoked_at > at and one.descriptor.name not in self.by_name
-        ]
-        return self.model_copy(update={"members": (*self.members, *then)}) if then else self
+        """The roster with the keys back that were revoked only after that time, to read what they signed then.
+
+        A member that has got new keys since has the ones that it had then.
+        """
+        later = [one for one in self.revoked if one.revoked_at > at]
+        then = {one.descriptor.name: one.descriptor for one in sorted(later, key=lambda one: -one.revoked_at)}
+        others = [member for member in self.members if member.name not in then]
+        return self.model_copy(update={"members": (*others, *then.values())}) if then else self
 
     def member(self, name: str, role: Role) -> Descriptor:
         """Raises UnknownMember if nobody of that name has that role."""

@@ -28,7 +28,7 @@ from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryServicer, add_DirectoryServicer_to_server
 from ceiba_protocol.v1.log_pb2_grpc import LogServicer, add_LogServicer_to_server
 from ceiba_protocol.v1.work_pb2_grpc import WorkServicer, add_WorkServicer_to_server
-from tests.support.clock import utc_now
+from tests.support.clock import seconds_now, utc_now
 
 ANSWER_SECONDS = 20.0
 """How long a script waits for a holder: far more than it takes, and the end of a script that waits in vain."""
@@ -167,6 +167,10 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
 
     def GetRoster(self, request: Any, context: grpc.ServicerContext) -> Any:
         return enrolment_pb2.SignedRoster()
+
+    def GetCheckpoint(self, request: Any, context: grpc.ServicerContext) -> Any:
+        shown = self.checkpoint(seconds_now(), log=self.logs.get(caller(context)))
+        return log_pb2.WitnessedCheckpoint(checkpoint=shown)
 
     def Entries(self, request: log_pb2.EntriesRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         entries = self.logs.get(caller(context), self.log)

@@ -1,0 +1,63 @@
+"""Starts a program that lacks exactly one check: python weakened.py CHECK MODULE ARGUMENTS...
+
+Nothing that is installed can leave a check out; this file replaces one function in the process that it starts.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def replace(place: str, name: str, instead: Any) -> Callable[[], None]:
+    """A weakening that puts something else in the place of one function, in every module that has imported it."""
+
+    def weaken() -> None:
+        module = importlib.import_module(place)
+        original = getattr(module, name)
+        for other in list(sys.modules.values()):
+            if other is not None and getattr(other, name, None) is original:
+                setattr(other, name, instead(original))
+
+    return weaken
+
+
+def nothing(original: Any) -> Any:
+    """A check that lets everything pass."""
+    return lambda *_, **__: None
+
+
+def without_rule(name: str) -> Callable[[], None]:
+    """The policy without one of its rules."""
+
+    def weaken() -> None:
+        policy = importlib.import_module("ceiba_node.policy")
+        kept = tuple(rule for rule in policy.RULES if rule.__name__ != name)
+        assert len(kept) == len(policy.RULES) - 1
+        policy.RULES = kept  # type: ignore[attr-defined]
+
+    return weaken
+
+
+CHECKS: dict[str, Callable[[], None]] = {
+    "the set is the agreement's": replace("ceiba_protocol.rounds", "check_whole", nothing),
+    "a number once": without_rule("number_is_new"),
+}
+"""Each by the name that attacks and the report call it."""
+
+PROGRAMS = {"ceiba_node": "ceiba_node.cli", "ceiba_coordinator": "ceiba_coordinator.cli", "ceiba": "ceiba.cli"}
+
+
+def main() -> None:
+    check, module = sys.argv[1], sys.argv[2]
+    program = importlib.import_module(PROGRAMS[module])
+    importlib.import_module(
+        f"{module}.{ {'ceiba_node': 'service', 'ceiba_coordinator': 'server', 'ceiba': 'space'}[module] }"
+    )
+    CHECKS[check]()
+    sys.argv = [module, *sys.argv[3:]]
+    program.main()
+
+
+if __name__ == "__main__":
+    main()
