@@ -1,12 +1,11 @@
 """The coordinator's book of jobs among simulated members: no network, no clock but the test's."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ceiba_coordinator.jobs import Jobs
+from ceiba_coordinator.log import Log
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.store.database import Store, open_engine
 from ceiba_protocol.canonical import Digest
@@ -30,71 +29,19 @@ from ceiba_protocol.errors import (
 )
 from ceiba_protocol.job import State
 from ceiba_protocol.rounds import CLOCK_TOLERANCE
-from ceiba_protocol.trust.certificates import KeyAndCertificate
 from ceiba_protocol.trust.documents import Approval, Submission
 from ceiba_protocol.trust.roster import merchant_key_id
 from ceiba_protocol.v1.common_pb2 import Signed
-from tests.support.members import HOLDERS, MERCHANT, NOW, SCHEMA, World, resigned, signed_by
+from tests.coordinator.office import AUTHORITY, Office, refused
+from tests.support.members import HOLDERS, LOG_KEY, MERCHANT, NOW, World, resigned, signed_by
 
 FIRST, SECOND, THIRD = HOLDERS
 OTHER_DIGEST = Digest("ab" * 32)
 
 
-class Office:
-    """A coordinator without a network, beside a world whose members send it messages."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.world = World()
-        self.path = path
-        self.now = NOW
-        self.open()
-        self.store.add_roster(1, self.world.roster.body())
-        self.store.put_schema(SCHEMA.digest(), SCHEMA.body())
-        self.id = bytes.fromhex(self.world.job_id)
-
-    def open(self) -> None:
-        self.store = Store(open_engine(f"sqlite:///{self.path}" if self.path else "sqlite://"))
-        membership = Membership(self.store, "test-space", KeyAndCertificate(b"", b""), lambda: self.now)
-        self.jobs = Jobs(self.store, membership, lambda: self.now)
-
-    def restart(self) -> None:
-        """Everything but the file is forgotten."""
-        self.store.engine.dispose()
-        self.open()
-
-    def submit(self, signed: Signed | None = None) -> None:
-        self.jobs.submit(signed or self.world.signed_manifest(), MERCHANT)
-
-    def approve(self, *names: str) -> None:
-        for name in names:
-            self.jobs.approve(self.world.approval(name), name)
-
-    def contribute(self, *names: str) -> None:
-        for name in names:
-            self.jobs.contribute(*self.world.submission(name), self.id, name)
-
-    def state(self) -> str:
-        return self.jobs.status(self.id, MERCHANT, set()).state
-
-    def tasks(self, name: str) -> list[str | None]:
-        return [task.WhichOneof("kind") for task in self.jobs.tasks(name)]
-
-    def result(self) -> list[int]:
-        """What the merchant reads from the stored answer."""
-        seats, total = self.jobs.result(self.id, MERCHANT)
-        blobs = {seat.holder: self.jobs.ciphertexts(self.id, seat.holder) for seat in seats}
-        submissions = [(seat.submission, blobs[seat.holder]) for seat in seats]
-        return list(self.world.open(submissions, total, [seat.approval for seat in seats]).sums)
-
-
 @pytest.fixture
 def office() -> Office:
     return Office()
-
-
-def refused(error: type[CeibaError], action: Callable[..., object], *arguments: object) -> None:
-    with pytest.raises(error):
-        action(*arguments)
 
 
 # --- the whole ---------------------------------------------------------------------------------------------------
@@ -148,7 +95,9 @@ def test_holders_get_the_approvals_as_they_were_signed(office: Office) -> None:
 
 
 def test_work_before_a_roster_is_refused() -> None:
-    empty = Membership(Store(open_engine("sqlite://")), "test-space", KeyAndCertificate(b"", b""), lambda: NOW)
+    store = Store(open_engine("sqlite://"))
+    log = Log(store, "test-space", LOG_KEY, lambda: NOW)
+    empty = Membership(store, "test-space", AUTHORITY, log, lambda: NOW)
     refused(RosterNotPinned, empty.roster)
 
 
