@@ -8,9 +8,10 @@ from ceiba_protocol.errors import IllegalTransition, MalformedMessage, SetMismat
 from ceiba_protocol.job import State
 from ceiba_protocol.plan import grouped_sums
 from ceiba_protocol.trust.documents import AbortToken, Approval, Refusal
+from ceiba_protocol.trust.log import LogEntry
 from ceiba_protocol.trust.signing import type_of
 from tests.coordinator.office import Office, refused
-from tests.support.members import MERCHANT, ROWS, World, signed_by
+from tests.support.members import MERCHANT, ROWS, World
 
 ROWS_OF_FIVE = {**ROWS, "oslo": [{"sex": 0, "age": 5, "chol": 9}], "vienna": [{"sex": 1, "age": 7, "chol": 90}]}
 FIRST, SECOND, *_, LAST = FIVE = tuple(sorted(ROWS_OF_FIVE))
@@ -71,10 +72,8 @@ def test_documents_of_the_old_attempt_stay_in_the_log(office: Office) -> None:
     office.approve(FIRST)
     office.leave(LAST)
     office.approve(FIRST, attempt=1)
-    entries = [
-        entry for entry in office.log.read(0, office.store.log_size()) if f'"signer":"{FIRST}"'.encode() in entry
-    ]
-    assert sum(type_of(Approval).encode() in entry for entry in entries) == 2
+    entries = map(LogEntry.parse, office.log.read(0, office.store.log_size()))
+    assert [entry.type for entry in entries if entry.signer == FIRST].count(type_of(Approval)) == 2
 
 
 def test_status_names_those_who_left(office: Office) -> None:
@@ -158,20 +157,14 @@ def test_token_of_another_moves_nothing(office: Office) -> None:
 
 def test_token_instead_of_a_refusal_moves_nothing(office: Office) -> None:
     refused(MalformedMessage, office.jobs.refuse, office.world.abort(LAST), LAST, office.world.abort(LAST))
-    refused(
-        MalformedMessage, office.jobs.refuse, signed_by(LAST, AbortToken.parse(office.world.abort(LAST).body)), LAST
-    )
     assert attempts(office) == [0] * 5
 
 
 def test_refusal_and_token_are_both_in_the_log(office: Office) -> None:
     size = office.store.log_size()
     office.leave(LAST)
-    entries = office.log.read(size, office.store.log_size())
-    assert [type_of(kind).encode() in entry for kind, entry in zip((Refusal, AbortToken), entries, strict=True)] == [
-        True,
-        True,
-    ]
+    entries = map(LogEntry.parse, office.log.read(size, office.store.log_size()))
+    assert [entry.type for entry in entries] == [type_of(Refusal), type_of(AbortToken)]
 
 
 def test_attempts_survive_a_restart(tmp_path: Any) -> None:

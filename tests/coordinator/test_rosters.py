@@ -25,7 +25,7 @@ from ceiba_protocol.trust.signing import sign
 from tests.coordinator.office import Office, refused
 from tests.coordinator.test_membership import Newcomer
 from tests.coordinator.test_membership import Office as EnrolmentOffice
-from tests.support.members import HOLDERS, MERCHANT, NOW, SCHEMA, altered, holder, merchant, signed_by
+from tests.support.members import HOLDERS, MERCHANT, NOW, SCHEMA, altered, holder, signed_by
 from tests.support.seeded import seeded
 
 FIRST, SECOND, THIRD = HOLDERS
@@ -39,9 +39,9 @@ def office() -> Office:
 
 @pytest.fixture
 def enrolled(tmp_path: Path) -> EnrolmentOffice:
-    """Six holders and a merchant who have enrolled, and no roster yet."""
+    """Six holders who have enrolled, and no roster yet."""
     made = EnrolmentOffice(tmp_path / "coordinator.sqlite3")
-    for descriptor in (merchant(bits=3072), *map(holder, SIX)):
+    for descriptor in map(holder, SIX):
         made.enrol(Newcomer(descriptor))
     return made
 
