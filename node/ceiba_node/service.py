@@ -15,10 +15,11 @@ from ceiba_node.config import Home
 from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
 from ceiba_protocol.errors import CeibaError
-from ceiba_protocol.joining import renew
+from ceiba_protocol.joining import renew, successor
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.trust.certificates import expires_at
 from ceiba_protocol.trust.roster import Roster
+from ceiba_protocol.v1.enrolment_pb2 import SignedRoster
 from ceiba_protocol.wire import secure_channel
 
 log = structlog.get_logger()
@@ -32,6 +33,7 @@ RENEWAL_SECONDS = 3600
 def assemble(home: Home, clock: Callable[[], int], random: Random) -> Answering:
     """What answers, with its ledger open. Raises BadIdentity, RosterNotPinned, BadConfiguration, LedgerDamaged."""
     identity, roster, settings = home.identity(), home.roster(), home.settings()
+    home.policy()  # a house whose rules cannot be read answers nothing
     engine = DuckDBEngine(
         holder=identity.name,
         memory_limit=settings.memory_limit,
@@ -41,7 +43,7 @@ def assemble(home: Home, clock: Callable[[], int], random: Random) -> Answering:
     ledger = home.ledger()
     encryptors = Encryptors(random, settings.prepared_ciphertexts)
     encryptors.prepare(member.encryption_key.n for member in roster.members if member.encryption_key)
-    return Answering(identity, roster, home.snapshots(), engine, ledger, encryptors, clock, random)
+    return Answering(identity, roster, home.snapshots(), engine, ledger, encryptors, home.policy, clock, random)
 
 
 class Renewal:
@@ -92,7 +94,13 @@ def serve(home: Home, clock: Callable[[], int], random: Random) -> None:
         pinned, identity = home.roster(), home.identity()
         answering = assemble(home, clock, random)
         with secure_channel(identity.coordinator, identity) as channel:
-            agent = Agent(channel, identity.coordinator, answering, partial(_is_outdated, home, pinned, renewal))
+            agent = Agent(
+                channel,
+                identity.coordinator,
+                answering,
+                partial(_is_outdated, home, pinned, renewal),
+                partial(_take_up_roster, home),
+            )
             agents[:] = [agent]
             if stopped.is_set():  # `stop` may have looked for an agent just before there was this one
                 agent.stop()
@@ -106,3 +114,13 @@ def _is_outdated(home: Home, pinned: Roster, renewal: Renewal) -> bool:
         log.info("roster.changed")
         return True
     return renewal.has_renewed()
+
+
+def _take_up_roster(home: Home, received: SignedRoster) -> bool:
+    """Pin a newer roster, if a quorum of the pinned one's signers has approved it. Raises what `successor` does."""
+    roster = successor(home.identity(), home.roster(), received)
+    if roster is None:
+        return False
+    home.pin(roster)
+    log.info("roster.taken_up", version=roster.version)
+    return True

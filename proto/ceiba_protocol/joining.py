@@ -37,11 +37,11 @@ from ceiba_protocol.trust.identity import (
     new_identity,
     renewal_request,
 )
-from ceiba_protocol.trust.roster import Duties, Role, Roster, approval_of, approved_by, check_roster, check_succession
+from ceiba_protocol.trust.roster import Duties, Roster, approved_by, check_roster, check_succession
 from ceiba_protocol.trust.sealing import find_passphrase, seal, unseal
-from ceiba_protocol.trust.signing import D, sign
+from ceiba_protocol.trust.signing import D
 from ceiba_protocol.trust.words import normalised
-from ceiba_protocol.v1.enrolment_pb2 import ApproveRosterRequest, GetRosterRequest, SignedRoster
+from ceiba_protocol.v1.enrolment_pb2 import GetRosterRequest, SignedRoster
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub, EnrolmentStub
 from ceiba_protocol.wire import enrolment_channel, from_rpc_error, secure_channel
 
@@ -169,20 +169,6 @@ def check_pin(identity: Identity, body: bytes, fingerprint: str, pinned: Roster 
         raise RosterMismatch(problem=f"version {roster.version} is older than the pinned {pinned.version}")
     check_roster(roster, identity.descriptor)
     return roster
-
-
-def approve_roster(identity: Identity, roster: Roster) -> bool:
-    """Sign the roster that this member has pinned, and tell the coordinator, if it is one of those who must; whether
-    it is. Raises NotReachable."""
-    if identity.descriptor.role is not Role.HOLDER or identity.name not in roster.signers:
-        return False
-    approval = sign(approval_of(roster, identity.name), identity.name, identity.signing_key)
-    with secure_channel(identity.coordinator, identity) as channel:
-        try:
-            DirectoryStub(channel).ApproveRoster(ApproveRosterRequest(approval=approval), timeout=ENROLMENT_SECONDS)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, identity.coordinator) from None
-    return True
 
 
 def successor(identity: Identity, pinned: Roster, received: SignedRoster) -> Roster | None:
