@@ -140,7 +140,9 @@ def roster(
     table: Annotated[list[str], typer.Option(help="SCHEMA.toml:holder,holder,holder; once for each table.")],
     steward: Annotated[
         list[str],
-        typer.Option(help="A holder who signs rosters for all; 3 to 7 of them, or none.", default_factory=list),
+        typer.Option(
+            default_factory=list, show_default=False, help="A holder who signs rosters for all; 3 to 7, or none."
+        ),
     ],
     tolerated: Annotated[
         int, typer.Option(min=1, max=1000, help="How many holders may collude with the merchant and the coordinator.")

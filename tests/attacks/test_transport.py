@@ -79,13 +79,13 @@ def list_tables(channel: grpc.Channel) -> Any:
 
 
 def channel_with(lab: Sandbox, key: bytes | None, certificate: bytes | None) -> grpc.Channel:
-    authority = Config.read(lab.coordinator_folder).read_authority().certificate
+    authority = Config.read(lab.coordinator_folder, lab.passphrase_file.read_bytes()).read_authority().certificate
     return grpc.secure_channel(lab.address, grpc.ssl_channel_credentials(authority, key, certificate), CHANNEL_OPTIONS)
 
 
 def certificate(lab: Sandbox, key: bytes, *, name: CertificateName | None = None, days: int = 0) -> bytes:
     """By the space's own CA, as if it had been issued some days ago: what an operator can mint."""
-    authority = Config.read(lab.coordinator_folder).read_authority()
+    authority = Config.read(lab.coordinator_folder, lab.passphrase_file.read_bytes()).read_authority()
     wanted = name or CertificateName("sandbox", "merchant", "bank-a")
     return issue_member(authority, make_request(key), wanted, datetime.now(UTC) - timedelta(days=days))
 
@@ -211,7 +211,7 @@ def test_another_merchants_job_is_an_unknown_one(lab: Sandbox, space: Space) -> 
 
 
 def test_enrolment_port_serves_nothing_else(lab: Sandbox) -> None:
-    config = Config.read(lab.coordinator_folder)
+    config = Config.read(lab.coordinator_folder, lab.passphrase_file.read_bytes())
     authority = config.read_authority().certificate.decode()
     with enrolment_channel(config.settings.enrolment_address, authority) as channel:
         for service in (list_tables, HOLDERS_MAY_NOT["Submit"], MERCHANTS_MAY_NOT["Pull"]):

@@ -142,10 +142,12 @@ class Work(WorkServicer):
         return pb.SubmitWorkResponse()
 
     async def _abort_after_refusal(self, parts: AsyncIterator[pb.WorkPart]) -> Signed | None:
-        following = [part async for part in parts]
-        if len(following) > 1 or any(part.WhichOneof("part") != "abort" for part in following):
+        following = await anext(parts, None)
+        if following is None:
+            return None
+        if following.WhichOneof("part") != "abort" or await anext(parts, None) is not None:
             raise MalformedMessage(message="WorkPart", problem="only an abort token follows a refusal")
-        return following[0].abort if following else None
+        return following.abort
 
     async def _contribute(self, signed: Signed, parts: AsyncIterator[pb.WorkPart], holder: str) -> None:
         job_id = bytes.fromhex(Submission.parse(signed.body).job_id)
