@@ -9,7 +9,7 @@ import structlog
 
 from ceiba_node.answering import Answering, Pending, Reply
 from ceiba_node.operator import Operator
-from ceiba_protocol.errors import CeibaError, NotReachable
+from ceiba_protocol.errors import CeibaError, Fault, NotReachable
 from ceiba_protocol.v1.catalogue_pb2 import AnnounceRequest
 from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub
 from ceiba_protocol.v1.enrolment_pb2 import SignedRoster
@@ -194,15 +194,15 @@ class Agent:
                 log.info("dataset.offered", table=table)
 
     def _upload(self) -> None:
-        """Signatures and notices of people here. What the coordinator refuses for good is not tried again: it counts
-        at this node all the same."""
+        """Signatures and notices of people here. What the coordinator refuses is not tried again: it counts at this
+        node all the same."""
         for signed in self._answering.to_upload():
             try:
                 self._operator.upload(signed)
-            except NotReachable as error:
-                log.debug("upload.failed", code=error.code)
-                return
             except CeibaError as error:
+                if error.fault is Fault.US:  # not reachable now, or a fault that may pass
+                    log.debug("upload.failed", code=error.code)
+                    return
                 log.warning("upload.refused", type=signed.type, code=error.code, fields=error.fields)
             self._answering.mark_uploaded(signed)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ceiba_node.ledger import Answer, Job, Ledger, Payload
-from ceiba_protocol.errors import LedgerDamaged, SecondPayload
+from ceiba_node.ledger import Answer, Job, Ledger, Left, Payload
+from ceiba_protocol.errors import JobConflict, LedgerDamaged, NumberUsed, SecondPayload
 from tests.support.members import HOLDERS, MERCHANT, NOW, World
 from tests.support.seeded import seeded
 
@@ -335,3 +335,67 @@ def test_secret_moved_to_another_job_opens_nothing(path: Path, world: World) -> 
     assert ledger.answer(bytes(16)) == answer_of(world)
     with pytest.raises(LedgerDamaged):
         ledger.answer(bytes([1]) * 16)
+
+
+# --- jobs and attempts -------------------------------------------------------------------------------------------
+
+
+def test_number_of_an_agreement_is_one_jobs_in_whatever_order(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    approved(ledger, world, 0)
+    with pytest.raises(NumberUsed):
+        approved(ledger, world, 1, number=1)
+    approved(ledger, world, 1, number=1, agreement_digest="bc" * 32)
+    approved(ledger, world, 0, attempt=1)  # the same job, not another
+    assert ledger.counts()["approved"] == 2
+    assert ledger.is_number_used("ac" * 32, 1, bytes([7]) * 16) and not ledger.is_number_used("ac" * 32, 1, bytes(16))
+
+
+def test_left_job_gets_no_payload_and_an_answered_one_is_not_left(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    left = Left(world.refusal(HOLDERS[0]), world.abort(HOLDERS[0]))
+    for job in (0, 1):
+        approved(ledger, world, job)
+    assert ledger.record_left(bytes(16), left, NOW) and ledger.left(bytes(16)) == left
+    with pytest.raises(SecondPayload):
+        ledger.record_payload(payload_of(world), SALT, NOW)
+    with pytest.raises(JobConflict):
+        approved(ledger, world, 0, attempt=1)
+    ledger.record_payload(payload_of(world, 1), SALT, NOW)
+    assert not ledger.record_left(bytes([1]) * 16, left, NOW) and ledger.left(bytes([1]) * 16) is None
+
+
+def test_one_of_leaving_and_answering_happens_among_many_threads(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    approved(ledger, world)
+    left = Left(world.refusal(HOLDERS[0]), world.abort(HOLDERS[0]))
+    start, done = threading.Barrier(8), []
+
+    def act(number: int) -> None:
+        mine = Ledger(path, KEY) if number % 3 == 0 else ledger  # another process's connection
+        start.wait()
+        try:
+            if number % 2:
+                done.append("left" if mine.record_left(bytes(16), left, NOW) else "")
+            else:
+                mine.record_payload(payload_of(world), SALT, NOW)
+                done.append("answered")
+        except SecondPayload:
+            pass
+
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ({"left", "answered"} & set(done)) in ({"left"}, {"answered"})
+
+
+def test_debits_are_counted_from_a_time_on_and_never_given_back(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    for job in (0, 1, 2):
+        approved(ledger, world, job, approved_at=NOW + job)
+        ledger.forget(bytes([job]) * 16)
+    assert ledger.debited(MERCHANT, NOW + 1, b"") == (2, 4)
+    assert ledger.debited(MERCHANT, NOW + 1, bytes([2]) * 16) == (1, 2)
+    assert ledger.debited("bank-b", 0, b"") == (0, 0)
