@@ -13,6 +13,7 @@ import pytest
 import ceiba_protocol
 from ceiba_coordinator.config import SAMPLE as COORDINATOR_SAMPLE
 from ceiba_node.config import SAMPLE as NODE_SAMPLE
+from ceiba_node.house_rules import SAMPLE_POLICY
 from ceiba_node.quantising import CONFORMING, Rule
 from ceiba_protocol.errors import ERRORS, CeibaError
 from ceiba_protocol.schema import ColumnType, Schema
@@ -96,6 +97,7 @@ def test_samples_are_the_files_that_init_writes() -> None:
     local = {"address": "127.0.0.1:7443", "enrolment_address": "127.0.0.1:7444"}
     listen = {"listen": "127.0.0.1:7443", "listen_enrolment": "127.0.0.1:7444"}
     assert NODE_SAMPLE in texts
+    assert SAMPLE_POLICY in texts
     assert COORDINATOR_SAMPLE.format(space="city-health", **local, **listen) in texts
 
 
@@ -115,6 +117,14 @@ def test_publishing_rules_are_all_described() -> None:
     columns = [*_schema(HOSPITAL).columns, *_schema(SCHEMA).columns]
     columns = [column for column in columns if column.type is not ColumnType.CATEGORY]
     assert said == {rule.name_for(column): rule in CONFORMING for rule in Rule for column in columns}
+
+
+def test_every_log_event_is_described() -> None:
+    logged = re.compile(r"\blog\.(?:debug|info|warning|error)\(\s*\"([a-z_.]+)\"")
+    files = [path for role in ("node", "coordinator") for path in (ROOT / role).rglob("*.py")]
+    events = {event for path in files for event in logged.findall(path.read_text())}
+    assert len(events) > 30
+    assert events - set(re.findall("`([a-z_.]+)`", HOSPITAL.read_text())) == set()
 
 
 def test_exit_codes_and_error_codes_fit() -> None:
