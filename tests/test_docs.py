@@ -15,8 +15,9 @@ from ceiba_coordinator.config import SAMPLE as COORDINATOR_SAMPLE
 from ceiba_node.config import SAMPLE as NODE_SAMPLE
 from ceiba_node.house_rules import SAMPLE_POLICY
 from ceiba_node.quantising import CONFORMING, Rule
+from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.errors import ERRORS, CeibaError
-from ceiba_protocol.schema import ColumnType, Schema
+from ceiba_protocol.schema import ColumnType, Grade, Schema
 from tests.support import check_readme, diagrams
 from tests.support.check_readme import read_toml
 from tests.support.documents import ROOT, Block, blocks, pages, table_rows
@@ -108,6 +109,14 @@ def test_the_schema_example_has_every_type_and_field() -> None:
     assert described == set(type(columns[0]).model_fields)
     described = {name for row in table_rows(SCHEMA, "field", "needed") for name in re.findall("`([a-z_]+)`", row[0])}
     assert described == set(Schema.model_fields)
+
+
+def test_grades_demand_what_the_page_says() -> None:
+    rows = {row[0].strip("`"): row[1:] for row in table_rows(SCHEMA, "grade", "subjects in every released cell")}
+    assert set(rows) == {grade.value for grade in Grade}
+    for grade, rule in RULES.items():
+        assert rows.pop(grade.value) == [str(rule.minimum_subjects), str(rule.minimum_holders)]
+    assert all("refused" in refused[0] for refused in rows.values())
 
 
 def test_publishing_rules_are_all_described() -> None:
