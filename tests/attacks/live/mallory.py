@@ -94,6 +94,8 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
         """Another log for single holders, which a fork shows them."""
         self.cosignatures: dict[str, queue.SimpleQueue[Signed]] = defaultdict(queue.SimpleQueue)
         self.papers = Papers()
+        self.touched: set[str] = set()
+        """Holders that are not as the field was made any more."""
         self._lock = threading.Lock()
         server = issue_server(authority, space, utc_now())
         credentials = grpc.ssl_server_credentials(
@@ -121,6 +123,7 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
     # --- what a script does
 
     def send(self, holder: str, task: work_pb2.Task) -> None:
+        self.touched.add(holder)
         self.tasks[holder].put(task)
 
     def ask(self, holder: str, task: work_pb2.Task) -> Reply:
