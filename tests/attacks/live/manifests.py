@@ -4,9 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.trust.agreement import DAY
-from ceiba_protocol.trust.documents import Manifest
 from ceiba_scenarios.attack import Outcome, attack
 from tests.attacks.live.field import HOLDERS, TABLE, VICTIM, Field, said
 from tests.support.clock import seconds_now
@@ -19,8 +17,11 @@ LIMIT = 256 * 1024
 
 @attack(without="one manifest for all")
 def two_manifests(field: Field, without: str | None) -> Outcome:
-    """Merchant and operator show one hospital a question that all rows answer, and the others, under the same job, one
-    that no row answers."""
+    """Merchant and operator show one hospital another question than the rest, who have no row for theirs.
+
+    A sum of both would be the victim's own. Even without the check there is none: masks name the manifest, so those
+    of different ones do not cancel. What the check prevents is the answer.
+    """
     field.begin(without, VICTIM)
     shown = field.manifest()
     other = field.signed(field.manifest(sql=SURGERY, job_id=shown.job_id, number=shown.number))
@@ -39,8 +40,7 @@ def two_manifests(field: Field, without: str | None) -> Outcome:
 
 @attack(without="one value has one form in bytes")
 def smuggled_fields(field: Field, without: str | None) -> Outcome:
-    """A merchant signs manifests that two readers would read differently: a field twice, in another order, with white
-    space, or unknown."""
+    """A merchant signs what two readers read differently: a field twice, in another order, or unknown; white space."""
     field.begin(without, VICTIM)
     kinds: dict[str, Callable[[dict[str, Any]], bytes]] = {
         "a field twice": lambda plain: _dumped(plain).replace(
@@ -75,14 +75,10 @@ def look_alike_purpose(field: Field, without: str | None) -> Outcome:
     purpose = field.agreements["bank-a"].purpose
     look_alike = purpose.replace("a", CYRILLIC_A, 1)
     assert look_alike != purpose
-    body = field.manifest().model_copy(update={"merchant": f"b{CYRILLIC_A}nk-a"}).body()
-    try:
-        Manifest.parse(body)
-    except CeibaError:
-        pass
-    else:
-        return Outcome(True, "a merchant's name that is not plain ASCII")
-    return _approval(field, "that purpose", purpose=look_alike)
+    named = field.manifest().model_copy(update={"merchant": f"b{CYRILLIC_A}nk-a"})
+    reply, _ = field.hear_approval(VICTIM, field.signed(named))
+    assert reply is None, "a look-alike of a member's name was read"
+    return _approval(field, f"the purpose {look_alike!a}", purpose=look_alike)
 
 
 @attack(without="the plan is covered")
@@ -98,7 +94,7 @@ def beyond_the_agreement(field: Field, without: str | None) -> Outcome:
     replies = [field.approve(VICTIM, field.ask(sql=sql, **changes)) for sql in questions.values()]
     approved = [what for what, reply in zip(questions, replies, strict=True) if reply.approval]
     if approved:
-        return Outcome(len(approved) == 2, f"{VICTIM}'s approval of {' and '.join(approved)} that was not agreed on")
+        return Outcome(len(approved) == 2, f"{VICTIM}'s approval of {' and '.join(approved)} that were not agreed on")
     return Outcome(False, said(replies[0]))
 
 

@@ -34,8 +34,10 @@ def forged_abort_token(field: Field, without: str | None) -> Outcome:
 
 @attack(without="one payload a round")
 def second_answer(field: Field, without: str | None) -> Outcome:
-    """A corrupt hospital approves twice with different mask keys, and the operator asks another for the same round
-    once more."""
+    """A corrupt hospital approves twice, with two mask keys, and the operator asks another for one round twice.
+
+    The masks of both answers differ, so even then nothing can be subtracted: this check is the second of two.
+    """
     field.begin(without, VICTIM)
     signed, corrupt = field.ask(), OTHERS[0]
     approvals = field.approve_all(signed)
@@ -52,7 +54,11 @@ def second_answer(field: Field, without: str | None) -> Outcome:
 
 @attack(without="sets that nearly coincide, at signing")
 def second_agreement(field: Field, without: str | None) -> Outcome:
-    """A bank that has agreed with all four hospitals proposes a second agreement, over the other three."""
+    """A bank that has agreed with all four hospitals proposes a second agreement, over the other three.
+
+    What they would answer under it is looked at again, in `set_that_nearly_coincides`; for agreements that are asked
+    under more than 30 days apart, the signature is the last word.
+    """
     field.begin(None)
     proposal = field.propose(**_without_victim(field))
     field.tell(proposal, [field.signed(proposal)])
@@ -72,8 +78,7 @@ def second_agreement(field: Field, without: str | None) -> Outcome:
 
 @attack(without="sets that nearly coincide, when answering")
 def set_that_nearly_coincides(field: Field, without: str | None) -> Outcome:
-    """Careless officers have signed a second agreement, over three of the four; one bank asks under both, and
-    subtracts."""
+    """Careless officers signed a second agreement, over three of four; one bank asks under both, and subtracts."""
     field.begin(without)
     smaller = field.agree(**_without_victim(field))
     whole = field.answer(field.ask())
