@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ import phe
 from ceiba.sql import parse
 from ceiba_coordinator.store.database import Store, open_engine
 from ceiba_node.contracts import Contracts
+from ceiba_node.ledger import Ledger
+from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import error_from
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.rounds import Question, make_manifest, read_manifest
@@ -64,7 +67,6 @@ DAYS = {"dresden": [1, 2, 3], "hungary": [10, 20], "leipzig": [100], "zurich": [
 SECRET = sum(DAYS[VICTIM])
 """What the attackers want: the victim's own total, 48."""
 SQL = f"SELECT SUM(days) AS days FROM {TABLE}"
-START_SECONDS = 60.0
 LOOK_SECONDS = 0.02
 WEAKENED = Path(__file__).with_name("weakened.py")
 
@@ -127,6 +129,7 @@ class Field:
         self.mallory.touched.clear()
         self.mallory.log = list(self._log)
         self.mallory.logs.clear()
+        self.mallory.cosignatures.clear()
         self.mallory.papers.documents.clear()
         self._start({holder: wanted[holder] for holder in stale})
 
@@ -156,7 +159,7 @@ class Field:
                 self.mallory.pulled[holder].get()
             process.start()
         for holder in builds:
-            self.mallory.pulled[holder].get(timeout=START_SECONDS)
+            self.mallory.pulled[holder].get(timeout=ANSWER_SECONDS)
 
     def command(self, holder: str, without: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`ceiba-node ARGUMENTS` at a holder's house, as that build."""
@@ -236,10 +239,8 @@ class Field:
         for holder in holders:
             self.mallory.send(holder, Task(agreement=AgreementEvidence(signatures=signed)))
         for holder in holders:
-            home = self.sandbox.node_home(holder)
-            with contextlib.closing(home.ledger()) as ledger:
-                known = ledger  # read again each time: the node writes it
-                until(lambda known=known: len(known.evidence(agreement.digest()).signatures) >= len(signed))  # type: ignore[misc]
+            with contextlib.closing(self.sandbox.node_home(holder).ledger()) as ledger:
+                until(partial(_knows, ledger, agreement.digest(), len(signed)))
 
     # --- what the operator can do
 
@@ -323,6 +324,11 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "a node did not do what was waited for"
         time.sleep(LOOK_SECONDS)
+
+
+def _knows(ledger: Ledger, digest: Digest, signatures: int) -> bool:
+    """Whether a running node has written down so many signatures of an agreement."""
+    return len(ledger.evidence(digest).signatures) >= signatures
 
 
 def _at_once(calls: Sequence[Callable[[], None]]) -> None:

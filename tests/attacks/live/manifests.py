@@ -9,7 +9,7 @@ from ceiba_scenarios.attack import Outcome, attack
 from tests.attacks.live.field import HOLDERS, TABLE, VICTIM, Field, said
 from tests.support.clock import seconds_now
 
-NARROW = {"columns": ("days",), "operations": ("sum",)}
+NARROW: dict[str, Any] = {"columns": ("days",), "operations": ("sum",)}
 SURGERY = f"SELECT SUM(days) AS days FROM {TABLE} WHERE ward = 'surgery'"  # nobody has a row there
 CYRILLIC_A = "\u0430"
 LIMIT = 256 * 1024

@@ -1,6 +1,7 @@
 """Attacks that try to isolate one holder by what set is asked."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from ceiba_protocol.trust.documents import AbortToken, Approval, Submission
 from ceiba_protocol.trust.keys import SigningKey, x25519_public_key
@@ -86,7 +87,7 @@ def set_that_nearly_coincides(field: Field, without: str | None) -> Outcome:
     return _subtract(field, whole, field.ask(agreement=smaller, sql=sql))
 
 
-def _without_victim(field: Field) -> dict[str, object]:
+def _without_victim(field: Field) -> dict[str, Any]:
     """Terms of an agreement over the others."""
     parties = field.agreements["bank-a"].holders
     return {"holders": tuple(party for party in parties if party.name != VICTIM), "smallest_set": len(OTHERS)}
