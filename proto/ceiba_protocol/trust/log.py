@@ -15,12 +15,9 @@ from ceiba_protocol.canonical import Digest, Document, Hex, HexDigest, JobId, Me
 from ceiba_protocol.errors import LedgerRolledBack, LogProofFailed, MalformedMessage
 from ceiba_protocol.trust.documents import Attempt
 from ceiba_protocol.trust.merkle import Frontier
-from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.trust.roster import OPERATOR, Role, Roster
 from ceiba_protocol.trust.signing import D, open_signed
 from ceiba_protocol.v1.common_pb2 import Signed
-
-OPERATOR = "coordinator"
-"""The signer's name on what the operator signs with the log key; no member can have it."""
 
 
 class LogEntry(Document):
@@ -129,6 +126,9 @@ def cosigners(checkpoint: Signed, cosignatures: Iterable[Signed], holders: Itera
     return sorted(found)
 
 
-def needed_cosignatures(holders: int) -> int:
-    """⌈(n+1)/2⌉: more than half of the set, so that two forks of the log cannot both have them from honest holders."""
-    return -(-(holders + 1) // 2)
+def needed_cosignatures(holders: int, tolerated: int) -> int:
+    """⌈(n+t+1)/2⌉: any two such sets share more than t holders, so that an honest one would be in both of two forks.
+
+    With t = 0 that is more than half; t dishonest holders could sign both forks.
+    """
+    return -(-(holders + tolerated + 1) // 2)

@@ -18,8 +18,9 @@ import grpc
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.trust.certificates import KeyAndCertificate, issue_server, read_member_certificate
 from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.log import OPERATOR, Checkpoint, entry_of
+from ceiba_protocol.trust.log import Checkpoint, entry_of
 from ceiba_protocol.trust.merkle import consistency_proof, leaf_hash, root_of
+from ceiba_protocol.trust.roster import OPERATOR
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1 import agreements_pb2, catalogue_pb2, enrolment_pb2, log_pb2, work_pb2
 from ceiba_protocol.v1.agreements_pb2_grpc import AgreementsServicer, add_AgreementsServicer_to_server
