@@ -31,7 +31,7 @@ from ceiba_protocol.v1.log_pb2_grpc import LogServicer, add_LogServicer_to_serve
 from ceiba_protocol.v1.work_pb2_grpc import WorkServicer, add_WorkServicer_to_server
 from tests.support.clock import seconds_now, utc_now
 
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 60.0
 """How long a script waits for a holder: far more than it takes, and the end of a script that waits in vain."""
 
 
@@ -95,6 +95,8 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
         """Another log for single holders, which a fork shows them."""
         self.cosignatures: dict[str, queue.SimpleQueue[Signed]] = defaultdict(queue.SimpleQueue)
         self.papers = Papers()
+        self.touched: set[str] = set()
+        """Holders that are not as the field was made any more."""
         self._lock = threading.Lock()
         server = issue_server(authority, space, utc_now())
         credentials = grpc.ssl_server_credentials(
@@ -122,6 +124,7 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
     # --- what a script does
 
     def send(self, holder: str, task: work_pb2.Task) -> None:
+        self.touched.add(holder)
         self.tasks[holder].put(task)
 
     def ask(self, holder: str, task: work_pb2.Task) -> Reply:
@@ -145,12 +148,12 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
 
     def Pull(self, request: Any, context: grpc.ServicerContext) -> Iterator[work_pb2.Task]:
         holder = caller(context)
-        self.rosters[holder] = request.roster_digest
         with self._lock:
             old, self.tasks[holder] = self.tasks[holder], queue.SimpleQueue()
             old.put(None)  # one stream a holder
         tasks = self.tasks[holder]
         context.add_callback(lambda: tasks.put(None))
+        self.rosters[holder] = request.roster_digest  # after the queue: whoever sees this may send
         self.pulled[holder].put(request.roster_digest)
         while (task := tasks.get()) is not None:
             yield task
