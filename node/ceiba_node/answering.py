@@ -435,7 +435,7 @@ def _job(question: Question, snapshot: Snapshot, manifest: Signed, now: int) -> 
         agreement_id=question.agreement.agreement_id,
         number=opened.number,
         merchant=opened.merchant,
-        organisation=question.merchant.organisation,
+        organisation=question.merchant.legal_person,
         dataset=snapshot.table,
         dataset_version=snapshot.version,
         plan_digest=opened.plan.digest(),

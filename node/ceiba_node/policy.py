@@ -252,7 +252,7 @@ def check_set(request: Request, holders: Sequence[str]) -> None:
     """
     check_still(request)
     for earlier, few in _nearby(request, holders):
-        if earlier.organisation == request.question.merchant.organisation or request.policy.strict_sets:
+        if earlier.organisation == request.question.merchant.legal_person or request.policy.strict_sets:
             raise NearbySet(table=earlier.table, holders=", ".join(few))
 
 
@@ -265,7 +265,7 @@ def may_leave(request: Request) -> bool:
     if agreement.smallest_set >= len(agreement.holders):
         return False
     others = [holder for holder in agreement.holder_names if holder != request.me]
-    organisation = request.question.merchant.organisation
+    organisation = request.question.merchant.legal_person
     return not any(earlier.organisation == organisation for earlier, _ in _nearby(request, others))
 
 

@@ -109,6 +109,11 @@ def test_sybil_organisation_is_refused() -> None:
     refused(roster(with_member("hungary", organisation="zurich")), RosterMismatch, "organisation")
 
 
+@pytest.mark.parametrize("spelling", ["ZURICH", " zurich  ", "\uff5aurich", "zurich\u00a0"])
+def test_another_spelling_is_no_other_organisation(spelling: str) -> None:
+    refused(roster(with_member("hungary", organisation=spelling)), RosterMismatch, "organisation")
+
+
 def test_merchant_may_belong_to_a_holders_organisation() -> None:
     check_roster(roster(with_member("bank-a", organisation="zurich")), ME)
 

@@ -372,4 +372,4 @@ def _organisation(agreement: Agreement, roster: Roster) -> str:
     """Also of a merchant that was revoked: under a new name it is the same organisation."""
     known = {one.descriptor.name: one.descriptor for one in roster.revoked} | roster.by_name
     merchant = known.get(agreement.merchant.name)
-    return merchant.organisation if merchant else agreement.merchant.name
+    return merchant.legal_person if merchant else agreement.merchant.name

@@ -5,6 +5,7 @@ signature against its own copy. A later version is taken up once a quorum of the
 stewards that its charter names, has signed it; the coordinator, which distributes rosters, cannot change one unnoticed.
 """
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import cached_property
@@ -93,6 +94,11 @@ class Descriptor(Document):
         if (self.duties is not None) != (self.role is Role.HOLDER):
             raise ValueError("a holder has an officer and a publisher, and nobody else")
         return self
+
+    @property
+    def legal_person(self) -> str:
+        """The organisation without what a spelling may vary: Unicode form, case, spaces. Equal ones are the same."""
+        return " ".join(unicodedata.normalize("NFKC", self.organisation).casefold().split())
 
     def key_for(self, kind: type[Document]) -> bytes:
         """The public key under which this member signs documents of that kind."""
@@ -296,7 +302,7 @@ def _must_differ(roster: Roster) -> dict[str, list[str]]:
         "signing key": [key for member in members for key in _signing_keys(member)],
         "sealing key": [member.sealing_key for member in members],
         "TLS key": [member.tls_fingerprint for member in members],
-        "organisation": [member.organisation for member in members if member.role is Role.HOLDER],
+        "organisation": [member.legal_person for member in members if member.role is Role.HOLDER],
     }
 
 
