@@ -73,7 +73,7 @@ def _rebuild(kind: type[CeibaError], fields: dict[str, str]) -> CeibaError:
 
 class MalformedDocument(CeibaError):
     code, fault, status = "malformed_document", Fault.PEER, "INVALID_ARGUMENT"
-    text = "A {document} could not be read: {problem}."
+    text = "A document ({document}) could not be read: {problem}."
     remedy = "Make it with the same Ceiba version as the other members use."
 
 
@@ -85,7 +85,7 @@ class MalformedMessage(CeibaError):
 
 class BadSignature(CeibaError):
     code, fault, status = "bad_signature", Fault.PEER, "UNAUTHENTICATED"
-    text = "The signature on a {document} does not verify under the key of {signer} in the pinned roster."
+    text = "The signature on a document ({document}) does not verify under the key of {signer} in the pinned roster."
     remedy = "Do not answer it. If {signer} changed keys, compare fingerprints with them and pin the new roster."
 
 
@@ -105,6 +105,12 @@ class RosterMismatch(CeibaError):
     code, fault, status = "roster_mismatch", Fault.PEER, "FAILED_PRECONDITION"
     text = "The roster is not acceptable: {problem}."
     remedy = "A member does not pin it, and compares fingerprints with the others; an operator mends the cause first."
+
+
+class NameRevoked(CeibaError):
+    code, fault, status = "name_revoked", Fault.CALLER, "ALREADY_EXISTS"
+    text = "{member} was revoked, and the log keeps what was signed under that name, so nobody can join under it."
+    remedy = "Choose another name, such as {member}-2."
 
 
 class RosterNotApproved(CeibaError):
@@ -134,7 +140,7 @@ class BadCertificateRequest(CeibaError):
 class CertificateExpired(CeibaError):
     code, fault, status = "certificate_expired", Fault.CALLER, "FAILED_PRECONDITION"
     text = "The certificate of {member} ended on {ended}, so it cannot be renewed."
-    remedy = "The operator runs `ceiba-coordinator remove {member}` and `invite`; then join with an empty folder."
+    remedy = "The operator runs `ceiba-coordinator revoke {member}`; then join under another name, in an empty folder."
 
 
 class AlreadyJoined(CeibaError):
@@ -149,6 +155,12 @@ class BadIdentity(CeibaError):
     remedy = "Make one with `init --join TOKEN`, or name the right folder."
 
 
+class NoKeyFile(CeibaError):
+    code, fault, status = "no_key_file", Fault.CALLER, "NOT_FOUND"
+    text = "There is no key file {path}."
+    remedy = "Name it with `--key FILE` if it lies elsewhere; if it is lost, docs/hospital.md says what that means."
+
+
 class PassphraseNeeded(CeibaError):
     code, fault, status = "passphrase_needed", Fault.CALLER, "FAILED_PRECONDITION"
     text = "The keys on disk are sealed under a passphrase, and none was given, or an empty one."
@@ -161,10 +173,22 @@ class BadPassphrase(CeibaError):
     remedy = "Give the passphrase under which they were sealed; if it is right, restore the file from a backup."
 
 
+class BadPassphraseFile(CeibaError):
+    code, fault, status = "bad_passphrase_file", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The passphrase file {path} cannot be used: {problem}."
+    remedy = "CEIBA_PASSPHRASE_FILE names a file that its owner alone can read: `chmod 600 FILE`."
+
+
 class BadConfiguration(CeibaError):
     code, fault, status = "bad_configuration", Fault.CALLER, "FAILED_PRECONDITION"
     text = "The configuration {path} cannot be used: {problem}."
     remedy = "Compare it with the sample in docs/."
+
+
+class BadCommand(CeibaError):
+    code, fault, status = "bad_command", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "`{command}` cannot do that: {problem}."
+    remedy = "`{command} --help` shows an example."
 
 
 # --- keys and sums ---------------------------------------------------------------------------------------------
@@ -476,6 +500,12 @@ class IllegalNotice(CeibaError):
     remedy = "A proposal is refused or withdrawn; what is active is suspended or terminated; who suspended, resumes."
 
 
+class NothingToSign(CeibaError):
+    code, fault, status = "nothing_to_sign", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{member} has nothing to sign in the agreement {agreement}: {problem}."
+    remedy = "`ceiba-node agreements show` says who has not signed, and what has become of it."
+
+
 class GradeForbids(CeibaError):
     code, fault, status = "grade_forbids", Fault.POLICY, "PERMISSION_DENIED"
     text = "Columns of grade {grade} in {table} cannot be asked about."
@@ -537,17 +567,17 @@ class LogProofFailed(CeibaError):
     code, fault, status = "log_proof_failed", Fault.PEER, "DATA_LOSS"
     text = "The log's proof does not hold: {problem}."
     remedy = (
-        "The operator's log was changed or forked. Keep the files as evidence and compare checkpoints with the "
-        "other holders."
+        "The operator's log was changed, forked or restored from an old copy. Keep the files as evidence and compare "
+        "checkpoints with the other holders; `ceiba-node resume log` lifts it once the cause is known and mended."
     )
 
 
 class LedgerRolledBack(CeibaError):
     code, fault, status = "ledger_rolled_back", Fault.US, "DATA_LOSS"
-    text = "The log has a {document} of this member from {at} (seconds since 1970) that its own ledger does not know."
+    text = "The log has a document ({document}) of this member from second {at} of Unix time; its own ledger has none."
     remedy = (
-        "The ledger is an old copy, or somebody else uses this member's keys: nothing is sent. Restore the newest "
-        "ledger; if there is none, be revoked and join again. docs/hospital.md says how."
+        "The ledger is an old copy, or somebody else uses this member's keys: nothing is signed or sent. Restore the "
+        "newest ledger; if there is none, be revoked and join under another name. docs/hospital.md says how."
     )
 
 

@@ -18,9 +18,9 @@ import grpc
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.errors import (
     AlreadyJoined,
-    BadConfiguration,
     BadIdentity,
     BadJoinToken,
+    BadPassphraseFile,
     CertificateExpired,
     MalformedDocument,
     PassphraseNeeded,
@@ -37,6 +37,7 @@ from ceiba_protocol.trust.identity import (
     new_identity,
     renewal_request,
 )
+from ceiba_protocol.trust.rendering import quoted
 from ceiba_protocol.trust.roster import Duties, Roster, approved_by, check_roster, check_succession
 from ceiba_protocol.trust.sealing import find_passphrase, seal, unseal
 from ceiba_protocol.trust.signing import D
@@ -56,7 +57,7 @@ ENROLMENT_SECONDS = 30.0
 def ask_passphrase(*, new: bool = False) -> bytes:
     """The passphrase of a member's keys: from the environment, else from whoever sits at the terminal.
 
-    `new`: it is for keys that are being made, so it is typed twice. Raises PassphraseNeeded, BadConfiguration.
+    `new`: it is for keys that are being made, so it is typed twice. Raises PassphraseNeeded, BadPassphraseFile.
     """
     try:
         return find_passphrase(os.environ, _read_private)
@@ -73,10 +74,10 @@ def _read_private(path: str) -> bytes:
     """A passphrase file, which nobody else may read."""
     try:
         if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
-            raise BadConfiguration(path=path, problem="others may read this passphrase file; make its mode 0600")
+            raise BadPassphraseFile(path=path, problem="others may read it")
         return Path(path).read_bytes()
     except OSError:
-        raise BadConfiguration(path=path, problem="this passphrase file cannot be read") from None
+        raise BadPassphraseFile(path=path, problem="it cannot be read") from None
 
 
 def open_keys(content: bytes, passphrase: bytes, kind: type[D], path: object) -> D:
@@ -207,10 +208,12 @@ def read_token(text: str) -> JoinToken:
 def describe_members(roster: Roster) -> str:
     """A roster's members and tables for people. Not its fingerprint: that is to come from the other members."""
     lines = [f"Roster {roster.version} of the space {roster.space}"]
-    lines += [f"  {member.role:8} {member.name} ({member.organisation}), {member.words}" for member in roster.members]
-    lines += [f"  revoked  {one.descriptor.name}: {one.reason}" for one in roster.revoked]
+    lines += [
+        f"  {member.role:8} {member.name} ({quoted(member.organisation)}), {member.words}" for member in roster.members
+    ]
+    lines += [f"  revoked  {one.descriptor.name}: {quoted(one.reason)}" for one in roster.revoked]
     lines += [f"  table    {table.table}: {', '.join(table.holders)}" for table in roster.tables]
-    return "\n".join([*lines, f"  signed by {roster.quorum} of: {', '.join(roster.signers)}"])
+    return "\n".join([*lines, f"  the next roster takes {roster.quorum} of: {', '.join(roster.signers)}"])
 
 
 def describe_roster(roster: Roster) -> str:

@@ -28,6 +28,7 @@ from ceiba_protocol.trust.agreement import (
     check_parties,
     check_terms,
     give_notice,
+    no_party_now,
     read_contract,
 )
 from ceiba_protocol.trust.rendering import moment, render
@@ -62,7 +63,8 @@ class AgreementHandle:
     @property
     def text(self) -> str:
         """What the holders read before they sign, with the state that was last seen."""
-        return "\n".join(render(self.contract, self._agreements.space.roster, _now()))
+        roster = self._agreements.space.roster
+        return "\n".join(render(self.contract, roster.as_of(0), _now(), today=roster))
 
     def __repr__(self) -> str:
         return self.text
@@ -232,10 +234,11 @@ class Agreements:
     def facts(self, contract: Contract) -> dict[str, Any]:
         """A row of the table; jobs are those that this folder has asked, of those agreed on."""
         agreement = contract.agreement
+        because = no_party_now(agreement, self.space.roster)
         return {
             "id": agreement.agreement_id[:ID_SHOWN],
             "table": agreement.table,
-            "state": str(contract.state(_now())),
+            "state": f"{contract.state(_now())}{f'; not answered: {because}' if because else ''}",
             "purpose": agreement.purpose,
             "holders": ", ".join(agreement.holder_names),
             "not_signed": ", ".join(contract.missing),
@@ -260,7 +263,7 @@ class Agreements:
             return None
 
     def _read(self, evidence: AgreementEvidence) -> Contract:
-        return read_contract(evidence.signatures, evidence.notices, self.space.roster)
+        return read_contract(evidence.signatures, evidence.notices, self.space.roster.as_of(0))
 
 
 def _may_be_asked(schema: Schema) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ceiba_protocol.errors import AgreementNotActive, CeibaError, NoAgreement
+from ceiba_protocol.errors import AgreementNotActive, NoAgreement
 from ceiba_protocol.plan import Plan
-from ceiba_protocol.trust.agreement import Agreement, Contract, State, check_covers, check_parties, operations_of
+from ceiba_protocol.trust.agreement import Agreement, Contract, State, check_covers, no_party_now, operations_of
 from ceiba_protocol.trust.rendering import moment
 from ceiba_protocol.trust.roster import Roster
 
@@ -72,12 +72,6 @@ def _lacking(contract: Contract, wish: Wish, roster: Roster, asked: int) -> list
         found.append(f"ends at {moment(agreement.not_after)}, before the job's deadline")
     if asked >= agreement.jobs:
         found.append(f"is used up: all {agreement.jobs} jobs were asked")
-    return [*found, *_no_party(agreement, roster)]
-
-
-def _no_party(agreement: Agreement, roster: Roster) -> list[str]:
-    try:
-        check_parties(agreement, roster)
-    except CeibaError as error:
-        return [f"does not fit the roster ({error.public.rstrip('.')})"]
-    return []
+    if because := no_party_now(agreement, roster):
+        found.append(f"does not fit the roster ({because})")
+    return found

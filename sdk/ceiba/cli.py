@@ -10,10 +10,10 @@ import typer
 
 from ceiba.agreements_cli import DEFAULT_FOLDER, AsJson, Folder
 from ceiba.agreements_cli import app as agreements_app
-from ceiba.display import printable
 from ceiba.home import Home
 from ceiba_protocol.errors import BadQuestion, CeibaError, Fault
 from ceiba_protocol.joining import check_pin, confirm_pin, fetch_roster, join, read_token
+from ceiba_protocol.trust.rendering import printable
 
 if TYPE_CHECKING:
     from ceiba.receipts import Receipt
@@ -38,9 +38,11 @@ def init(
     home = Home(identity)
     joined = join(read_token(join_token), home.begun_identity(), home.save_identity, os.urandom)
     if as_json:
-        typer.echo(json.dumps({"space": joined.space, "name": joined.name}))
+        facts = {"space": joined.space, "name": joined.name, "words": joined.descriptor.words}
+        typer.echo(json.dumps(facts))
     else:
-        typer.echo(f"Joined {joined.space} as {joined.name}.")
+        typer.echo(f"Joined {joined.space} as {joined.name}. The words of your keys, to be read out when others ask:")
+        typer.echo(f"  {joined.descriptor.words}")
         typer.echo(f"Next, when all have joined: ceiba pin --identity {identity}")
 
 

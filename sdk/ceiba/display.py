@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ceiba_protocol.trust.rendering import printable
+
 if TYPE_CHECKING:
     import pandas
 
@@ -28,11 +30,6 @@ def cell(value: object) -> str:
         text = text.lower()
     text = printable(text)
     return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """A line from elsewhere without what would move a cursor or hide the rest."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str]) -> str:

@@ -173,5 +173,5 @@ def test_connecting_goes_on_if_renewing_fails(bank: MerchantHome, monkeypatch: p
 
 def test_connecting_with_an_ended_certificate_says_what_to_do(lab: Sandbox, bank: MerchantHome) -> None:
     bank.save_identity(aged(lab, bank.identity(), days=91))
-    with pytest.raises(CertificateExpired, match="ceiba-coordinator remove bank-a"):
+    with pytest.raises(CertificateExpired, match="ceiba-coordinator revoke bank-a"):
         ceiba.connect(identity=bank.folder)

@@ -81,7 +81,7 @@ def test_an_ended_certificate_says_what_to_do(now: datetime) -> None:
     with pytest.raises(CertificateExpired) as caught:
         renew(MEMBER, now)
     assert "2030-04-01" in caught.value.public
-    assert "ceiba-coordinator remove a" in caught.value.what_to_do
+    assert "ceiba-coordinator revoke a" in caught.value.what_to_do
 
 
 # --- what is taken -----------------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from ceiba_protocol.errors import (
 )
 from ceiba_protocol.job import State as JobState
 from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Agreement, Contract, State, Word
-from ceiba_protocol.trust.roster import approval_of
+from ceiba_protocol.trust.roster import Revocation, approval_of
 from ceiba_protocol.v1.jobs_pb2 import JobStatus
 from tests.support.coordinator import Coordinator, merchant_home
-from tests.support.members import HOLDERS, MERCHANT, NOW, SCHEMA, World, plan_of, signed_by
+from tests.support.members import HOLDERS, MERCHANT, NOW, SCHEMA, World, changed, plan_of, signed_by
 
 SQL = "SELECT sex, COUNT(*) AS n, SUM(age) AS years FROM health.heart WHERE age > 1 GROUP BY sex ORDER BY sex"
 TRUTH = [("female", 2, 161), ("male", 3, 140)]
@@ -205,6 +205,21 @@ def test_the_list_shows_who_has_not_signed_and_what_was_left_out(
     for beginning in ("0d", "", "ff"):
         with pytest.raises(UnknownAgreement):
             space.agreements[beginning]
+
+
+def test_an_agreement_whose_holder_was_revoked_says_so_and_is_not_asked_under(
+    world: World, space: Space, coordinator: Coordinator
+) -> None:
+    coordinator.add(world.agreement)
+    gone = world.roster.by_name["zurich"]
+    was = Revocation(descriptor=gone, revoked_at=NOW, reason="a lost server")
+    members = tuple(member for member in world.roster.members if member is not gone)
+    space.home.pin(changed(world.roster, version=2, members=members, revoked=(was,)))
+    space.roster = space.home.roster()
+    (row,) = space.agreements().to_dicts()
+    assert row["state"] == "active; not answered: zurich was revoked"
+    assert "not answered   zurich was revoked" in space.agreements["0a"].text
+    assert space.agreements["0a"].contract.state(NOW) is State.ACTIVE
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------

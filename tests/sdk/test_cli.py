@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,3 +91,13 @@ def test_made_up_rows_have_no_receipt_to_write(world: World, coordinator: Coordi
     with pytest.raises(BadQuestion):
         run("query", SQL, "--mock", "--receipt", str(tmp_path / "receipt.json"))
     assert not (tmp_path / "receipt.json").exists()
+
+
+def test_joining_prints_the_words_of_the_keys(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator and the holders compare them by telephone, as those of a holder."""
+    joined = SimpleNamespace(space="test-space", name=MERCHANT, descriptor=world.roster.by_name[MERCHANT])
+    monkeypatch.setattr("ceiba.cli.read_token", lambda token: token)
+    monkeypatch.setattr("ceiba.cli.join", lambda *_: joined)
+    words = world.roster.by_name[MERCHANT].words
+    command = ["init", "--join", "x", "--identity", str(tmp_path / "new")]
+    assert words in run(*command) and json.loads(run(*command, "--json"))["words"] == words

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from ceiba_protocol.canonical import Digest, Document, FieldName, HexDigest, JobId, MemberName, Seconds, TableName, Text
 from ceiba_protocol.disclosure.grade import Disclosure, disclosure_for
-from ceiba_protocol.errors import AgreementMismatch, IllegalNotice, NotAgreed, TooFewHolders
+from ceiba_protocol.errors import AgreementMismatch, CeibaError, IllegalNotice, NotAgreed, TooFewHolders
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS
@@ -114,6 +114,22 @@ def check_parties(agreement: Agreement, roster: Roster) -> None:
     fewest = min(len(agreement.holders), agreement.smallest_set)
     if fewest < minimum:
         raise TooFewHolders(table=agreement.table, holders=fewest, minimum=minimum)
+
+
+def no_party_now(agreement: Agreement, roster: Roster) -> str | None:
+    """Why nothing is answered under an agreement that the parties have signed, in words, if a roster is the reason."""
+    try:
+        check_parties(agreement, roster)
+    except CeibaError as error:
+        revoked = {one.descriptor.name for one in roster.revoked}
+        for party in agreement.parties:
+            member = roster.by_name.get(party.name)
+            if member is None and party.name in revoked:
+                return f"{party.name} was revoked"
+            if member is not None and member.digest() != party.descriptor_digest:
+                return f"{party.name} has other keys now"
+        return error.public.rstrip(".")
+    return None
 
 
 def check_same_keys(agreement: Agreement, party: Party, member: Descriptor) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from ceiba_protocol.disclosure.grade import Disclosure
-from ceiba_protocol.trust.agreement import Agreement, Contract, Overlap, Party, State
+from ceiba_protocol.trust.agreement import Agreement, Contract, Overlap, Party, State, no_party_now
 from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.trust.words import MEMBER_WORDS, words_of
 
@@ -22,10 +22,13 @@ _VARIATIONS = ((0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
 """Variation selectors, first and last."""
 
 
-def render(contract: Contract, roster: Roster, now: int, overlaps: Sequence[Overlap] = ()) -> list[str]:
+def render(
+    contract: Contract, roster: Roster, now: int, overlaps: Sequence[Overlap] = (), today: Roster | None = None
+) -> list[str]:
     """Lines of text for a person who decides on an agreement. `now`: seconds since 1970 UTC.
 
-    `roster`: for the members' organisations. `overlaps`: as `agreement.overlaps` finds them; the merchant has none.
+    `roster`: for the members' organisations, with those that were revoked since; `today`: the roster in force, if it is
+    another one, by which the parties are judged. `overlaps`: as `agreement.overlaps` finds them; the merchant has none.
     """
     agreement = contract.agreement
     return [
@@ -33,6 +36,7 @@ def render(contract: Contract, roster: Roster, now: int, overlaps: Sequence[Over
         *_facts(agreement, roster),
         _line("digest", contract.digest),
         _line("state", _state(contract, now)),
+        *([_line("not answered", because)] if (because := no_party_now(agreement, today or roster)) else []),
         *_notices(contract),
         *map(_overlap, overlaps),
     ]
@@ -57,6 +61,11 @@ def quoted(text: str) -> str:
         for before, sign in zip(" " + text, text, strict=False)
     ]
     return f'"{"".join(shown)}"'
+
+
+def printable(text: str) -> str:
+    """A line from elsewhere without what would move a cursor or hide the rest."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def moment(seconds: int) -> str:
