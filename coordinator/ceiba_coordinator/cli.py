@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import tomllib
@@ -18,6 +19,7 @@ from ceiba_coordinator.store.database import Store, open_engine
 from ceiba_protocol.errors import BadSource, CeibaError
 from ceiba_protocol.joining import describe_roster
 from ceiba_protocol.schema import Schema
+from ceiba_protocol.trust.rendering import printable, quoted
 from ceiba_protocol.trust.roster import Role, Roster
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run the coordinator of a Ceiba space.")
@@ -101,8 +103,8 @@ def revoke(
 ) -> None:
     """Propose the next roster without a member, for example one that has lost its keys.
 
-    It can be invited again, with new keys. Once enough of those who sign rosters have approved, its agreements end, and
-    so do the jobs that wait for it.
+    It can join again under another name only. Once enough of those who sign rosters have approved, nothing is answered
+    under its agreements any more, and the jobs that wait for it end.
     Example: ceiba-coordinator revoke st-mary --reason "its server was stolen"
     """
     membership = _membership(Config.read(home))
@@ -129,7 +131,7 @@ def members(home: Home = Path("ceiba-coordinator"), as_json: AsJson = False) -> 
         facts = {"enrolled": [member.name for member in enrolled], "roster": newest and newest.fingerprint}
         typer.echo(json.dumps(facts))
         return
-    typer.echo("\n".join(f"{member.role:8} {member.name} ({member.organisation})" for member in enrolled))
+    typer.echo("\n".join(f"{member.role:8} {member.name} ({quoted(member.organisation)})" for member in enrolled))
     typer.echo(describe_roster(newest) if newest else "No roster has been made yet.")
     if newest is not None and newest != membership.in_force():
         typer.echo("It is only proposed: not enough of those who sign rosters have approved it yet.")
@@ -192,6 +194,7 @@ def _configure_log(as_json: bool) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
@@ -202,7 +205,7 @@ def main() -> None:
     try:
         app()
     except CeibaError as error:
-        typer.echo(f"{error.public}\n{error.what_to_do}", err=True)
+        typer.echo(f"{printable(error.public)}\n{printable(error.what_to_do)}", err=True)
         sys.exit(error.fault.exit_code)
 
 

@@ -10,9 +10,10 @@ from ceiba_coordinator.store.database import Store
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
     BadCertificateRequest,
+    BadCommand,
     BadJoinToken,
     ManifestMismatch,
-    RosterMismatch,
+    NameRevoked,
     UnknownMember,
 )
 from ceiba_protocol.schema import Schema
@@ -49,10 +50,12 @@ class Membership(Rosters):
     def invite(
         self, name: str, role: Role, organisation: str, *, address: str, enrolment: str, random: Random
     ) -> JoinToken:
-        """A join token for one new member, good once and for 24 hours. Raises RosterMismatch for a name that is
-        the operator's."""
+        """A join token for one new member, good once and for 24 hours. Raises BadCommand for a name that is the
+        operator's, and NameRevoked for one under which nobody can join any more."""
         if name == OPERATOR:
-            raise RosterMismatch(problem=f"{OPERATOR} is the operator's name in the log, and no member's")
+            problem = f"{OPERATOR} is the operator's name in the log, and no member's"
+            raise BadCommand(command="ceiba-coordinator invite", problem=problem)
+        self._check_not_revoked(name)
         token = JoinToken(
             space=self._space,
             name=name,
@@ -75,7 +78,8 @@ class Membership(Rosters):
     def enrol(self, request: EnrolRequest) -> EnrolResponse:
         """Admit a new member. The same token with the same keys again returns the same certificate.
 
-        Raises BadJoinToken, BadCertificateRequest, BadSignature, MalformedDocument, KeyTooShort, BadKeyProof.
+        Raises BadJoinToken, NameRevoked, BadCertificateRequest, BadSignature, MalformedDocument, KeyTooShort,
+        BadKeyProof.
         """
         token_hash = _token_hash(request.token)
         descriptor, fingerprint = self._admissible(request, token_hash)
@@ -102,6 +106,7 @@ class Membership(Rosters):
         invitation = self._store.invitation(token_hash)
         if invitation is None or invitation.expires_at < self._clock():
             raise BadJoinToken(problem="it is unknown or has expired")
+        self._check_not_revoked(invitation.name)
         descriptor = read_descriptor(request.descriptor)
         invited = (invitation.name, invitation.role, invitation.organisation)
         if (descriptor.name, descriptor.role, descriptor.organisation) != invited:
@@ -116,6 +121,11 @@ class Membership(Rosters):
             key = descriptor.encryption_key
             verify_key(key.n, bytes.fromhex(key.proof), descriptor.key_context())
         return descriptor, fingerprint
+
+    def _check_not_revoked(self, name: str) -> None:
+        """The log knows signatures of that name, and a new member's ledger does not. Raises NameRevoked."""
+        if (newest := self.newest) is not None and name in {one.descriptor.name for one in newest.revoked}:
+            raise NameRevoked(member=name)
 
     def renew(self, certificate_request: bytes, name: str) -> bytes:
         """A later certificate, PEM, for the caller's same name and key; any number of times.
@@ -138,13 +148,16 @@ class Membership(Rosters):
     def remove(self, name: str) -> None:
         """Forget a member that was never on a roster in force, so that its name can be invited again.
 
-        Its certificate opens nothing from now on. Raises UnknownMember, and RosterMismatch for a member that the
-        others know, which takes a revocation.
+        Its certificate opens nothing from now on. Raises UnknownMember, and BadCommand for a member that the others
+        know, which takes a revocation.
         """
         if self._store.member(name) is None:
             raise UnknownMember(member=name, role="member")
         if (roster := self.in_force()) is not None and name in roster.by_name:
-            raise RosterMismatch(problem=f"{name} is on the roster in force; `ceiba-coordinator revoke` makes the next")
+            problem = (
+                f"{name} is on the roster in force, and others know its keys; `ceiba-coordinator revoke` ends that"
+            )
+            raise BadCommand(command="ceiba-coordinator remove", problem=problem)
         self._store.remove_member(name)
 
     def is_enrolled(self, name: str, role: str, tls_fingerprint: str) -> bool:

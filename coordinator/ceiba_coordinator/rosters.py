@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from ceiba_coordinator.log import Log
 from ceiba_coordinator.store.database import Store
 from ceiba_protocol.errors import (
+    BadCommand,
     DatasetMissing,
     RosterMismatch,
     RosterNotApproved,
@@ -59,17 +60,17 @@ class Rosters:
         """The next roster, from all enrolled members and the given tables, each with its holders; stored as proposed.
 
         `stewards`: 3 to 7 holders who sign rosters for all; none if all holders do. `tolerated`: t of the charter.
-        Raises RosterMismatch, TooFewHolders, UnknownMember, BadKeyProof.
+        Raises BadCommand, RosterMismatch, TooFewHolders, UnknownMember, BadKeyProof.
         """
         if (chosen := sorted(set(stewards))) and not 3 <= len(chosen) <= 7:
-            raise RosterMismatch(problem=f"{len(chosen)} stewards are named, and it takes none or 3 to 7")
+            raise _cannot_propose(f"{len(chosen)} stewards are named, and it takes none or 3 to 7")
         listed = tuple(
             RosterTable(table=schema.table, schema_digest=schema.digest(), holders=tuple(sorted(set(holders))))
             for schema, holders in tables
             if holders
         )
         if len(listed) != len(tables):
-            raise RosterMismatch(problem="a table has no holders")
+            raise _cannot_propose("a table has no holders")
         with self._store.transaction():
             for schema, _ in tables:
                 self._store.put_schema(schema.digest(), schema.body())
@@ -99,7 +100,7 @@ class Rosters:
     def _propose(self, tables: tuple[RosterTable, ...], charter: Charter, revoked: tuple[Revocation, ...]) -> Roster:
         newest, members = self.newest, self.enrolled()
         if not members:
-            raise RosterMismatch(problem="nobody has enrolled yet")
+            raise _cannot_propose("nobody has enrolled yet")
         before = newest.revoked if newest else ()
         roster = Roster(
             space=self._space,
@@ -206,6 +207,10 @@ class Rosters:
 
     def _signed(self, version: int) -> SignedRoster:
         return SignedRoster(roster=self._store.roster(version), approvals=self._store.roster_approvals(version))
+
+
+def _cannot_propose(problem: str) -> BadCommand:
+    return BadCommand(command="ceiba-coordinator roster", problem=problem)
 
 
 def read_descriptor(signed: Signed) -> Descriptor:
