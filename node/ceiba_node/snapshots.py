@@ -10,6 +10,7 @@ Files have mode 0600 and folders 0700.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -137,11 +138,11 @@ class SnapshotStore:
     def adopt(self, rows: Path, snapshot: Snapshot) -> None:
         """Make `snapshot`, whose rows lie in the staging file `rows`, the current version of its table.
 
-        Of the same content published before, the rows stay as they are, unless they are damaged; the record gets the
-        new time, by which merchants tell which version is the current one.
+        Of the same content published before, the rows stay as they are, unless a single byte of them is damaged; the
+        record gets the new time, by which merchants tell which version is the current one.
         """
         if self._is_whole(snapshot):
-            record = _to_record(snapshot, snapshot.path.stat().st_size)
+            record = _to_record(snapshot, snapshot.path)
             _write(rows.parent / _RECORD_FILE, json.dumps(record, indent=2))
             os.replace(rows.parent / _RECORD_FILE, snapshot.path.parent / _RECORD_FILE)
             _sync(snapshot.path.parent)
@@ -149,8 +150,7 @@ class SnapshotStore:
             complete = rows.parent / snapshot.version
             complete.mkdir(mode=0o700)
             os.replace(rows, complete / ROWS_FILE)
-            size = (complete / ROWS_FILE).stat().st_size
-            _write(complete / _RECORD_FILE, json.dumps(_to_record(snapshot, size), indent=2))
+            _write(complete / _RECORD_FILE, json.dumps(_to_record(snapshot, complete / ROWS_FILE), indent=2))
             _sync(complete / ROWS_FILE)
             _sync(complete)
             shutil.rmtree(snapshot.path.parent, ignore_errors=True)
@@ -187,11 +187,13 @@ class SnapshotStore:
         return snapshot
 
     def _is_whole(self, snapshot: Snapshot) -> bool:
+        """Whether that version's rows are, byte for byte, those that were written. Reads the whole file."""
         try:
             self._read(snapshot.table, snapshot.version)
-        except SnapshotDamaged:
+            record = json.loads((snapshot.path.parent / _RECORD_FILE).read_bytes())
+            return bool(record.get("sha256") == _digest(snapshot.path))
+        except (SnapshotDamaged, OSError):
             return False
-        return True
 
     def _point_to(self, snapshot: Snapshot, staging: Path) -> None:
         """The one step that changes the answer: `current` names either the old version or the new."""
@@ -207,7 +209,8 @@ class SnapshotStore:
             shutil.rmtree(path)
 
 
-def _to_record(snapshot: Snapshot, size: int) -> dict[str, object]:
+def _to_record(snapshot: Snapshot, rows: Path) -> dict[str, object]:
+    """`rows`: the file, wherever it lies now."""
     return {
         "table": snapshot.table,
         "version": snapshot.version,
@@ -215,7 +218,8 @@ def _to_record(snapshot: Snapshot, size: int) -> dict[str, object]:
         "rows": snapshot.rows,
         "clipped": dict(snapshot.clipped),
         "published_at": snapshot.published_at.isoformat(),
-        "bytes": size,
+        "bytes": rows.stat().st_size,
+        "sha256": _digest(rows),
         "offer": snapshot.offer.SerializeToString().hex(),
     }
 
@@ -235,6 +239,11 @@ def _from_record(record: dict[str, object], path: Path) -> Snapshot:
         path=path,
         offer=Signed.FromString(bytes.fromhex(str(record["offer"]))),
     )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

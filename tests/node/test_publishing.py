@@ -392,6 +392,16 @@ def test_damage_is_noticed_and_mended_by_publishing_again(store, tmp_path):
         assert column_of(store.current("health.heart"), "age") == [1]
 
 
+def test_overwritten_bytes_are_mended_by_publishing_again(store, tmp_path):
+    """A disk that gives back other bytes leaves the file's length as it was."""
+    source = ages(tmp_path, ("a", 1))
+    version = published(store, source, AGE).version
+    path = store.current("health.heart").path
+    path.write_bytes(bytes(path.stat().st_size))
+    assert published(store, source, AGE).version == version
+    assert column_of(store.current("health.heart"), "age") == [1]
+
+
 @pytest.mark.parametrize("version", ["0" * 64, "../../secret", "current", ""])
 def test_unknown_versions_and_tables(store, tmp_path, version):
     published(store, ages(tmp_path, ("a", 1)), AGE)
