@@ -48,6 +48,12 @@ class Agent:
         self._stop = threading.Event()
         self._pull: grpc.Call | None = None
         self._announced: dict[str, bytes] = {}
+        self._lost_with: str | None = None
+        """The code of the error that was told last, until a task comes: the same is not told every few seconds."""
+        self._failing: dict[str, object] = {}
+        """Likewise, by chore."""
+        self._has_looked = False
+        """Whether the log was seen since this node began: before that the ledger could be an old copy."""
         self._is_outdated = is_outdated
         self._take_up_roster = take_up_roster
         self._chores: dict[str, Callable[[], None]] = {
@@ -55,6 +61,7 @@ class Agent:
             "forget": answering.forget_expired,
             "upload": self._upload,
             "decide": self._send_decided,
+            "witness": self._look_again,
         }
 
     def stop(self) -> None:
@@ -87,6 +94,9 @@ class Agent:
                 stream.cancel()
             for task in stream:
                 came = True
+                if self._lost_with is not None:
+                    self._lost_with = None
+                    log.info("coordinator.reached")
                 workers.submit(self._handle, task)
         except grpc.RpcError as error:
             self._lost(from_rpc_error(error, self._target))
@@ -96,19 +106,21 @@ class Agent:
 
     def _begin(self) -> None:
         """Before a connection's first task: a ledger that is an old copy is found out, and jobs that a new roster has
-        broken are refused. A fault of the log's stays, and every task is refused with it."""
+        broken are refused. While the log is at fault no task is answered, and nothing is signed."""
         if self._answering.witness.fault is None:
             try:
                 self._answering.witness.catch_up()
             except CeibaError:
                 if self._answering.witness.fault is None:
                     raise
+        self._has_looked = True
         for reply in self._answering.broken_by_roster():
             self._try_to_send(reply)
 
     def _lost(self, error: CeibaError) -> None:
         self._announced.clear()  # what the coordinator had may be gone, if it comes back from a backup
-        if not self._stop.is_set():
+        if not self._stop.is_set() and error.code != self._lost_with:
+            self._lost_with = error.code
             log.warning("coordinator.lost", code=error.code)
 
     # --- tasks
@@ -134,16 +146,19 @@ class Agent:
                     if self._take_up_roster(task.roster.roster):
                         self.stop()
         except NotReachable as error:
-            log.warning("task.failed", job=task.job_id.hex(), code=error.code)
+            log.warning("task.failed", **_job(task), code=error.code)
             self._reconnect()
         except CeibaError as error:
-            log.warning("task.failed", job=task.job_id.hex(), code=error.code, fields=error.fields)
+            if self._answering.witness.fault is not None:  # said loudly: the coordinator only sees that nothing comes
+                log.error("task.not_answered", **_job(task), code=error.code, fields=error.fields)
+                return
+            log.warning("task.failed", **_job(task), code=error.code, fields=error.fields)
         except grpc.RpcError as error:
-            log.warning("answer.not_accepted", job=task.job_id.hex(), code=from_rpc_error(error, self._target).code)
+            log.warning("answer.not_accepted", **_job(task), code=from_rpc_error(error, self._target).code)
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 self._reconnect()
         except Exception as error:  # nothing may vanish in the pool of threads
-            log.error("task.failed", job=task.job_id.hex(), exception=type(error).__name__)
+            log.error("task.failed", **_job(task), exception=type(error).__name__)
 
     def _reconnect(self) -> None:
         """An answer that could not be delivered is asked for again on a new connection."""
@@ -179,11 +194,19 @@ class Agent:
         try:
             chore()
         except CeibaError as error:
-            log.warning(f"{name}.failed", code=error.code, fields=error.fields)
+            self._tell(name, log.warning, code=error.code, fields=error.fields)
         except grpc.RpcError as error:
             log.debug(f"{name}.failed", code=from_rpc_error(error, self._target).code)
         except Exception as error:  # a full disk, say: this thread goes on, or no new version would be offered
-            log.error(f"{name}.failed", exception=type(error).__name__)
+            self._tell(name, log.error, exception=type(error).__name__)
+        else:
+            self._failing.pop(name, None)
+
+    def _tell(self, name: str, say: Callable[..., object], **what: object) -> None:
+        """That a chore has failed, once for each way in which it does."""
+        if self._failing.get(name) != what:
+            self._failing[name] = what
+            say(f"{name}.failed", **what)
 
     def _announce(self) -> None:
         """Offer each table's current version, unless it was the last one that was offered."""
@@ -206,9 +229,19 @@ class Agent:
                 log.warning("upload.refused", type=signed.type, code=error.code, fields=error.fields)
             self._answering.mark_uploaded(signed)
 
+    def _look_again(self) -> None:
+        """After `ceiba-node resume log`. If the fault is gone, a new connection brings again what was not answered."""
+        if self._answering.witness.look_again():
+            self._reconnect()
+
     def _send_decided(self) -> None:
-        for reply in self._answering.decided():
+        for reply in self._answering.decided() if self._has_looked else ():
             self._try_to_send(reply)
+
+
+def _job(task: Task) -> dict[str, str]:
+    """The job that a task is about, for the log: an agreement or a checkpoint is about none."""
+    return {"job": task.job_id.hex()} if task.job_id else {}
 
 
 def _parts(reply: Reply | Pending) -> Iterator[WorkPart]:

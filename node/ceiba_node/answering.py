@@ -165,18 +165,20 @@ class Answering:
         )
 
     def to_upload(self) -> list[Signed]:
-        """Signatures and notices that the coordinator does not have yet."""
-        return self._ledger.to_upload()
+        """Signatures and notices that the coordinator does not have yet; none while the log is at fault."""
+        return self._ledger.to_upload() if self.witness.fault is None else []
 
     def mark_uploaded(self, signed: Signed) -> None:
         self._ledger.mark_uploaded(signed)
 
     def decided(self) -> Iterator[Reply]:
         """The answers to jobs on which a person has decided since."""
-        for waiting in self._ledger.decided_unanswered(self._clock()):
+        for waiting in self._ledger.decided_unanswered(self._clock()) if self.witness.fault is None else ():
             try:
                 reply = self.approve(waiting.job_id, waiting.manifest, waiting.attempt)
             except CeibaError as error:
+                if self.witness.fault is not None:  # the decision stays, for the day when it is mended
+                    return
                 log.warning("job.not_answered", job=waiting.job_id.hex(), code=error.code, fields=error.fields)
                 reply = None
             self._ledger.mark_replied(waiting.job_id)
@@ -185,7 +187,7 @@ class Answering:
 
     def broken_by_roster(self) -> Iterator[Reply]:
         """Refusals of running jobs one of whose members is none any more on a roster that was taken up since."""
-        for job_id in self._ledger.running(self._clock()):
+        for job_id in self._ledger.running(self._clock()) if self.witness.fault is None else ():
             answer = self._ledger.answer(job_id)
             if answer is None:
                 continue
@@ -223,11 +225,12 @@ class Answering:
         return self._replying(job_id, answer.manifest, lambda: self._contribute(answer, approvals, aborts, newest))
 
     def forget(self, job_id: bytes) -> None:
-        """The job has ended: stop its scan and erase its secrets."""
+        """The job has ended: stop its scan, erase its secrets, and ask nobody about it any more."""
         work = self._work.pop(job_id, None)
         if work is not None:
             work.cancellation.cancel()
         self._locks.pop(job_id, None)
+        self._ledger.mark_ended(job_id)
         self._ledger.forget(job_id)
 
     def forget_expired(self) -> None:
@@ -259,6 +262,7 @@ class Answering:
         )
         signed = sign(approval, self.name, self._identity.signing_key)
         with self._deciding:
+            self.witness.check()
             # 4. The policy; 5. store; then it may be sent.
             try:
                 decide(self._request(question, snapshot.schema, now))
@@ -354,6 +358,7 @@ class Answering:
         salt, holders = self._random(32), tuple(commitment.holders)
         assert answer.mask_secret is not None
         with self._submitting:
+            self.witness.check()
             # 3. No other set that nearly coincides, nor a stop since; 4. mask, encrypt; 5. store; then it may be sent.
             check_set(self._request(work.question, work.schema, now), holders)
             submission, ciphertexts = contribute(
@@ -374,23 +379,27 @@ class Answering:
 
     def _replying(self, job_id: bytes, manifest: Signed, work: Callable[[], Reply | Pending]) -> Reply | Pending:
         """`work`, one thread a job; an error becomes a signed refusal, whose fields are public. That the log cannot be
-        reached is none: the task comes again."""
+        reached is none: the task comes again. Nor is a fault of the log's, which is raised: whatever an old copy of the
+        ledger signs, the newest one does not know."""
         with self._locks.setdefault(job_id, threading.Lock()):
             try:
                 return work()
             except NotReachable:
                 raise
             except Exception as error:
+                self.witness.check()
                 return self._refuse(job_id, manifest, self._public(job_id, error))
 
     def _public(self, job_id: bytes, error: Exception) -> CeibaError:
         """What others may know: of the node's own files, and of what nobody foresaw, an incident's number alone."""
         job = job_id.hex()
         if isinstance(error, CeibaError) and not isinstance(error, LedgerDamaged | BadConfiguration):
-            log.warning("job.refused", job=job, code=error.code, private=error.private, fields=error.fields)
+            private = {"private": error.private} if error.private else {}
+            log.warning("job.refused", job=job, code=error.code, fields=error.fields, **private)
             return error
         incident = secrets.token_hex(4)
-        log.error("job.failed", job=job, incident=incident, exception=type(error).__name__)
+        own = {"fields": error.fields} if isinstance(error, LedgerDamaged | BadConfiguration) else {}  # this house's
+        log.error("job.failed", job=job, incident=incident, exception=type(error).__name__, **own)
         return InternalError(component=self.name, incident=incident)
 
     def _refuse(self, job_id: bytes, manifest: Signed, error: CeibaError) -> Reply:
@@ -411,9 +420,9 @@ class Answering:
         return Reply(signed)
 
     def _token(self, job_id: bytes, manifest: Signed, error: CeibaError, now: int) -> Signed | None:
-        """An abort token, unless the refusal is a peer's fault, the ledger may be an old copy, a submission was made,
-        or the others' total would show this holder's share of an earlier one."""
-        if error.fault not in (Fault.POLICY, Fault.US) or self.witness.fault or self._ledger.has_payload(job_id):
+        """An abort token, unless the refusal is a peer's fault, a submission was made, or the others' total would show
+        this holder's share of an earlier one."""
+        if error.fault not in (Fault.POLICY, Fault.US) or self._ledger.has_payload(job_id):
             return None
         approved = self._ledger.answer_time(job_id)
         try:

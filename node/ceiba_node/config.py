@@ -14,7 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ceiba_node.house_rules import POLICY_FILE, SAMPLE_POLICY, Policy, read_policy
 from ceiba_node.ledger import Ledger
 from ceiba_node.snapshots import SnapshotStore
-from ceiba_protocol.errors import BadConfiguration, BadIdentity, BadPassphrase, LedgerDamaged, RosterNotPinned, WrongKey
+from ceiba_protocol.errors import (
+    BadCommand,
+    BadConfiguration,
+    BadIdentity,
+    BadPassphrase,
+    LedgerDamaged,
+    NoKeyFile,
+    RosterNotPinned,
+    WrongKey,
+)
 from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, ask_passphrase, close_keys, open_keys
 from ceiba_protocol.trust.identity import Duty, DutyKey, Identity
 from ceiba_protocol.trust.roster import Roster
@@ -120,7 +129,7 @@ class Home:
     def duty_key(self, duty: Duty, path: Path | None = None) -> DutyKey:
         """The key of the officer or the publisher, whom this member's descriptor certifies.
 
-        Raises WrongKey, also for the other duty's key, BadIdentity, PassphraseNeeded, BadPassphrase.
+        Raises WrongKey, also for the other duty's key, NoKeyFile, BadIdentity, PassphraseNeeded, BadPassphrase.
         """
         place, identity = path or self.duty_path(duty), self.identity()
         key = read_duty_key(place, self.passphrase)
@@ -171,11 +180,12 @@ class Home:
 
 
 def read_duty_key(path: Path, passphrase: bytes) -> DutyKey:
-    """A key file under this passphrase, or another one that its owner types. Raises BadIdentity, BadPassphrase."""
+    """A key file under this passphrase, or another one that its owner types. Raises NoKeyFile, BadIdentity,
+    BadPassphrase."""
     try:
         content = path.read_bytes()
     except OSError:
-        raise BadIdentity(path=path, problem="there is no key file") from None
+        raise NoKeyFile(path=path) from None
     try:
         return open_keys(content, passphrase, DutyKey, path)
     except BadPassphrase:
@@ -185,9 +195,9 @@ def read_duty_key(path: Path, passphrase: bytes) -> DutyKey:
 
 
 def write_duty_key(path: Path, key: DutyKey, passphrase: bytes) -> None:
-    """Seal a new key file. Raises BadIdentity rather than replace one."""
+    """Seal a new key file. Raises BadCommand rather than replace one."""
     if path.exists():
-        raise BadIdentity(path=path, problem="there is a key file already")
+        raise BadCommand(command="ceiba-node key", problem=f"there is a file {path} already")
     write_private(path, close_keys(key, passphrase, os.urandom))
 
 

@@ -1,7 +1,7 @@
 """The holder as a witness of the log: it extends its own copy of the tree, compares, then signs (PROTOCOL §6.3).
 
-What it finds wrong, once, it never forgets: a node whose log was changed, or whose own ledger is an old copy, answers
-nothing any more, also after a restart.
+What it finds wrong, once, it never forgets: a node whose log was changed, or whose own ledger is an old copy, signs and
+answers nothing any more, also after a restart, until a person has lifted the fault and it is gone.
 """
 
 import threading
@@ -62,6 +62,17 @@ class Witness:
     def connect(self, service: LogService) -> None:
         self._service = service
 
+    def look_again(self) -> bool:
+        """If a person has lifted the fault: check the log once more, from this holder's own frontier, before anything
+        is answered. Whether it was lifted and is gone. Raises the fault that is found, and as `take_up`."""
+        with self._lock:
+            if self._fault is None or self._ledger.fault() is not None:
+                return False
+            self._look()
+            self._fault = None
+        log.info("log.fault_gone", witnessed=self.size)
+        return True
+
     def check(self) -> None:
         """Raises the fault that was found, if one was."""
         if self._fault is not None:
@@ -70,9 +81,9 @@ class Witness:
     def catch_up(self) -> None:
         """Witness the newest checkpoint, before anything is answered on a new connection: a node that was restored
         from an old copy finds out here. Raises as `take_up`."""
-        newest = self._connected().newest()
-        if newest is not None:
-            self.take_up(newest)
+        with self._lock:
+            self.check()
+            self._look()
 
     def take_up(self, signed: Signed) -> None:
         """Verify a checkpoint, store it, and sign it.
@@ -89,7 +100,7 @@ class Witness:
                 if self._is_overtaken(checkpoint):
                     return
                 self._extend(checkpoint, signed)
-            self._connected().cosign(sign(checkpoint, self._identity.name, self._identity.signing_key))
+            self._cosign(checkpoint)
 
     def require(self, signed: Signed, log_size: int) -> None:
         """Run before a submission: the log is at least as long as every holder of the round has seen it, and this
@@ -101,6 +112,22 @@ class Witness:
             raise LogProofFailed(problem=problem)
         if checkpoint.size > self.size:
             self.take_up(signed)
+
+    def _look(self) -> None:
+        """At the newest checkpoint. Asked for under the lock, it is never an overtaken one: if it is shorter than what
+        was witnessed, the log is an old copy."""
+        newest = self._connected().newest()
+        if newest is not None:
+            checkpoint = read_checkpoint(newest, self._roster)
+            if self._ledger.witnessed_root(checkpoint.size) != checkpoint.root or checkpoint.size < self.size:
+                self._extend(checkpoint, newest)
+            self._cosign(checkpoint)
+        elif self.size:
+            problem = f"it is empty, and {self.size} entries were witnessed before"
+            raise self._keep(LogProofFailed(problem=problem), Signed())
+
+    def _cosign(self, checkpoint: Checkpoint) -> None:
+        self._connected().cosign(sign(checkpoint, self._identity.name, self._identity.signing_key))
 
     def _extend(self, checkpoint: Checkpoint, signed: Signed) -> None:
         frontier = self._ledger.frontier()

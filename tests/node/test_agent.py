@@ -6,16 +6,18 @@ from typing import Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from ceiba_node.agent import Agent
-from ceiba_protocol.errors import EngineFailed, NotReachable, WrongRole
+from ceiba_protocol.errors import EngineFailed, LogProofFailed, NotReachable, WrongRole
 from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.work_pb2 import Task, WitnessTask
 
 NOBODY = "127.0.0.1:1"
 
 
 def agent(offers: Any = dict, is_outdated: Any = lambda: False) -> Agent:
-    witness = SimpleNamespace(connect=lambda _: None, catch_up=lambda: None, fault=None)
+    witness = SimpleNamespace(connect=lambda _: None, catch_up=lambda: None, look_again=lambda: False, fault=None)
     answering: Any = SimpleNamespace(
         witness=witness,
         offers=offers,
@@ -79,3 +81,52 @@ def test_a_signature_is_uploaded_until_it_is_taken_or_refused(monkeypatch: pytes
     for expected in ([], [], [signed], [signed]):
         uploading._upload()
         assert uploaded == expected
+
+
+def test_a_decision_is_not_answered_before_the_log_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger that is an old copy knows decisions that were answered long ago."""
+    sent: list[Any] = []
+    deciding = agent()
+    deciding._answering.decided = lambda: ["a reply"]  # type: ignore[method-assign, assignment, return-value]
+    monkeypatch.setattr(deciding, "_try_to_send", sent.append)
+    deciding._send_decided()
+    assert sent == []
+    deciding._begin()
+    deciding._send_decided()
+    assert sent == ["a reply"]
+
+
+def test_a_task_that_meets_a_fault_of_the_logs_is_told_loudly() -> None:
+    failing = agent()
+    fault = LogProofFailed(problem="it is shorter")
+
+    def take_up(_: Signed) -> None:
+        failing._answering.witness.fault = fault  # type: ignore[misc]
+        raise fault
+
+    failing._answering.witness.take_up = take_up  # type: ignore[method-assign]
+    with capture_logs() as lines:
+        failing._handle(Task(witness=WitnessTask(checkpoint=Signed())))
+    assert [(line["event"], line["log_level"], line["code"]) for line in lines] == [
+        ("task.not_answered", "error", "log_proof_failed")
+    ]
+    assert "job" not in lines[0]
+
+
+def test_a_warning_is_repeated_only_when_it_changes() -> None:
+    """Before a quorum has approved the roster every connection fails, every few seconds."""
+    lost, failures = agent(), iter([WrongRole(role="a", method="b")] * 3 + [NotReachable(target="a", problem="b")])
+    with capture_logs() as lines:
+        for problem in ("x", "y"):
+            lost._lost(NotReachable(target="it", problem=problem))
+        for _ in range(4):
+            lost._do("upload", lambda: _raise(next(failures)))
+    assert [(line["event"], line["code"]) for line in lines] == [
+        ("coordinator.lost", "not_reachable"),
+        ("upload.failed", "wrong_role"),
+        ("upload.failed", "not_reachable"),
+    ]
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -14,13 +14,26 @@ from ceiba_node.config import Home
 from ceiba_node.contracts import Contracts
 from ceiba_node.ledger import Waiting
 from ceiba_node.policy import StopKind
-from ceiba_protocol.errors import BadIdentity, BadPassphrase, CeibaError, WrongKey
+from ceiba_protocol.errors import (
+    BadCommand,
+    BadPassphrase,
+    CeibaError,
+    LedgerRolledBack,
+    LogProofFailed,
+    NoKeyFile,
+    NothingToSign,
+    UnknownMember,
+    WrongKey,
+)
 from ceiba_protocol.joining import ROSTER_FILE
 from ceiba_protocol.trust.agreement import State
 from ceiba_protocol.trust.identity import Duty, Identity
-from ceiba_protocol.trust.roster import Duties
+from ceiba_protocol.trust.rendering import quoted
+from ceiba_protocol.trust.roster import Duties, Revocation, Roster, approval_of
 from ceiba_protocol.trust.sealing import is_sealed
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
+from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.enrolment_pb2 import SignedRoster
 from tests.support.members import HOLDERS, MERCHANT, NOW, World, changed, holder, signed_by
 from tests.support.one_node import ME
 from tests.support.seeded import seeded
@@ -136,7 +149,7 @@ def test_no_duty_is_done_with_another_ones_key(house: House, tmp_path: Path) -> 
     assert public != house.duties.officer
     with pytest.raises(WrongKey):
         house.home.duty_key(Duty.OFFICER, tmp_path / "other.key")
-    with pytest.raises(BadIdentity):
+    with pytest.raises(NoKeyFile, match="--key"):
         house.home.duty_key(Duty.OFFICER, tmp_path / "nothing.key")
 
 
@@ -162,6 +175,34 @@ def test_the_officer_reads_and_signs_and_the_state_follows(house: House) -> None
     assert house.state() is State.ACTIVE
     (listed,) = house.json("agreements", "list")["agreements"]
     assert listed["signed_here"] and "active" in house.run("agreements", "list")
+
+
+def test_what_is_not_to_be_signed_says_why(house: House) -> None:
+    house.learn(MERCHANT, *HOLDERS[1:])
+    sign = ["agreements", "sign", "0a", "--yes", "--schema", str(house.schema)]
+    house.run(*sign)
+    with pytest.raises(NothingToSign, match="it is active"):
+        house.run(*sign)
+    house.run("agreements", "terminate", "0a", "--reason", "a test")
+    with pytest.raises(NothingToSign, match="it is terminated"):
+        house.run(*sign)
+
+
+def test_an_agreement_whose_party_was_revoked_or_has_other_keys_says_so(house: House) -> None:
+    house.learn(MERCHANT, *HOLDERS[1:])
+    house.run("agreements", "sign", "0a", "--yes", "--schema", str(house.schema))
+    assert house.json("agreements", "show", "0a")["not_answered"] is None
+    assert "not answered" not in house.run("agreements", "list")
+    roster, gone = house.world.roster, HOLDERS[2]
+    others = tuple(one for one in roster.members if one.name != gone)
+    was = Revocation(descriptor=roster.by_name[gone], revoked_at=NOW, reason="a lost server")
+    another = holder(gone, signing_key="ab" * 32)
+    for members, said in ((others, "was revoked"), ((*others, another), "has other keys now")):
+        house.home.pin(changed(roster, version=2, members=members, revoked=(was,)))
+        assert house.json("agreements", "show", "0a")["state"] == "active"
+        for words in (["list"], ["show", "0a"]):
+            text = house.run("agreements", *words)
+            assert "not answered" in text and f"{gone} {said}" in text
 
 
 def test_nothing_is_signed_with_the_publishers_key(house: House) -> None:
@@ -201,6 +242,22 @@ def test_a_refusal_ends_a_proposal(house: House) -> None:
     assert house.state() is State.REFUSED
 
 
+def test_while_the_log_is_at_fault_nothing_is_signed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside an old copy of the ledger a signature would make the newest one wrong too."""
+    house.learn(MERCHANT, *HOLDERS[1:])
+    ledger = house.home.ledger()
+    ledger.record_fault(LedgerRolledBack(document="Approval", at=NOW), Signed(), NOW)
+    for words in (["sign", "0a", "--yes", "--schema", str(house.schema)], ["refuse", "0a", "--reason", "no"]):
+        with pytest.raises(LedgerRolledBack):
+            house.run("agreements", *words)
+    monkeypatch.setattr(Identity, "authority_fingerprint", "0" * 64)
+    words = later(house)
+    with pytest.raises(LedgerRolledBack):
+        house.run("pin", "--fingerprint", words, "--file", str(house.home.folder / "next.json"))
+    assert ledger.to_upload() == [] and house.home.roster().version == 1
+    ledger.close()
+
+
 # --- decisions and stops -----------------------------------------------------------------------------------------
 
 
@@ -235,12 +292,26 @@ def test_stops_are_kept_told_and_ended(house: House) -> None:
     ledger.close()
 
 
+def test_a_fault_is_lifted_with_a_reason_and_stays_recorded(house: House) -> None:
+    ledger = house.home.ledger()
+    ledger.record_fault(LogProofFailed(problem="it is shorter"), Signed(), NOW)
+    assert "shorter" in house.json("status")["fault"]
+    with pytest.raises(BadCommand):
+        house.run("resume", "log")
+    assert house.json("resume", "log", "--reason", "the newest copy is back")["was_at_fault"]
+    assert house.json("status")["fault"] is None
+    assert not house.json("resume", "log", "--reason", "again")["was_at_fault"]
+    assert [fault.lifted_because for fault in ledger.faults()] == ["the newest copy is back"]
+    ledger.close()
+
+
 @pytest.mark.parametrize(
     "words", [("dataset", "health.hart"), ("merchant", "bank-z"), ("agreement", "ff"), ("all", "x"), ("dataset",)]
 )
 def test_a_stop_with_a_slip_of_the_pen_says_so(house: House, words: tuple[str, ...]) -> None:
-    with pytest.raises(CeibaError):
+    with pytest.raises(CeibaError) as refused:
         house.run("stop", *words)
+    assert isinstance(refused.value, BadCommand) == (words in [("all", "x"), ("dataset",)])
     assert house.json("status")["stops"] == []
 
 
@@ -280,4 +351,68 @@ def test_a_proposed_roster_is_approved_and_the_old_one_used_until_it_is_in_force
     assert [one.type for one in ledger.to_upload()] == ["ceiba.v1.RosterApproval"]
     ledger.close()
     assert house.json("pin", "--fingerprint", words, "--file", file, "--at-once")["pinned"]
+    again = house.json("pin", "--fingerprint", words, "--file", file)
+    assert again == {"version": 2, "pinned": True, "signs": False, "sent": False}
     assert house.home.roster().version == 2 and (house.home.folder / ROSTER_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_newcomer_pins_a_later_roster_and_is_not_asked_to_approve_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is pinned before: those who signed the roster before it decide. The coordinator is not even called."""
+    monkeypatch.setattr(Identity, "authority_fingerprint", "0" * 64)
+    words = later(house)
+    (house.home.folder / ROSTER_FILE).unlink()
+    told = house.json("pin", "--fingerprint", words, "--file", str(house.home.folder / "next.json"))
+    assert told == {"version": 2, "pinned": True, "signs": False, "sent": False}
+    ledger = house.home.ledger()
+    assert ledger.to_upload() == []
+    ledger.close()
+
+
+# --- what status says of the newest roster, and of the rules ------------------------------------------------------
+
+
+def newest_roster(house: House, monkeypatch: pytest.MonkeyPatch, roster: Roster, *approved: str) -> str:
+    approvals = [signed_by(name, approval_of(roster, name)) for name in approved]
+    received = SignedRoster(roster=roster.body(), approvals=approvals)
+    monkeypatch.setattr("ceiba_node.cli.running.fetch_roster", lambda _: received)
+    return str(house.json("status", "--online")["newest_roster"])
+
+
+def test_status_tells_the_truth_about_the_newest_roster(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = house.world.roster
+    second, third = changed(first, version=2), changed(first, version=3)
+    assert "newest_roster" not in house.json("status") and "newest_roster" not in house.run("status")
+    assert newest_roster(house, monkeypatch, first, *HOLDERS[1:]).startswith("version 1, in force: approved by 2 of")
+    assert newest_roster(house, monkeypatch, second, HOLDERS[1]).startswith("version 2, proposed: approved by 1 of")
+    assert "roster 1 takes" in newest_roster(house, monkeypatch, third, HOLDERS[1])
+    house.home.pin(second)
+    assert newest_roster(house, monkeypatch, second, *HOLDERS[1:]) == "version 2, the one that is pinned here"
+
+
+def test_a_revoked_member_is_told_so_beside_the_rest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Identity) -> None:
+        raise UnknownMember(member=ME, role="member")
+
+    monkeypatch.setattr("ceiba_node.cli.running.fetch_roster", refuse)
+    facts = house.json("status", "--online")
+    assert "not on the pinned roster" in facts["newest_roster"] and facts["name"] == ME
+
+
+def test_status_names_the_key_that_is_wrong_in_the_policy(house: House) -> None:
+    assert house.json("status")["configuration"] == "readable"
+    (house.home.folder / "policy.toml").write_text("merchantz = []")
+    assert "merchantz" in house.json("status")["configuration"]
+
+
+def test_a_purpose_cannot_pass_for_a_line_of_ours(house: House) -> None:
+    """What the merchant wrote is quoted: it can neither end its quotes nor fill up a line."""
+    purpose = 'research"  until 2099'
+    house.world.agreement = house.world.make_agreement(purpose=purpose)
+    ledger = house.home.ledger()
+    ledger.add_waiting(Waiting(bytes.fromhex(house.world.job_id), 0, house.world.signed_manifest(), NOW, NOW + 60))
+    ledger.close()
+    for words in (["list"], ["show", "0b"]):
+        shown = house.run("approvals", *words)
+        assert quoted(purpose) in shown and purpose not in shown

@@ -240,6 +240,15 @@ def test_other_rules_count_when_the_person_has_approved(asking: Node) -> None:
     refusal_of(reply, "stopped")
 
 
+def test_a_job_that_has_ended_waits_for_nobody(asking: Node) -> None:
+    assert isinstance(asking.approve(), Pending)
+    asking.answering.forget(asking.id)
+    assert asking.ledger.undecided(NOW) == []
+    with pytest.raises(NotWaiting):
+        asking.ledger.decide(asking.id, Decision(approved=True, reason=""), "", NOW)
+    assert list(asking.answering.decided()) == []
+
+
 def test_what_nobody_decided_in_time_is_not_shown_any_more(asking: Node) -> None:
     asking.approve()
     assert [one.job_id for one in asking.ledger.undecided(NOW + 60)] == [asking.id]

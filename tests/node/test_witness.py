@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from ceiba_node.answering import Reply
+from ceiba_node.answering import Pending, Reply
+from ceiba_node.house_rules import Policy
 from ceiba_node.ledger import Ledger
+from ceiba_node.policy import Decision
 from ceiba_protocol.errors import BadSignature, LedgerRolledBack, LogProofFailed, MalformedMessage, NotReachable
 from ceiba_protocol.trust.documents import Approval, Refusal
 from ceiba_protocol.trust.log import Checkpoint, entry_of
@@ -29,6 +31,11 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def refused(reply: Any, code: str) -> None:
     assert isinstance(reply, Reply) and reply.token is None and reply.ciphertexts == b""
     assert World().roster.open(reply.signed, Refusal, Role.HOLDER).code == code
+
+
+def signed_documents(node: Node) -> list[str]:
+    """Whatever this holder has signed, by digest: before anything is sent it stands there."""
+    return [digest for (digest,) in node.ledger._all("SELECT body_digest FROM documents ORDER BY body_digest")]
 
 
 def witness(node: Node, at: int = NOW, size: int | None = None) -> None:
@@ -88,6 +95,18 @@ def rolled_back(node: Node) -> Signed:
     return node.log.checkpoint(NOW + 1, size=2)
 
 
+def rolled_back_for_good(node: Node) -> Signed:
+    checkpoint = rolled_back(node)
+    del node.log.bodies[2:]
+    return checkpoint
+
+
+def rolled_back_to_nothing(node: Node) -> Signed:
+    checkpoint = rolled_back(node)
+    node.log.bodies.clear()
+    return checkpoint
+
+
 def with_an_entry_left_out(node: Node) -> Signed:
     checkpoint = node.log.checkpoint()
     del node.log.bodies[1]
@@ -112,6 +131,11 @@ def not_mine(node: Node) -> Signed:
     return node.log.checkpoint()
 
 
+def not_mine_of_old(node: Node) -> Signed:
+    node.log.add(signed_by(ME, Approval.parse(node.world.approval(ME, nonce="00" * 16).body)))
+    return node.log.checkpoint()
+
+
 FAULTS: list[tuple[type[Exception], Callable[[Node], Signed]]] = [
     (LogProofFailed, forked),
     (LogProofFailed, forked_at_the_same_size),
@@ -125,23 +149,102 @@ FAULTS: list[tuple[type[Exception], Callable[[Node], Signed]]] = [
 
 @pytest.mark.parametrize(("kind", "spoil"), FAULTS, ids=lambda one: getattr(one, "__name__", ""))
 def test_a_fault_stops_the_node_for_good(node: Node, kind: type[Exception], spoil: Callable[[Node], Signed]) -> None:
-    """It signs nothing, offers nothing, answers nothing and leaves nothing, also when all seems well again."""
+    """It signs nothing at all, not even a refusal: a restored old ledger would make the newest one wrong. It offers
+    nothing, answers nothing and leaves nothing, also when all seems well again."""
     approvals = node.approvals()
     checkpoint = spoil(node)
-    signed_before = len(node.log.cosigned)
+    signed_before, documents = len(node.log.cosigned), signed_documents(node)
     with pytest.raises(kind):
         node.answering.witness.take_up(checkpoint)
     for _ in range(2):
-        code = kind.code  # type: ignore[attr-defined]
-        refused(node.approve(), code)
-        refused(node.contribute(approvals), code)
-        assert node.answering.offers() == {}
+        for act in (node.approve, lambda: node.contribute(approvals)):
+            with pytest.raises(kind):
+                act()
+        assert node.answering.offers() == {} and list(node.answering.decided()) == []
+        assert list(node.answering.broken_by_roster()) == node.answering.to_upload() == []
         with pytest.raises(kind):
             witness(node, NOW + 2)
         node.restart()
     fault = node.ledger.fault()
     assert fault is not None and type(fault.error) is kind and fault.checkpoint == checkpoint
     assert len(node.log.cosigned) == signed_before and node.ledger.counts()["answered"] == 0
+    assert signed_documents(node) == documents
+
+
+def lifted(node: Node) -> None:
+    assert node.ledger.lift_fault("The operator restored the newest copy", NOW)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_lifted_fault_that_is_gone_is_history(node: Node, restarted: bool) -> None:
+    """The operator came back with an old copy of the log, then with the newest: nothing was lost in between."""
+    approvals, checkpoint = node.approvals(), rolled_back(node)
+    with pytest.raises(LogProofFailed):
+        node.answering.witness.take_up(checkpoint)
+    assert not node.answering.witness.look_again()
+    lifted(node)
+    with pytest.raises(LogProofFailed):  # it was lifted, and is not looked at yet
+        node.approve()
+    if restarted:
+        node.restart()
+        node.answering.witness.catch_up()
+    else:
+        assert node.answering.witness.look_again() and not node.answering.witness.look_again()
+    assert node.contribute(approvals).ciphertexts and node.ledger.fault() is None
+    (kept,) = node.ledger.faults()
+    assert (kept.checkpoint, kept.lifted_at, kept.lifted_because) == (
+        checkpoint, NOW, "The operator restored the newest copy"
+    )  # fmt: skip
+
+
+STILL_THERE: list[tuple[type[Exception], Callable[[Node], Signed]]] = [
+    (LogProofFailed, forked),
+    (LogProofFailed, rolled_back_for_good),
+    (LogProofFailed, rolled_back_to_nothing),
+    (LedgerRolledBack, not_mine),
+]
+
+
+@pytest.mark.parametrize(("kind", "spoil"), STILL_THERE, ids=lambda one: getattr(one, "__name__", ""))
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_lifted_fault_that_still_exists_comes_back(
+    node: Node, kind: type[Exception], spoil: Callable[[Node], Signed], restarted: bool
+) -> None:
+    with pytest.raises(kind):
+        node.answering.witness.take_up(spoil(node))
+    lifted(node)
+    cosigned, documents = list(node.log.cosigned), signed_documents(node)
+    if restarted:
+        node.restart()
+    with pytest.raises(kind):
+        node.answering.witness.catch_up() if restarted else node.answering.witness.look_again()
+    with pytest.raises(kind):
+        node.approve()
+    assert [fault.lifted_at for fault in node.ledger.faults()] == [NOW, None]
+    assert node.log.cosigned == cosigned and signed_documents(node) == documents
+
+
+def test_an_old_copy_of_the_log_is_found_out_at_once(node: Node) -> None:
+    """Its newest checkpoint is as old as the copy: only a task could be overtaken by another."""
+    older = node.log.checkpoint(NOW, size=2)
+    witness(node)
+    node.log.newest = lambda: older  # type: ignore[method-assign]
+    with pytest.raises(LogProofFailed):
+        node.answering.witness.catch_up()
+    assert node.ledger.fault() is not None
+
+
+def test_a_decision_and_a_notice_wait_until_a_fault_is_mended(node: Node) -> None:
+    """A person's decision is neither lost nor sent."""
+    node.policy = Policy(ask_for_new_questions=True)
+    node.ask("0c", 2)
+    assert isinstance(node.approve(), Pending)
+    node.ledger.decide(node.id, Decision(approved=True, reason=""), "", NOW)
+    node.ledger.record_signed(signed_by(ME, Approval.parse(node.world.approval(SECOND).body)), NOW, to_upload=True)
+    with pytest.raises(LedgerRolledBack):
+        node.answering.witness.take_up(not_mine_of_old(node))
+    assert list(node.answering.decided()) == [] == node.answering.to_upload()
+    assert len(node.ledger.decided_unanswered(NOW)) == len(node.ledger.to_upload()) == 1
 
 
 def test_a_restored_old_ledger_is_found_out_before_it_sends(node: Node, tmp_path: Path) -> None:
@@ -159,7 +262,8 @@ def test_a_restored_old_ledger_is_found_out_before_it_sends(node: Node, tmp_path
     node.start()
     with pytest.raises(LedgerRolledBack):
         node.answering.witness.catch_up()
-    refused(node.approve(), "ledger_rolled_back")
+    with pytest.raises(LedgerRolledBack):
+        node.approve()
 
 
 def test_a_restored_old_ledger_is_found_out_at_the_latest_by_its_own_submission(node: Node, tmp_path: Path) -> None:
@@ -174,8 +278,10 @@ def test_a_restored_old_ledger_is_found_out_at_the_latest_by_its_own_submission(
     for leftover in tmp_path.glob("ledger.sqlite3-*"):
         leftover.unlink()
     node.start()
-    refused(node.contribute(approvals), "ledger_rolled_back")
-    assert node.ledger.counts()["answered"] == 0
+    documents = signed_documents(node)
+    with pytest.raises(LedgerRolledBack):
+        node.contribute(approvals)
+    assert node.ledger.counts()["answered"] == 0 and signed_documents(node) == documents
 
 
 # --- what is only refused ----------------------------------------------------------------------------------------

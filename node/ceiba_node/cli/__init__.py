@@ -8,6 +8,7 @@ import typer
 from ceiba_node.cli import agreements, approvals, datasets, joining, running, stopping
 from ceiba_node.cli.datasets import read_schema
 from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.trust.rendering import printable
 
 __all__ = ["app", "main", "read_schema"]
 
@@ -33,5 +34,5 @@ def main() -> None:
     try:
         app()
     except CeibaError as error:
-        typer.echo(f"{error.public}\n{error.what_to_do}", err=True)
+        typer.echo(f"{printable(error.public)}\n{printable(error.what_to_do)}", err=True)
         sys.exit(error.fault.exit_code)

@@ -9,9 +9,9 @@ from ceiba_node.cli.common import DEFAULT_HOME, SHORT, AsJson, Desk, Folder, Key
 from ceiba_node.cli.datasets import read_schema
 from ceiba_node.policy import check_signing, may_be_answered
 from ceiba_protocol.canonical import to_plain
-from ceiba_protocol.errors import IllegalNotice
+from ceiba_protocol.errors import IllegalNotice, NothingToSign
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.trust.agreement import Contract, Overlap, State, Word, give_notice, overlaps
+from ceiba_protocol.trust.agreement import Contract, Overlap, State, Word, give_notice, no_party_now, overlaps
 from ceiba_protocol.trust.identity import Duty
 from ceiba_protocol.trust.rendering import moment, render
 from ceiba_protocol.trust.signing import sign
@@ -49,6 +49,7 @@ def list_agreements(home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> Non
             one["table"],
             f"until {moment(one['not_after'])[:10]}",
             f"missing: {', '.join(one['missing'])}" if one["missing"] else "",
+            f"not answered: {one['not_answered']}" if one["not_answered"] else "",
         ]
         for one in facts
     ]
@@ -85,11 +86,10 @@ def sign_agreement(
     Example: ceiba-node agreements sign 3fb2 --key /media/usb/officer.key
     """
     with desk(home) as here:
+        here.check_log()
         contract = here.contracts.find(agreement)
         at = now()
-        if contract.state(at) is not State.PROPOSED or here.name not in contract.missing:
-            name = f"{contract.agreement.agreement_id}, which is {contract.state(at)} and signed where it has to be"
-            raise IllegalNotice(member=here.name, word="sign", agreement=name)
+        _check_unsigned(contract, here.name, at)
         terms, policy = contract.agreement, here.home.policy()
         found = check_signing(
             terms, here.contracts.all(), _schema(here, terms.table, schema), here.roster, policy, here.name, at
@@ -149,8 +149,22 @@ def terminate(
     _give(Word.TERMINATE, agreement, reason, key, home, as_json)
 
 
+def _check_unsigned(contract: Contract, me: str, at: int) -> None:
+    """Raises NothingToSign, which says why."""
+    if me not in contract.agreement.holder_names:
+        problem = "it is no party to it"
+    elif (state := contract.state(at)) is not State.PROPOSED:
+        problem = f"it is {state}"
+    elif me not in contract.missing:
+        problem = "it has signed it"
+    else:
+        return
+    raise NothingToSign(member=me, agreement=contract.agreement.agreement_id, problem=problem)
+
+
 def _give(word: Word, agreement: str, reason: str, key: Path | None, home: Path, as_json: bool) -> None:
     with desk(home) as here:
+        here.check_log()
         contract = here.contracts.find(agreement)
         if here.name not in contract.agreement.holder_names:
             raise IllegalNotice(member=here.name, word=word, agreement=contract.agreement.agreement_id)
@@ -176,7 +190,7 @@ def _overlaps(here: Desk, contract: Contract) -> list[Overlap]:
 
 
 def _text(here: Desk, contract: Contract, found: list[Overlap]) -> str:
-    return "\n".join([*render(contract, here.roster.as_of(0), now(), found), NOT_PROTECTED])
+    return "\n".join([*render(contract, here.roster.as_of(0), now(), found, here.roster), NOT_PROTECTED])
 
 
 def _facts(here: Desk, contract: Contract) -> dict[str, Any]:
@@ -187,6 +201,7 @@ def _facts(here: Desk, contract: Contract) -> dict[str, Any]:
         "holders": list(agreement.holder_names),
         "digest": contract.digest,
         "state": contract.state(now()).value,
+        "not_answered": no_party_now(agreement, here.roster),
         "missing": list(contract.missing),
         "signed_here": here.name in contract.signatures,
         "notices": [to_plain(notice) for notice in contract.notices],

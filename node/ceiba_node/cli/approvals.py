@@ -43,8 +43,14 @@ def show_waiting(job: Which, home: Folder = DEFAULT_HOME, as_json: AsJson = Fals
     """
     with desk(home) as here:
         facts = _facts(_find(here, job))
-    lines = [f"{name:12} {value}" for name, value in facts.items() if name not in ("plan", "until", "since")]
-    lines += [f"{name:12} {moment(facts[name])}" for name in ("since", "until")]
+    told = {
+        **{name: facts[name] for name in ("job", "merchant", "table")},
+        "purpose": quoted(facts["purpose"]),
+        **{name: ", ".join(facts[name]) for name in ("columns", "operations")},
+        **{name: facts[name] for name in ("agreement", "number")},
+        **{name: moment(facts[name]) for name in ("since", "until")},
+    }
+    lines = [f"{name:12} {value}" for name, value in told.items()]
     show(facts, "\n".join([*lines, "plan", json.dumps(facts["plan"], indent=2)]), as_json)
 
 

@@ -35,6 +35,12 @@ class Desk:
     ledger: Ledger
     contracts: Contracts
 
+    def check_log(self) -> None:
+        """Run before anything is signed. Raises the log's fault, if one was found: what is signed beside an old
+        copy of the ledger would make the newest one wrong too."""
+        if (fault := self.ledger.fault()) is not None:
+            raise fault.error
+
 
 @contextmanager
 def desk(home: Path) -> Iterator[Desk]:

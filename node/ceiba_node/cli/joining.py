@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ceiba_node.cli.common import DEFAULT_HOME, AsJson, Folder, now, show
 from ceiba_node.config import Home, read_duty_key, write_duty_key
 from ceiba_node.operator import Operator
-from ceiba_protocol.errors import BadConfiguration, NotReachable
+from ceiba_protocol.errors import BadCommand, NotReachable
 from ceiba_protocol.joining import (
     ask_passphrase,
     check_pin,
@@ -59,7 +59,7 @@ def init(
 
 def make_duties(place: Home, officer_key: str = "", publisher_key: str = "") -> Duties:
     """The public keys of the officer and the publisher: as given, otherwise of keys in the folder, which are made if
-    they are not there yet. Raises BadConfiguration."""
+    they are not there yet. Raises BadCommand."""
     public = {
         Duty.OFFICER: officer_key or _key_in_folder(place, Duty.OFFICER),
         Duty.PUBLISHER: publisher_key or _key_in_folder(place, Duty.PUBLISHER),
@@ -68,7 +68,7 @@ def make_duties(place: Home, officer_key: str = "", publisher_key: str = "") -> 
         return Duties(officer=public[Duty.OFFICER], publisher=public[Duty.PUBLISHER])
     except ValidationError:
         problem = "a public key is 64 hexadecimal digits, as `ceiba-node key` prints it"
-        raise BadConfiguration(path="--officer-key or --publisher-key", problem=problem) from None
+        raise BadCommand(command="ceiba-node init", problem=problem) from None
 
 
 def _key_in_folder(place: Home, duty: Duty) -> str:
@@ -138,7 +138,9 @@ def take_confirmed(place: Home, received: SignedRoster, roster: Roster, *, at_on
     """Pin a roster whose words were confirmed, if it is the first one or in force, and approve it if that is asked of
     this member. Raises what `successor` does."""
     identity, pinned = place.identity(), place.pinned_roster()
-    signs = identity.name in {*roster.signers, *(pinned.signers if pinned else ())}
+    signs = identity.name in _deciding_on(roster, pinned)
+    if signs and pinned is not None:
+        _check_log(place)
     approval = sign(approval_of(roster, identity.name), identity.name, identity.signing_key)
     if signs:
         received.approvals.append(approval)
@@ -151,6 +153,24 @@ def take_confirmed(place: Home, received: SignedRoster, roster: Roster, *, at_on
     if takes_it:
         place.pin(roster)
     return Taken(takes_it, signs, _approve(place, identity, approval) if signs else False)
+
+
+def _deciding_on(roster: Roster, pinned: Roster | None) -> tuple[str, ...]:
+    """Whose approvals put it in force: its own signers on the first one, the pinned one's on a later one. Whoever has
+    pinned none before, or this very one, is not asked about a later one."""
+    if roster.version == 1:
+        return roster.signers
+    return pinned.signers if pinned is not None and pinned.version < roster.version else ()
+
+
+def _check_log(place: Home) -> None:
+    """While the log is at fault nothing is signed. Raises the fault."""
+    ledger = place.ledger()
+    try:
+        if (fault := ledger.fault()) is not None:
+            raise fault.error
+    finally:
+        ledger.close()
 
 
 def _approve(place: Home, identity: Identity, approval: Signed) -> bool:
@@ -187,4 +207,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:
-        raise BadConfiguration(path=path, problem="this roster file cannot be read") from None
+        raise BadCommand(command="ceiba-node pin", problem=f"the roster file {path} cannot be read") from None

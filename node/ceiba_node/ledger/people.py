@@ -7,7 +7,7 @@ from ceiba_node.policy import Decision, Stop, StopKind
 from ceiba_protocol.errors import NotWaiting
 from ceiba_protocol.v1.common_pb2 import Signed
 
-_COLUMNS = "job_id, attempt, manifest, since, expires_at, approved, reason, private_reason, decided_at, replied"
+_COLUMNS = "job_id, attempt, manifest, since, expires_at, approved, reason, private_reason, decided_at, replied, ended"
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Waiting:
     """For this house."""
     decided_at: int | None = None
     replied: bool = False
+    ended: bool = False
+    """The coordinator has said so; nobody can decide on it any more."""
 
 
 class People(LedgerFile):
@@ -34,7 +36,7 @@ class People(LedgerFile):
         """Put a job in the inbox; one that is there keeps its decision and takes the newer attempt."""
         with self._transaction() as connection:
             connection.execute(
-                f"INSERT INTO waiting ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL, '', '', NULL, 0)"  # noqa: S608
+                f"INSERT INTO waiting ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL, '', '', NULL, 0, 0)"  # noqa: S608
                 " ON CONFLICT (job_id) DO UPDATE SET attempt = MAX(attempt, excluded.attempt)",
                 (
                     waiting.job_id,
@@ -51,24 +53,27 @@ class People(LedgerFile):
 
     def undecided(self, now: int) -> list[Waiting]:
         """Those that a person can still decide on, oldest first."""
-        query = f"SELECT {_COLUMNS} FROM waiting WHERE approved IS NULL AND expires_at >= ? ORDER BY since"  # noqa: S608
+        query = (
+            f"SELECT {_COLUMNS} FROM waiting WHERE approved IS NULL AND ended = 0"  # noqa: S608
+            " AND expires_at >= ? ORDER BY since"
+        )
         return [_waiting(row) for row in self._all(query, now)]
 
     def decided_unanswered(self, now: int) -> list[Waiting]:
         """Those that were decided on, and the decision has not become an answer yet."""
         query = (
-            f"SELECT {_COLUMNS} FROM waiting WHERE approved IS NOT NULL AND replied = 0"  # noqa: S608
+            f"SELECT {_COLUMNS} FROM waiting WHERE approved IS NOT NULL AND replied = 0 AND ended = 0"  # noqa: S608
             " AND expires_at >= ? ORDER BY decided_at"
         )
         return [_waiting(row) for row in self._all(query, now)]
 
     def decide(self, job_id: bytes, decision: Decision, private_reason: str, now: int) -> None:
-        """What a person decided, once for all. Raises NotWaiting."""
+        """What a person decided, once for all. Raises NotWaiting, also for a job that has ended."""
         values = (int(decision.approved), decision.reason, private_reason, now, job_id)
         with self._transaction() as connection:
             changed = connection.execute(
                 "UPDATE waiting SET approved = ?, reason = ?, private_reason = ?, decided_at = ?"
-                " WHERE job_id = ? AND approved IS NULL",
+                " WHERE job_id = ? AND approved IS NULL AND ended = 0",
                 values,
             )
             if changed.rowcount != 1:
@@ -77,6 +82,11 @@ class People(LedgerFile):
     def mark_replied(self, job_id: bytes) -> None:
         with self._transaction() as connection:
             connection.execute("UPDATE waiting SET replied = 1 WHERE job_id = ?", (job_id,))
+
+    def mark_ended(self, job_id: bytes) -> None:
+        """The job has ended: it waits for nobody any more."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE waiting SET ended = 1 WHERE job_id = ?", (job_id,))
 
     def plan_was_approved(self, plan_digest: str) -> bool:
         """Whether a person has approved a job with this plan, and it was answered for."""
@@ -103,7 +113,7 @@ class People(LedgerFile):
 
 
 def _waiting(row: tuple[object, ...]) -> Waiting:
-    job_id, attempt, manifest, since, expires_at, approved, reason, private_reason, decided_at, replied = row
+    job_id, attempt, manifest, since, expires_at, approved, reason, private_reason, decided_at, replied, ended = row
     assert isinstance(job_id, bytes) and isinstance(manifest, bytes) and isinstance(attempt, int)
     assert isinstance(since, int) and isinstance(expires_at, int)
     return Waiting(
@@ -116,4 +126,5 @@ def _waiting(row: tuple[object, ...]) -> Waiting:
         private_reason=str(private_reason),
         decided_at=decided_at if isinstance(decided_at, int) else None,
         replied=bool(replied),
+        ended=bool(ended),
     )

@@ -1,6 +1,6 @@
 """The ledger's tables. Times are seconds since 1970 UTC; documents are Signed messages, as sent or received."""
 
-VERSION = 2
+VERSION = 3
 
 TABLES = """
 CREATE TABLE jobs (
@@ -56,7 +56,8 @@ CREATE TABLE waiting (                  -- jobs for a person
     reason TEXT NOT NULL,               -- for the merchant
     private_reason TEXT NOT NULL,       -- for this house
     decided_at INTEGER,
-    replied INTEGER NOT NULL            -- 1 once the decision has become an answer
+    replied INTEGER NOT NULL,           -- 1 once the decision has become an answer
+    ended INTEGER NOT NULL              -- 1 once the coordinator has said that the job has ended
 ) STRICT;
 CREATE TABLE stops (
     kind TEXT NOT NULL,                 -- all, dataset, merchant, agreement
@@ -93,11 +94,13 @@ CREATE TABLE witnessed (                -- checkpoints that this holder has veri
     frontier BLOB NOT NULL,
     checkpoint BLOB NOT NULL
 ) STRICT;
-CREATE TABLE fault (                    -- at most one row: why this node answers nothing any more
-    only INTEGER PRIMARY KEY CHECK (only = 1),
+CREATE TABLE faults (                   -- why this node answers nothing any more, or did not; no row goes away
     code TEXT NOT NULL,
     fields TEXT NOT NULL,               -- JSON
     checkpoint BLOB NOT NULL,           -- the evidence
-    since INTEGER NOT NULL
+    since INTEGER NOT NULL,
+    lifted_at INTEGER,                  -- NULL while it counts
+    lifted_because TEXT NOT NULL
 ) STRICT;
+CREATE UNIQUE INDEX one_fault_counts ON faults (lifted_at IS NULL) WHERE lifted_at IS NULL;
 """

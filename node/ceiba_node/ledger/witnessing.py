@@ -1,4 +1,4 @@
-"""How much of the log this holder has witnessed, and the fault that it found, if it found one."""
+"""How much of the log this holder has witnessed, and the faults that it found, with their evidence."""
 
 import json
 from collections.abc import Iterable
@@ -14,12 +14,14 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 @dataclass(frozen=True)
 class Fault:
-    """Why this node answers nothing any more."""
+    """Why this node answers nothing any more, unless it was lifted."""
 
     error: CeibaError
     checkpoint: Signed
     """The evidence: what the operator signed."""
     since: int
+    lifted_at: int | None = None
+    lifted_because: str = ""
 
 
 class Witnessing(LedgerFile):
@@ -48,14 +50,25 @@ class Witnessing(LedgerFile):
             connection.executemany("UPDATE documents SET in_log = 1 WHERE body_digest = ?", rows)
 
     def record_fault(self, error: CeibaError, checkpoint: Signed, now: int) -> None:
-        """The first one stays."""
+        """The first one stays until somebody lifts it."""
         values = (error.code, json.dumps(error.fields), checkpoint.SerializeToString(), now)
         with self._transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO fault VALUES (1, ?, ?, ?, ?)", values)
+            connection.execute("INSERT OR IGNORE INTO faults VALUES (?, ?, ?, ?, NULL, '')", values)
+
+    def lift_fault(self, reason: str, now: int) -> bool:
+        """Let the fault count no more; it stays recorded with its evidence. Whether there was one."""
+        with self._transaction() as connection:
+            query = "UPDATE faults SET lifted_at = ?, lifted_because = ? WHERE lifted_at IS NULL"
+            return connection.execute(query, (now, reason)).rowcount == 1
 
     def fault(self) -> Fault | None:
-        row = self._one("SELECT code, fields, checkpoint, since FROM fault")
-        if row is None:
-            return None
-        code, fields, checkpoint, since = row
-        return Fault(error_from(code, json.loads(fields)), Signed.FromString(checkpoint), since)
+        """The one that counts."""
+        return next((fault for fault in self.faults() if fault.lifted_at is None), None)
+
+    def faults(self) -> list[Fault]:
+        """Every one that was ever found, oldest first."""
+        rows = self._all("SELECT code, fields, checkpoint, since, lifted_at, lifted_because FROM faults ORDER BY rowid")
+        return [
+            Fault(error_from(code, json.loads(fields)), Signed.FromString(checkpoint), since, lifted_at, because)
+            for code, fields, checkpoint, since, lifted_at, because in rows
+        ]
