@@ -59,6 +59,21 @@ SHOWN_BY = {
     ],
     "a second, different set": ["node/test_answering.py::test_second_different_set_is_refused"],
     "damaged ledger": ["node/test_ledger.py::test_damaged_ledger_is_refused_and_left_as_it_is"],
+    "a restored old ledger: nothing is signed": [
+        "node/test_witness.py::test_a_fault_stops_the_node_for_good",
+        "node/test_commands.py::test_while_the_log_is_at_fault_nothing_is_signed",
+    ],
+    "a lifted fault that still exists": ["node/test_witness.py::test_a_lifted_fault_that_still_exists_comes_back"],
+    "overwritten bytes in a snapshot": [
+        "node/test_publishing.py::test_overwritten_bytes_are_mended_by_publishing_again"
+    ],
+    "the name of a revoked member": [
+        "coordinator/test_rosters.py::test_revocations_stay_and_only_another_name_can_join"
+    ],
+    "a slip in policy.toml": ["node/test_commands.py::test_status_names_the_key_that_is_wrong_in_the_policy"],
+    "a purpose that would pass for a line of ours": [
+        "node/test_commands.py::test_a_purpose_cannot_pass_for_a_line_of_ours"
+    ],
     "sealed keys: another passphrase, a changed file, costly parameters": [
         "protocol/test_sealing.py::test_another_passphrase_opens_nothing",
         "protocol/test_sealing.py::test_every_changed_byte_is_refused",

@@ -129,7 +129,7 @@ def test_publishing_rules_are_all_described() -> None:
 
 
 def test_every_log_event_is_described() -> None:
-    logged = re.compile(r"\blog\.(?:debug|info|warning|error)\(\s*\"([a-z_.]+)\"")
+    logged = re.compile(r"\blog\.(?:info|warning|error)\(\s*\"([a-z_.]+)\"")
     files = [path for role in ("node", "coordinator") for path in (ROOT / role).rglob("*.py")]
     events = {event for path in files for event in logged.findall(path.read_text())}
     assert len(events) > 30
