@@ -27,6 +27,16 @@ def nothing(original: Any) -> Any:
     return lambda *_, **__: None
 
 
+def answering(value: Any) -> Callable[[Any], Any]:
+    """A function that always says the same."""
+    return lambda original: lambda *_, **__: value
+
+
+def believing(original: Any) -> Any:
+    """A witness that keeps its own tree and compares nothing with it."""
+    return lambda frontier, entries, checkpoint: frontier
+
+
 def without_rule(name: str) -> Callable[[], None]:
     """The policy without one of its rules."""
 
@@ -42,6 +52,12 @@ def without_rule(name: str) -> Callable[[], None]:
 CHECKS: dict[str, Callable[[], None]] = {
     "the set is the agreement's": replace("ceiba_protocol.rounds", "check_whole", nothing),
     "a number once": without_rule("number_is_new"),
+    # log.py
+    "the root compared": replace("ceiba_protocol.trust.log", "check_root", nothing),
+    "what was witnessed before": replace("ceiba_protocol.trust.log", "witness", believing),
+    "own entries compared with the ledger": replace("ceiba_protocol.trust.log", "check_own", answering([])),
+    "the longest log anybody has seen": replace("ceiba_protocol.trust.log", "check_longest", nothing),
+    "enough witnesses": replace("ceiba_protocol.trust.log", "needed_cosignatures", answering(0)),
 }
 """Each by the name that attacks and the report call it."""
 
