@@ -73,15 +73,20 @@ def test_a_member_has_its_share_of_calls_and_no_more(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_call_in_the_wrong_role_takes_no_place(tmp_path: Path) -> None:
+def test_calls_count_for_the_key_and_not_for_the_name(tmp_path: Path) -> None:
+    """Somebody with another key and a certificate in a member's name does not use up the member's share."""
+
     async def run() -> None:
-        desk, mine = callers(tmp_path), certificate_of("ana")
-        for _ in range(CALLS_PER_MEMBER + 1):
-            call: Any = Call(mine)
+        desk, mine, forged = callers(tmp_path), certificate_of("ana"), certificate_of("ana")
+        for _ in range(CALLS_PER_MEMBER):
+            call: Any = Call(forged)
             with pytest.raises(WrongRole):
                 await desk.name(call, Role.MERCHANT)
-        last: Any = Call(mine)
-        assert await desk.name(last, Role.HOLDER) == "ana"
+        another: Any = Call(forged)
+        with pytest.raises(TooManyCalls):
+            await desk.name(another)
+        first: Any = Call(mine)
+        assert await desk.name(first, Role.HOLDER) == "ana"
 
     asyncio.run(run())
 

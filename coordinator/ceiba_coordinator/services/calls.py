@@ -85,33 +85,38 @@ class Callers:
         self._desk = desk
         self._membership = membership
         self._read: dict[bytes, tuple[CertificateName, Digest] | None] = {}
-        self._open: Counter[str] = Counter()
+        self._open: Counter[Digest] = Counter()
 
     async def name(self, context: Context, role: Role | None = None) -> str:
         """The calling member's name; once a call. Raises UnknownMember, TooManyCalls, and WrongRole if it must have a
         role and has another."""
         certificates = context.auth_context().get("x509_pem_cert", ())
-        caller = await self._caller(next(iter(certificates), b""))
+        caller, fingerprint = self._certified(next(iter(certificates), b""))
+        self._count(caller.name, fingerprint, context)
+        if not await self._desk.run(self._membership.is_enrolled, caller.name, caller.role, fingerprint):
+            raise UnknownMember(member=caller.name, role=caller.role)
         check_role(caller, role)
-        self._count(caller.name, context)
         return caller.name
 
-    def _count(self, member: str, context: Context) -> None:
-        """This call is one of the member's until it ends."""
-        check_calls(member, self._open[member])
-        self._open[member] += 1
-        context.add_done_callback(lambda _: self._open.subtract([member]))
+    def _count(self, member: str, fingerprint: Digest, context: Context) -> None:
+        """This call is one of that TLS key's until it ends. Before anything is looked up, which is what takes time."""
+        check_calls(member, self._open[fingerprint])
+        self._open[fingerprint] += 1
+        context.add_done_callback(lambda _: self._end(fingerprint))
 
-    async def _caller(self, certificate: bytes) -> CertificateName:
+    def _end(self, fingerprint: Digest) -> None:
+        self._open[fingerprint] -= 1
+        if not self._open[fingerprint]:
+            del self._open[fingerprint]
+
+    def _certified(self, certificate: bytes) -> tuple[CertificateName, Digest]:
+        """What a certificate says, with the fingerprint of its key."""
         if certificate not in self._read:
             self._read[certificate] = read_member_certificate(certificate) if certificate else None
         read = self._read[certificate]
         if read is None:
             raise UnknownMember(member="the caller", role="member")
-        caller, fingerprint = read
-        if not await self._desk.run(self._membership.is_enrolled, caller.name, caller.role, fingerprint):
-            raise UnknownMember(member=caller.name, role=caller.role)
-        return caller
+        return read
 
 
 def check_role(caller: CertificateName, role: Role | None) -> None:

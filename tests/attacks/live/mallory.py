@@ -30,7 +30,7 @@ from ceiba_protocol.v1.log_pb2_grpc import LogServicer, add_LogServicer_to_serve
 from ceiba_protocol.v1.work_pb2_grpc import WorkServicer, add_WorkServicer_to_server
 from tests.support.clock import seconds_now, utc_now
 
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 60.0
 """How long a script waits for a holder: far more than it takes, and the end of a script that waits in vain."""
 
 

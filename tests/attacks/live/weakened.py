@@ -22,6 +22,16 @@ def replace(place: str, name: str, instead: Any) -> Callable[[], None]:
     return weaken
 
 
+def replace_method(place: str, kind: str, name: str, instead: Any) -> Callable[[], None]:
+    """A weakening that puts something else in the place of one method."""
+
+    def weaken() -> None:
+        owner = getattr(importlib.import_module(place), kind)
+        setattr(owner, name, instead(getattr(owner, name)))
+
+    return weaken
+
+
 def nothing(original: Any) -> Any:
     """A check that lets everything pass."""
     return lambda *_, **__: None
@@ -35,6 +45,23 @@ def answering(value: Any) -> Callable[[Any], Any]:
 def believing(original: Any) -> Any:
     """A witness that keeps its own tree and compares nothing with it."""
     return lambda frontier, entries, checkpoint: frontier
+
+
+def with_any_key(original: Any) -> Any:
+    """A member's signature counts under whichever of its keys it was made."""
+
+    def opened(roster: Any, signed: Any, kind: Any, role: Any) -> Any:
+        signing, errors = importlib.import_module("ceiba_protocol.trust.signing"), []
+        member = roster.member(signed.signer, role)
+        duties = member.duties
+        for key in [member.signing_key, *([duties.officer, duties.publisher] if duties else [])]:
+            try:
+                return signing.open_signed(signed, kind, bytes.fromhex(key))
+            except importlib.import_module("ceiba_protocol.errors").BadSignature as error:
+                errors.append(error)
+        raise errors[0]
+
+    return opened
 
 
 def without_rule(name: str) -> Callable[[], None]:
@@ -57,6 +84,15 @@ CHECKS: dict[str, Callable[[], None]] = {
     "what was witnessed before": replace("ceiba_protocol.trust.log", "witness", believing),
     "own entries compared with the ledger": replace("ceiba_protocol.trust.log", "check_own", answering([])),
     "the longest log anybody has seen": replace("ceiba_protocol.trust.log", "check_longest", nothing),
+    # transport.py
+    "signatures under the pinned roster": replace(
+        "ceiba_protocol.trust.signing", "signature_is_valid", answering(True)
+    ),
+    "each duty its key": replace_method("ceiba_protocol.trust.roster", "Roster", "open", with_any_key),
+    "the member's TLS key": replace("ceiba_coordinator.membership", "has_key", answering(True)),
+    "the role": replace("ceiba_coordinator.services.calls", "check_role", nothing),
+    "the list of members": replace_method("ceiba_coordinator.membership", "Membership", "is_enrolled", answering(True)),
+    "a member's share of calls": replace("ceiba_coordinator.services.calls", "check_calls", nothing),
     "enough witnesses": replace("ceiba_protocol.trust.log", "needed_cosignatures", answering(0)),
 }
 """Each by the name that attacks and the report call it."""
