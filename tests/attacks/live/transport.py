@@ -204,12 +204,16 @@ async def open_calls(address: str, member: Identity, wanted: int, channels: list
         channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*files), options)
         channels.append(channel)
         calls += [WorkStub(channel).Submit() for _ in range(CALLS_A_CONNECTION)]
+    import time
+    print(time.monotonic(), "opening")
     pending = {asyncio.ensure_future(call.code()) for call in calls}
     refused = 0
     while refused < TOO_MANY:
         done, pending = await asyncio.wait(pending, timeout=CALL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         assert done, "the calls have not arrived"
         refused += len(done)
+        import collections, time
+        print(time.monotonic(), collections.Counter(str(d.result()) for d in done), flush=True)
     return refused
 
 

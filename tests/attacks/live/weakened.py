@@ -84,6 +84,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "what was witnessed before": replace("ceiba_protocol.trust.log", "witness", believing),
     "own entries compared with the ledger": replace("ceiba_protocol.trust.log", "check_own", answering([])),
     "the longest log anybody has seen": replace("ceiba_protocol.trust.log", "check_longest", nothing),
+    "enough witnesses": replace("ceiba_protocol.trust.log", "needed_cosignatures", answering(0)),
     # transport.py
     "signatures under the pinned roster": replace(
         "ceiba_protocol.trust.signing", "signature_is_valid", answering(True)
@@ -93,7 +94,6 @@ CHECKS: dict[str, Callable[[], None]] = {
     "the role": replace("ceiba_coordinator.services.calls", "check_role", nothing),
     "the list of members": replace_method("ceiba_coordinator.membership", "Membership", "is_enrolled", answering(True)),
     "a member's share of calls": replace("ceiba_coordinator.services.calls", "check_calls", nothing),
-    "enough witnesses": replace("ceiba_protocol.trust.log", "needed_cosignatures", answering(0)),
 }
 """Each by the name that attacks and the report call it."""
 
