@@ -108,8 +108,11 @@ def up(
         space = sandbox.merchant(merchant)
         tables = [entry.name for entry in space.catalogue()]
         identity = str(sandbox.merchant_home(merchant).folder.absolute())
-        facts = {"coordinator": space.address, "identity": identity, "tables": tables}
-        typer.echo(json.dumps(facts) if as_json else _how_to_connect(space.address, identity, tables[0]))
+        passphrase = str(sandbox.passphrase_file.absolute())
+        facts = {
+            "coordinator": space.address, "identity": identity, "passphrase_file": passphrase, "tables": tables
+        }  # fmt: skip
+        typer.echo(json.dumps(facts) if as_json else _how_to_connect(space.address, identity, passphrase, tables[0]))
         with contextlib.suppress(KeyboardInterrupt):
             _watch(sandbox)
 
@@ -131,9 +134,10 @@ def _split(entry: str, sign: str, form: str) -> tuple[str, str]:
     return first, second
 
 
-def _how_to_connect(address: str, identity: str, table: str) -> str:
+def _how_to_connect(address: str, identity: str, passphrase: str, table: str) -> str:
     sql = f"SELECT COUNT(*) FROM {table}"  # noqa: S608 - printed, not run
-    return f"""The space is running; its coordinator is at {address}.
+    return f"""The space is running; its coordinator is at {address}. The keys are sealed; this opens them:
+    export CEIBA_PASSPHRASE_FILE={passphrase}
 
 In Python:
     import ceiba

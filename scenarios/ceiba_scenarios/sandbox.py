@@ -26,9 +26,9 @@ from ceiba_node.cli.joining import make_duties, take_confirmed
 from ceiba_node.config import Home as NodeHome
 from ceiba_node.contracts import Contracts
 from ceiba_node.ledger import Ledger
-from ceiba_node.policy import check_signing
+from ceiba_node.policy import Decision, check_signing
 from ceiba_node.publishing import PublishReport, publish
-from ceiba_protocol.errors import BadSource, NotReachable, UnknownAgreement, UnknownTable
+from ceiba_protocol.errors import BadSource, NotReachable, NotWaiting, UnknownAgreement, UnknownTable
 from ceiba_protocol.joining import check_pin, fetch_roster, join
 from ceiba_protocol.schema import Schema, nearest
 from ceiba_protocol.trust.agreement import Contract
@@ -95,9 +95,9 @@ class Sandbox:
     def start(self) -> None:
         """Make every member, publish, and start the processes."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._passphrase = secrets.token_hex(16).encode()
+        self.passphrase = secrets.token_hex(16).encode()
         self.passphrase_file.touch(mode=0o600)
-        self.passphrase_file.write_bytes(self._passphrase)
+        self.passphrase_file.write_bytes(self.passphrase)
         self._start_coordinator()
         for name in self._holders:
             self._join_holder(name)
@@ -130,7 +130,7 @@ class Sandbox:
             home.pin(check_pin(identity, fetch_roster(identity).roster, roster.fingerprint, None))
             for holder in self._holders:
                 self._confirm(holder, roster)
-            self._merchants[name] = connect(identity=home.folder, passphrase=self._passphrase)
+            self._merchants[name] = connect(identity=home.folder, passphrase=self.passphrase)
             self._wait_for_offers(self._merchants[name])
             for table in self._tables if agreed else ():
                 self.agree(self._merchants[name], table)
@@ -157,6 +157,18 @@ class Sandbox:
             signed = sign(terms, holder, home.duty_key(Duty.OFFICER).signing_key)
             ledger.record_signature(contract.digest, signed, now)
 
+    def decide(self, holder: str, job_id: str, *, approved: bool = True, reason: str = "") -> None:
+        """What `ceiba-node approvals approve` or `refuse` does, once the job waits for a person there."""
+        deadline = time.monotonic() + START_SECONDS
+        with contextlib.closing(self.node_home(holder).ledger()) as ledger:
+            while True:
+                try:
+                    return ledger.decide(bytes.fromhex(job_id), Decision(approved, reason), "", int(time.time()))
+                except NotWaiting:
+                    if time.monotonic() > deadline:
+                        raise
+                time.sleep(CHECK_SECONDS)
+
     def _until_known(self, home: NodeHome, ledger: Ledger, agreement_id: str) -> Contract:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
@@ -167,13 +179,13 @@ class Sandbox:
 
     def merchant_home(self, name: str) -> MerchantHome:
         folder = self.folder / "merchants" / name
-        home = self._homes.setdefault(folder, MerchantHome(folder, self._passphrase))
+        home = self._homes.setdefault(folder, MerchantHome(folder, self.passphrase))
         assert isinstance(home, MerchantHome)
         return home
 
     def node_home(self, name: str) -> NodeHome:
         folder = self.folder / "holders" / name
-        home = self._homes.setdefault(folder, NodeHome(folder, self._passphrase))
+        home = self._homes.setdefault(folder, NodeHome(folder, self.passphrase))
         assert isinstance(home, NodeHome)
         return home
 
@@ -218,7 +230,7 @@ class Sandbox:
             address=self.address,
             enrolment=self._enrolment,
             listen="127.0.0.1",
-            passphrase=self._passphrase,
+            passphrase=self.passphrase,
         )
         self.processes["coordinator"] = self._process("coordinator", "ceiba_coordinator", home)
         self.coordinator.start()
@@ -250,7 +262,7 @@ class Sandbox:
     # --- holders
 
     def _join_holder(self, name: str) -> None:
-        home = NodeHome.make(self.node_home(name).folder, self._passphrase)
+        home = NodeHome.make(self.node_home(name).folder, self.passphrase)
         token = self._invite(name, Role.HOLDER)
         join(token, None, home.save_identity, os.urandom, make_duties(home))
         self.processes[name] = self._process(name, "ceiba_node", home.folder)

@@ -31,7 +31,7 @@ from ceiba_protocol.v1.enrolment_pb2 import RenewRequest
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub
 from ceiba_protocol.wire import from_rpc_error, secure_channel
 from ceiba_scenarios import Sandbox
-from tests.support.members import HOLDERS, SCHEMA, changed, frames
+from tests.support.members import HOLDERS, SCHEMA, changed, duties, frames
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("renewal")]  # one worker, so that the space starts once
@@ -102,7 +102,9 @@ def test_removed_member_cannot_renew(lab: Sandbox, tmp_path: Path) -> None:
     token = membership.invite(
         "leaving", Role.HOLDER, "x", address=lab.address, enrolment=settings.enrolment_address, random=os.urandom
     )
-    leaving = aged(lab, join(token, None, NodeHome.make(tmp_path).save_identity, os.urandom))
+    leaving = aged(
+        lab, join(token, None, NodeHome.make(tmp_path, lab.passphrase).save_identity, os.urandom, duties("leaving"))
+    )
     assert renew(leaving, datetime.now(UTC)) is not None
     membership.remove("leaving")
     with pytest.raises(UnknownMember):
@@ -138,8 +140,9 @@ def test_a_node_renews_while_it_answers_and_its_process_goes_on(lab: Sandbox) ->
 
 
 @pytest.fixture
-def bank(lab: Sandbox) -> Iterator[MerchantHome]:
+def bank(lab: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[MerchantHome]:
     """A merchant's folder whose certificate is about to end."""
+    monkeypatch.setenv("CEIBA_PASSPHRASE_FILE", str(lab.passphrase_file))
     home = lab.merchant_home("bank-a")
     fresh = home.identity()
     home.save_identity(aged(lab, fresh))
@@ -152,7 +155,7 @@ def test_connecting_renews_and_saves(bank: MerchantHome) -> None:
     with ceiba.connect(identity=bank.folder) as space:
         assert space.sql(SQL).run()[0] == TRUTH
         assert ends(space.identity) > ends(old)
-        assert bank.identity() == space.identity
+        assert MerchantHome(bank.folder).identity() == space.identity
     with ceiba.connect(identity=bank.folder) as again:
         assert again.identity.certificate == space.identity.certificate, "not due a second time"
 
@@ -165,7 +168,7 @@ def test_connecting_goes_on_if_renewing_fails(bank: MerchantHome, monkeypatch: p
     old = bank.identity()
     with pytest.warns(UserWarning, match="could not be renewed"), ceiba.connect(identity=bank.folder) as space:
         assert space.catalogue()
-    assert bank.identity() == old
+    assert MerchantHome(bank.folder).identity() == old
 
 
 def test_connecting_with_an_ended_certificate_says_what_to_do(lab: Sandbox, bank: MerchantHome) -> None:

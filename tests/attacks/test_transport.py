@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import ceiba
+from ceiba.home import Home
 from ceiba.jobs import Job
 from ceiba.progress import in_words
 from ceiba.space import Space
@@ -160,7 +161,7 @@ def test_real_key_under_another_name_admits_nobody(lab: Sandbox) -> None:
 
 def test_server_of_another_ca_is_not_believed(lab: Sandbox, space: Space) -> None:
     other = make_authority("sandbox", datetime.now(UTC)).certificate.decode()
-    home = lab.merchant_home("bank-a")
+    home = Home(lab.merchant_home("bank-a").folder, lab.passphrase)
     home._opened = changed(space.identity, authority=other)
     with pytest.raises(NotReachable), Space(home) as misled:
         misled.catalogue()
@@ -169,7 +170,7 @@ def test_server_of_another_ca_is_not_believed(lab: Sandbox, space: Space) -> Non
 def test_wrong_address_is_not_reachable(lab: Sandbox) -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(NotReachable, match=address):
-        ceiba.connect(address, identity=lab.merchant_home("bank-a").folder)
+        ceiba.connect(address, identity=lab.merchant_home("bank-a").folder, passphrase=lab.passphrase)
 
 
 # --- roles -------------------------------------------------------------------------------------------------------
@@ -420,7 +421,7 @@ def test_job_outlives_its_merchants_process(lab: Sandbox, space: Space) -> None:
     """The same manifest again, from another connection: the job goes on, and it is one job."""
     with away(lab, SECOND):
         job = space.sql(SQL).submit()
-    with ceiba.connect(identity=lab.merchant_home("bank-a").folder) as second:
+    with ceiba.connect(identity=lab.merchant_home("bank-a").folder, passphrase=lab.passphrase) as second:
         again = Job(second, second._jobs, second.sql(SQL), job._signed, job.agreement, job._started)
         again.send()
         assert again.wait()[0] == TRUTH

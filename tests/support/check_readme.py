@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from ceiba_coordinator.config import Settings as CoordinatorSettings
 from ceiba_node.config import Settings as NodeSettings
+from ceiba_node.house_rules import Policy
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS
@@ -110,9 +111,12 @@ def block_problem(block: Block) -> str | None:
     return None
 
 
-def read_toml(text: str) -> Schema | CoordinatorSettings | NodeSettings:
-    """A sample: a schema if it has columns, coordinator.toml if it names a space, else node.toml."""
+def read_toml(text: str) -> Schema | CoordinatorSettings | NodeSettings | Policy:
+    """A sample: policy.toml if it forbids columns, a schema if it has some, coordinator.toml if it names a space, else
+    node.toml."""
     plain = tomllib.loads(text)
+    if "forbidden_columns" in plain:
+        return Policy.model_validate(plain)
     if "columns" in plain:
         return Schema.from_plain({"table": "example", **plain})
     return CoordinatorSettings.model_validate(plain) if "space" in plain else NodeSettings.model_validate(plain)

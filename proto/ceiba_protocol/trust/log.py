@@ -142,6 +142,9 @@ def cosigners(checkpoint: Signed, cosignatures: Iterable[Signed], holders: Itera
     return sorted(found)
 
 
-def needed_cosignatures(holders: int) -> int:
-    """⌈(n+1)/2⌉: more than half of the set, so that two forks of the log cannot both have them from honest holders."""
-    return -(-(holders + 1) // 2)
+def needed_cosignatures(holders: int, tolerated: int) -> int:
+    """⌈(n+t+1)/2⌉: any two such sets share more than t holders, so that an honest one would be in both of two forks.
+
+    With t = 0 that is more than half; t dishonest holders could sign both forks.
+    """
+    return -(-(holders + tolerated + 1) // 2)

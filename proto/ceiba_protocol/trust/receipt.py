@@ -1,6 +1,6 @@
 """Receipts: that a result came from an authorised job, checked offline with a roster alone (PROTOCOL §6.3).
 
-A receipt proves who agreed, who asked, who answered, and that all of it stands in a log that more than half of the
+A receipt proves who agreed, who asked, who answered, and that all of it stands in a log that enough of the
 holders have witnessed. It has no figure in it, and does not prove that a holder's database tells the truth.
 """
 
@@ -205,7 +205,7 @@ def _witnesses(reading: _Reading) -> None:
     holders = reading.agreement.holder_names
     checkpoint, *cosignatures = reading.receipt.checkpoint.signed()
     found = cosigners(checkpoint, cosignatures, holders, reading.roster)
-    needed = needed_cosignatures(len(holders))
+    needed = needed_cosignatures(len(holders), reading.agreement.tolerated)
     if len(found) < needed:
         raise _fails(f"{len(found)} of {len(holders)} holders have witnessed the log, and it takes {needed}.")
 
@@ -217,7 +217,7 @@ STEPS: tuple[tuple[str, Callable[[_Reading], None]], ...] = (
     ("each of them signed its submission, for this manifest and this set", _submissions),
     ("the operator signed the release of their total", _release),
     ("the release stands in the log", _inclusion),
-    ("more than half of the agreement's holders witnessed that log", _witnesses),
+    ("enough of the agreement's holders witnessed that log", _witnesses),
 )
 """In order; a step that fails ends the verification."""
 
