@@ -1,4 +1,4 @@
-"""Every attack of the suite on a live space: it succeeds on the build that lacks its check, and not on the shipped one."""
+"""Every attack of the suite: on a live space it succeeds without its check, and not on the shipped build."""
 
 import re
 from collections.abc import Iterator
