@@ -33,8 +33,7 @@ from ceiba_protocol.trust.agreement import (
     check_terms,
     read_contract,
 )
-from ceiba_protocol.trust.log import OPERATOR
-from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.trust.roster import OPERATOR, Role
 from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence, ListAgreementsResponse
 from ceiba_protocol.v1.common_pb2 import Signed

@@ -11,9 +11,9 @@ from ceiba_coordinator.store.database import Store
 from ceiba_protocol.canonical import Digest, Document
 from ceiba_protocol.errors import MalformedMessage
 from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.log import OPERATOR, Checkpoint, entry_of
+from ceiba_protocol.trust.log import Checkpoint, entry_of
 from ceiba_protocol.trust.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
-from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.trust.roster import OPERATOR, Role, Roster
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.log_pb2 import WitnessedCheckpoint

@@ -29,8 +29,7 @@ from ceiba_protocol.trust.certificates import (
 )
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.identity import JoinToken
-from ceiba_protocol.trust.log import OPERATOR
-from ceiba_protocol.trust.roster import Descriptor, Role
+from ceiba_protocol.trust.roster import OPERATOR, Descriptor, Role
 from ceiba_protocol.v1.catalogue_pb2 import ListResponse, TableEntry
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse

@@ -33,7 +33,7 @@ threads = 2
 # Older versions of each dataset that stay available to jobs that pinned them.
 keep_versions = 3
 
-# Encryption factors prepared in idle time for each merchant; each is used once.
+# Encryption factors prepared in idle time for each merchant; each is used once. 0: nothing is prepared.
 prepared_ciphertexts = 256
 """
 

@@ -120,6 +120,7 @@ def _take_up_roster(home: Home, received: SignedRoster) -> bool:
     """Pin a newer roster, if a quorum of the pinned one's signers has approved it. Raises what `successor` does."""
     roster = successor(home.identity(), home.roster(), received)
     if roster is None:
+        log.info("roster.not_taken_up")
         return False
     home.pin(roster)
     log.info("roster.taken_up", version=roster.version)

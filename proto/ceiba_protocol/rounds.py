@@ -221,10 +221,17 @@ def _check_cites(manifest: Manifest, agreement: Agreement) -> None:
         raise ManifestMismatch(problem="it was made under another agreement")
     if not agreement.not_before <= manifest.not_before < manifest.not_after <= agreement.not_after:
         raise ManifestMismatch(problem="its window is not within the agreement's time")
-    if manifest.purpose != agreement.purpose or manifest.disclosure_digest != agreement.disclosure.digest():
-        raise ManifestMismatch(problem="its purpose or its disclosure rules are not the agreement's")
+    check_purpose(manifest, agreement)
+    if manifest.disclosure_digest != agreement.disclosure.digest():
+        raise ManifestMismatch(problem="its disclosure rules are not the agreement's")
     if manifest.number > agreement.jobs:
         raise ManifestMismatch(problem=f"it is job {manifest.number}, and {agreement.jobs} are agreed")
+
+
+def check_purpose(manifest: Manifest, agreement: Agreement) -> None:
+    """The purpose is the agreement's, letter for letter: no look-alike passes. Raises ManifestMismatch."""
+    if manifest.purpose != agreement.purpose:
+        raise ManifestMismatch(problem="its purpose is not the agreement's")
 
 
 def check_window(manifest: Manifest, now: int) -> None:
@@ -340,21 +347,31 @@ def check_approval(question: Question, signer: str, approval: Approval) -> None:
     """One approval by itself: it is its signer's, for this manifest and the pinned dataset. Raises SetMismatch."""
     if approval.holder != signer:
         raise SetMismatch(problem=f"an approval signed by {signer} is in another holder's name")
-    if approval.job_id != question.manifest.job_id or approval.manifest_digest != question.digest:
-        raise SetMismatch(problem=f"{signer} approved another manifest")
+    check_same_manifest(question, signer, approval)
     if approval.dataset_version != question.pin_of(signer).version:
         raise SetMismatch(problem=f"{signer} approved another version of its dataset")
+
+
+def check_same_manifest(question: Question, signer: str, approval: Approval) -> None:
+    """Everybody was shown one manifest: this one. Raises SetMismatch."""
+    if approval.job_id != question.manifest.job_id or approval.manifest_digest != question.digest:
+        raise SetMismatch(problem=f"{signer} approved another manifest")
 
 
 def check_aborts(question: Question, aborts: Iterable[Signed]) -> set[str]:
     """Who has left this job, by their own signatures. Raises UnknownMember, BadSignature, SetMismatch."""
     left = set()
     for signed in aborts:
-        token = question.roster.open(signed, AbortToken, Role.HOLDER)
+        token = open_abort(question, signed)
         if token != abort(question, signed.signer) or signed.signer not in question.holders:
             raise SetMismatch(problem=f"an abort token signed by {signed.signer} is for another job or holder")
         left.add(signed.signer)
     return left
+
+
+def open_abort(question: Question, signed: Signed) -> AbortToken:
+    """An abort token that its holder itself has signed. Raises UnknownMember, BadSignature, MalformedDocument."""
+    return question.roster.open(signed, AbortToken, Role.HOLDER)
 
 
 # --- 5. each holder contributes --------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from ceiba_protocol.plan import grouped_sums
 from ceiba_protocol.rounds import CLOCK_TOLERANCE
 from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import Approval, Submission
-from ceiba_protocol.trust.log import OPERATOR, Checkpoint, Release, entry_of
+from ceiba_protocol.trust.log import Checkpoint, Release, entry_of
 from ceiba_protocol.trust.receipt import STEPS, Receipt, Step, check, read_parts, verify
-from ceiba_protocol.trust.roster import Revocation, Role, Roster
+from ceiba_protocol.trust.roster import OPERATOR, Revocation, Role, Roster
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.log_pb2 import ReceiptParts
 from tests.support.members import (
@@ -98,11 +98,23 @@ def test_the_file_is_the_receipt() -> None:
     assert holds(read, done()[0].roster)
 
 
-def test_a_majority_of_cosignatures_is_enough() -> None:
+def test_a_release_in_an_older_log_than_its_holders_had_witnessed_is_refused() -> None:
+    """The operator forks the log before what the holders had seen, and hides the fork from them."""
     world, parts = done()
-    two = copy(parts)
-    del two.checkpoint.cosignatures[1]
-    assert holds(read_parts(two, world.roster), world.roster)
+    seen = changed(Approval.parse(parts.approvals[0].body), log_size=parts.index + 1)
+    later = copy(parts)
+    later.approvals[0].CopyFrom(signed_by(parts.approvals[0].signer, seen))
+    failed(read_parts(later, world.roster), world.roster, 6)
+
+
+def test_three_of_four_witnesses_are_enough() -> None:
+    """⌈(4 + 1 + 1)/2⌉ = 3."""
+    world = World(FOUR)
+    parts = world.receipt_parts()
+    del parts.checkpoint.cosignatures[1]
+    assert holds(read_parts(parts, world.roster), world.roster)
+    del parts.checkpoint.cosignatures[1]
+    failed(read_parts(parts, world.roster), world.roster, 7)
 
 
 def test_more_of_the_log_changes_nothing() -> None:
@@ -384,7 +396,7 @@ def test_holders_that_are_no_parties_are_no_witnesses() -> None:
     roster = world.make_roster((world.merchant, *map(holder, (*HOLDERS, *strangers))))
     failed(read_parts(recosigned(world, honest, *strangers), roster), roster, 7)
     failed(read_parts(recosigned(world, honest, FIRST, *strangers), roster), roster, 7)
-    assert holds(read_parts(recosigned(world, honest, FIRST, SECOND, *strangers), roster), roster)
+    assert holds(read_parts(recosigned(world, honest, *HOLDERS, *strangers), roster), roster)
 
 
 def test_another_spaces_roster_is_no_witness_for_it() -> None:

@@ -113,6 +113,10 @@ def test_merchant_may_belong_to_a_holders_organisation() -> None:
     check_roster(roster(with_member("bank-a", organisation="zurich")), ME)
 
 
+def test_nobody_is_called_like_the_operator_in_the_log() -> None:
+    refused(roster([*HONEST, holder("coordinator")]), RosterMismatch, "operator's name")
+
+
 def test_two_members_of_one_name_are_refused() -> None:
     twin = changed(holder("hungary"), name="zurich", organisation="other")
     refused(roster([*HONEST, twin]), RosterMismatch, "same name")

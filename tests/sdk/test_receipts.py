@@ -16,7 +16,8 @@ from ceiba_protocol.errors import MalformedDocument, NotReachable, ReceiptReject
 from ceiba_protocol.trust import receipt as papers
 from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import Approval, Manifest, Submission
-from ceiba_protocol.trust.log import OPERATOR, Checkpoint, Release
+from ceiba_protocol.trust.log import Checkpoint, Release
+from ceiba_protocol.trust.roster import OPERATOR
 from tests.support.coordinator import Coordinator, merchant_home
 from tests.support.members import NOW, World, changed, resigned, signed_by
 
@@ -71,7 +72,7 @@ def test_it_waits_for_witnesses_and_for_nothing_else(
         receipt.verify(wait=0)
     assert "0 of 3 holders" in repr(receipt)
     monkeypatch.setattr("ceiba.polling.time.sleep", lambda _: coordinator.cosigners.append(late.pop()))
-    assert receipt.verify(wait=60) and len(late) == 1  # two of three are enough
+    assert receipt.verify(wait=60) and not late
 
     fetched: list[Any] = []
     monkeypatch.setattr("ceiba.polling.time.sleep", fetched.append)

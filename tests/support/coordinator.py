@@ -14,8 +14,9 @@ from ceiba_protocol.sums.secure_sum import coordinator_multiply
 from ceiba_protocol.trust.agreement import Agreement, Notice
 from ceiba_protocol.trust.documents import Manifest
 from ceiba_protocol.trust.identity import EncryptionSecret, Identity
-from ceiba_protocol.trust.log import OPERATOR, Checkpoint, Release, entry_of
+from ceiba_protocol.trust.log import Checkpoint, Release, entry_of
 from ceiba_protocol.trust.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of
+from ceiba_protocol.trust.roster import OPERATOR
 from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence, ListAgreementsResponse, SubmitAgreementRequest
 from ceiba_protocol.v1.catalogue_pb2 import ListResponse, TableEntry

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from ceiba_protocol.canonical import Digest
-from ceiba_protocol.trust.log import OPERATOR, Checkpoint, LogEntry, entry_of
+from ceiba_protocol.trust.log import Checkpoint, LogEntry, entry_of
 from ceiba_protocol.trust.merkle import leaf_hash, root_of
+from ceiba_protocol.trust.roster import OPERATOR
 from ceiba_protocol.v1.common_pb2 import Signed
 from tests.support.members import NOW, signed_by
 

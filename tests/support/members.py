@@ -37,9 +37,10 @@ from ceiba_protocol.sums.secure_sum import coordinator_multiply
 from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Agreement, Contract, Notice, Party, Word, read_contract
 from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer, Refusal, Submission
 from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.log import OPERATOR, Checkpoint, Release, entry_of
+from ceiba_protocol.trust.log import Checkpoint, Release, entry_of
 from ceiba_protocol.trust.merkle import inclusion_proof, leaf_hash, root_of
 from ceiba_protocol.trust.roster import (
+    OPERATOR,
     SIGNED_BY_OFFICER,
     SIGNED_BY_PUBLISHER,
     SUITE,

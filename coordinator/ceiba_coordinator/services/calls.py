@@ -102,7 +102,10 @@ class Callers:
         """This call is one of that TLS key's until it ends. Before anything is looked up, which is what takes time."""
         check_calls(member, self._open[fingerprint])
         self._open[fingerprint] += 1
-        end: Any = lambda _: self._end(fingerprint)  # noqa: E731 - grpc's stubs and grpc differ on its type
+
+        def end(ctx: Context) -> None:
+            self._end(fingerprint)
+
         context.add_done_callback(end)
 
     def _end(self, fingerprint: Digest) -> None:

@@ -19,7 +19,7 @@ from ceiba_protocol.errors import AgreementMismatch, IllegalNotice, NotAgreed, T
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS
-from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.trust.roster import Descriptor, Role, Roster
 from ceiba_protocol.v1.common_pb2 import Signed
 
 DAY = 24 * 3600
@@ -109,12 +109,17 @@ def check_parties(agreement: Agreement, roster: Roster) -> None:
         raise AgreementMismatch(agreement=agreement.agreement_id, problem="the roster has another schema of its table")
     for party in agreement.parties:
         role = Role.MERCHANT if party is agreement.merchant else Role.HOLDER
-        if roster.member(party.name, role).digest() != party.descriptor_digest:
-            raise AgreementMismatch(agreement=agreement.agreement_id, problem=f"{party.name} has other keys now")
+        check_same_keys(agreement, party, roster.member(party.name, role))
     minimum = max(agreement.minimum_holders, roster.minimum_holders)
     fewest = min(len(agreement.holders), agreement.smallest_set)
     if fewest < minimum:
         raise TooFewHolders(table=agreement.table, holders=fewest, minimum=minimum)
+
+
+def check_same_keys(agreement: Agreement, party: Party, member: Descriptor) -> None:
+    """The member has the keys that the agreement was signed with and for. Raises AgreementMismatch."""
+    if member.digest() != party.descriptor_digest:
+        raise AgreementMismatch(agreement=agreement.agreement_id, problem=f"{party.name} has other keys now")
 
 
 def check_terms(agreement: Agreement, schema: Schema) -> None:

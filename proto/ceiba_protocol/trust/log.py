@@ -15,12 +15,9 @@ from ceiba_protocol.canonical import Digest, Document, Hex, HexDigest, JobId, Me
 from ceiba_protocol.errors import LedgerRolledBack, LogProofFailed, MalformedMessage
 from ceiba_protocol.trust.documents import Attempt
 from ceiba_protocol.trust.merkle import Frontier
-from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.trust.roster import OPERATOR, Role, Roster
 from ceiba_protocol.trust.signing import D, open_signed
 from ceiba_protocol.v1.common_pb2 import Signed
-
-OPERATOR = "coordinator"
-"""The signer's name on what the operator signs with the log key; no member can have it."""
 
 
 class LogEntry(Document):

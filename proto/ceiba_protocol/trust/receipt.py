@@ -196,6 +196,8 @@ def _release(reading: _Reading) -> None:
 
 def _inclusion(reading: _Reading) -> None:
     receipt = reading.receipt
+    if receipt.index < reading.commitment.log_size:
+        raise _fails("the log is shorter there than its holders had witnessed before they answered.")
     reading.checkpoint = read_checkpoint(receipt.checkpoint.first.signed(), reading.roster)
     root, proof = bytes.fromhex(reading.checkpoint.root), [bytes.fromhex(node) for node in receipt.inclusion]
     check_inclusion(receipt.entry.encode(), receipt.index, reading.checkpoint.size, proof, root)

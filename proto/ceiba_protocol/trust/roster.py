@@ -30,6 +30,8 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 MINIMUM_HOLDERS = 3
 """With two holders each could subtract itself from the total (PROTOCOL §1)."""
+OPERATOR = "coordinator"
+"""The signer's name on what the operator signs with the log key; no member can have it."""
 SUITE = "K1"
 """Paillier-3072, X25519, HKDF-SHA256, AES-256-CTR, Ed25519, SHA-256 (PROTOCOL §1)."""
 
@@ -233,6 +235,8 @@ def check_roster(roster: Roster, me: Descriptor) -> None:
             verify_key(key.n, bytes.fromhex(key.proof), member.key_context())
     for table in roster.tables:
         _check_table(roster, table)
+    if OPERATOR in roster.by_name:
+        raise RosterMismatch(problem=f"a member is called {OPERATOR}, which is the operator's name in the log")
     for steward in roster.charter.stewards:
         roster.member(steward, Role.HOLDER)
     for revocation in roster.revoked:

@@ -18,8 +18,9 @@ import grpc
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.trust.certificates import KeyAndCertificate, issue_server, read_member_certificate
 from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.log import OPERATOR, Checkpoint, entry_of
+from ceiba_protocol.trust.log import Checkpoint, entry_of
 from ceiba_protocol.trust.merkle import consistency_proof, leaf_hash, root_of
+from ceiba_protocol.trust.roster import OPERATOR
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1 import agreements_pb2, catalogue_pb2, enrolment_pb2, log_pb2, work_pb2
 from ceiba_protocol.v1.agreements_pb2_grpc import AgreementsServicer, add_AgreementsServicer_to_server
@@ -94,6 +95,8 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
         """Another log for single holders, which a fork shows them."""
         self.cosignatures: dict[str, queue.SimpleQueue[Signed]] = defaultdict(queue.SimpleQueue)
         self.papers = Papers()
+        self.touched: set[str] = set()
+        """Holders that are not as the field was made any more."""
         self._lock = threading.Lock()
         server = issue_server(authority, space, utc_now())
         credentials = grpc.ssl_server_credentials(
@@ -121,6 +124,7 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
     # --- what a script does
 
     def send(self, holder: str, task: work_pb2.Task) -> None:
+        self.touched.add(holder)
         self.tasks[holder].put(task)
 
     def ask(self, holder: str, task: work_pb2.Task) -> Reply:
@@ -144,12 +148,12 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
 
     def Pull(self, request: Any, context: grpc.ServicerContext) -> Iterator[work_pb2.Task]:
         holder = caller(context)
-        self.rosters[holder] = request.roster_digest
         with self._lock:
             old, self.tasks[holder] = self.tasks[holder], queue.SimpleQueue()
             old.put(None)  # one stream a holder
         tasks = self.tasks[holder]
         context.add_callback(lambda: tasks.put(None))
+        self.rosters[holder] = request.roster_digest  # after the queue: whoever sees this may send
         self.pulled[holder].put(request.roster_digest)
         while (task := tasks.get()) is not None:
             yield task
