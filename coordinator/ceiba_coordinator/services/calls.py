@@ -5,7 +5,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
@@ -102,13 +102,10 @@ class Callers:
         """This call is one of that TLS key's until it ends. Before anything is looked up, which is what takes time."""
         check_calls(member, self._open[fingerprint])
         self._open[fingerprint] += 1
+        ended: Any = partial(self._end, fingerprint)  # Any: the stubs declare another type than grpc calls
+        context.add_done_callback(ended)
 
-        def end(ctx: Context) -> None:
-            self._end(fingerprint)
-
-        context.add_done_callback(end)
-
-    def _end(self, fingerprint: Digest) -> None:
+    def _end(self, fingerprint: Digest, _: Context) -> None:
         self._open[fingerprint] -= 1
         if not self._open[fingerprint]:
             del self._open[fingerprint]
