@@ -90,7 +90,7 @@ def another_agreement(
         signatures.append(sign(made, holder, key))
     for holder in HOLDERS:
         field.mallory.send(holder, Task(agreement=AgreementEvidence(signatures=signatures)))
-    field.agreements[merchant] = made
+    field.agreements[merchant] = field.by_digest[made.digest()] = made
     try:
         yield made
     finally:
