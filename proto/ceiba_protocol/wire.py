@@ -62,7 +62,7 @@ _PROBLEMS = {
     grpc.StatusCode.UNAUTHENTICATED: "the certificate is not accepted",
     grpc.StatusCode.DEADLINE_EXCEEDED: "no answer in time",
     grpc.StatusCode.UNIMPLEMENTED: "another kind of server answers there",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "the message is larger than the other side takes",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "the other side has too many calls, or takes no message so large",
 }
 
 
