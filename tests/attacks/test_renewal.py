@@ -53,7 +53,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 def aged(lab: Sandbox, identity: Identity, days: int = 80) -> Identity:
     """The identity with its certificate as if it had been issued some days ago."""
-    authority = Config.read(lab.coordinator_folder).read_authority()
+    authority = lab.config.read_authority()
     name = CertificateName(identity.space, identity.descriptor.role, identity.name)
     request = make_request(identity.tls_key.encode())
     certificate = issue_member(authority, request, name, datetime.now(UTC) - timedelta(days=days))
