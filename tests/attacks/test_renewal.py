@@ -10,7 +10,6 @@ import pytest
 
 import ceiba
 from ceiba.home import Home as MerchantHome
-from ceiba_coordinator.config import Config
 from ceiba_coordinator.server import open_membership
 from ceiba_coordinator.store.database import Store, open_engine
 from ceiba_node.config import Home as NodeHome
@@ -96,7 +95,7 @@ def test_minted_certificate_renews_for_nobody(lab: Sandbox) -> None:
 
 
 def test_removed_member_cannot_renew(lab: Sandbox, tmp_path: Path) -> None:
-    config = Config.read(lab.coordinator_folder)
+    config = lab.config
     membership = open_membership(config, Store(open_engine(config.database_url)))
     settings = config.settings
     token = membership.invite(
