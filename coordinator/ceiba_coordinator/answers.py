@@ -121,8 +121,8 @@ class Answers:
         self._notify([job.job_id.hex()])
 
     def refuse(self, signed: Signed, holder: str, abort: Signed | None = None) -> None:
-        """A holder says no, or cannot go on: that ends the job, unless it leaves with an abort token and enough others
-        remain, who then begin another attempt. A second refusal changes nothing.
+        """A holder says no, or cannot go on: that ends the job, unless it leaves with an abort token before anybody has
+        submitted, and enough others remain, who then begin another attempt. A second refusal changes nothing.
 
         Raises UnknownJob, MalformedMessage, BadSignature, and SetMismatch for a token that it may not give.
         """
@@ -146,8 +146,10 @@ class Answers:
                 self._go_on_or_end(job, question, signed, left=abort is not None)
 
     def _go_on_or_end(self, job: StoredJob, question: Question, refusal: Signed, *, left: bool) -> None:
-        remaining = sum(seat.abort is None for seat in self._store.seats(job.job_id))
-        if left and remaining >= question.agreement.smallest_set:
+        seats = self._store.seats(job.job_id)
+        remaining = sum(seat.abort is None for seat in seats)
+        nobody_has_submitted = all(seat.submission is None for seat in seats)  # whoever has would refuse another set
+        if left and nobody_has_submitted and remaining >= question.agreement.smallest_set:
             self._store.clear_attempt(job.job_id)
             self._move(job, Event.ABSTENTION, attempt=job.attempt + 1)
         else:

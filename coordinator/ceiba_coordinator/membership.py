@@ -3,6 +3,9 @@
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row
 
 from ceiba_coordinator.log import Log
 from ceiba_coordinator.rosters import Rosters, read_descriptor
@@ -163,7 +166,7 @@ class Membership(Rosters):
     def is_enrolled(self, name: str, role: str, tls_fingerprint: str) -> bool:
         """Whether a certificate's name, role and key are a member's. A certificate alone admits nobody."""
         member = self._store.member(name)
-        return member is not None and (member.role, member.tls_fingerprint) == (role, tls_fingerprint)
+        return member is not None and member.role == role and has_key(member, tls_fingerprint)
 
     # --- the catalogue
 
@@ -192,6 +195,11 @@ class Membership(Rosters):
             for table in sorted(self.roster().tables, key=lambda table: table.table)
         ]
         return ListResponse(tables=entries)
+
+
+def has_key(member: Row[Any], tls_fingerprint: str) -> bool:
+    """Whether it is the TLS key that the member enrolled with: the operator's CA could certify any."""
+    return bool(member.tls_fingerprint == tls_fingerprint)
 
 
 def _token_hash(secret: bytes) -> Digest:

@@ -20,7 +20,7 @@ from ceiba_coordinator.log import Log as LogBook
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.receipts import Receipts
 from ceiba_coordinator.services.agreements import Agreements
-from ceiba_coordinator.services.calls import Callers, Desk
+from ceiba_coordinator.services.calls import CALLS_PER_MEMBER, Callers, Desk
 from ceiba_coordinator.services.catalogue import Catalogue
 from ceiba_coordinator.services.enrolment import Directory, Enrolment
 from ceiba_coordinator.services.jobs import Jobs
@@ -41,6 +41,11 @@ SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),  # a second coordinator on the port is a mistake, not a helper
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_time_ms", 30_000),  # a line that is cut without a word: its calls count no more after 40 s
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # whoever connects and then says nothing
+    ("grpc.max_connection_idle_ms", 600_000),  # members connect again by themselves
+    ("grpc.max_concurrent_streams", 2 * CALLS_PER_MEMBER),  # beyond its share a member is told, not kept waiting
 ]
 CONCURRENT_CALLS = 4_000
 """Each member keeps one or two streams open; what is beyond is refused, not queued."""

@@ -9,7 +9,7 @@ import structlog
 
 from ceiba_node.answering import Answering, Pending, Reply
 from ceiba_node.operator import Operator
-from ceiba_protocol.errors import CeibaError, Fault, NotReachable
+from ceiba_protocol.errors import CeibaError, Fault, NotReachable, TooManyCalls
 from ceiba_protocol.v1.catalogue_pb2 import AnnounceRequest
 from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub
 from ceiba_protocol.v1.enrolment_pb2 import SignedRoster
@@ -154,8 +154,10 @@ class Agent:
                 return
             log.warning("task.failed", **_job(task), code=error.code, fields=error.fields)
         except grpc.RpcError as error:
-            log.warning("answer.not_accepted", **_job(task), code=from_rpc_error(error, self._target).code)
-            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            refused = from_rpc_error(error, self._target)
+            log.warning("answer.not_accepted", **_job(task), code=refused.code)
+            lost = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            if lost or isinstance(refused, TooManyCalls):
                 self._reconnect()
         except Exception as error:  # nothing may vanish in the pool of threads
             log.error("task.failed", **_job(task), exception=type(error).__name__)

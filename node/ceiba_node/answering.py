@@ -251,6 +251,8 @@ class Answering:
         stored = self._ledger.answer(job_id, attempt)
         if stored is not None:
             return Reply(stored.approval)
+        if self._ledger.has_payload(job_id):  # in an earlier attempt: a holder's figures go into one set of a job
+            raise SecondPayload(job=job_id.hex())
         # 1. Verify against the pinned roster, the agreement and the published schema. 2. The pinned version is here.
         now = self._clock()
         question, snapshot = self._read(manifest, now)

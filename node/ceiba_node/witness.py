@@ -13,7 +13,7 @@ import structlog
 from ceiba_node.ledger import Ledger
 from ceiba_protocol.errors import CeibaError, LedgerRolledBack, LogProofFailed, MalformedDocument, NotReachable
 from ceiba_protocol.trust.identity import Identity
-from ceiba_protocol.trust.log import Checkpoint, check_own, read_checkpoint, witness
+from ceiba_protocol.trust.log import Checkpoint, check_longest, check_own, read_checkpoint, witness
 from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -107,9 +107,7 @@ class Witness:
         holder has witnessed all of it. Raises as `take_up`."""
         self.check()
         checkpoint = read_checkpoint(signed, self._roster)
-        if checkpoint.size < log_size:
-            problem = f"a checkpoint covers {checkpoint.size} entries, and a holder has witnessed {log_size}"
-            raise LogProofFailed(problem=problem)
+        check_longest(checkpoint, log_size)
         if checkpoint.size > self.size:
             self.take_up(signed)
 

@@ -611,6 +611,18 @@ class NotReachable(CeibaError):
     remedy = "Check the address, the network and that the coordinator is running."
 
 
+class TooManyCalls(CeibaError):
+    code, fault, status = "too_many_calls", Fault.CALLER, "RESOURCE_EXHAUSTED"
+    text = "{member} has {limit} calls open already, which is as many as one member may have."
+    remedy = "Close some; if nobody opened them, look for another program that uses this member's keys."
+
+
+class TooSlow(CeibaError):
+    code, fault, status = "too_slow", Fault.CALLER, "DEADLINE_EXCEEDED"
+    text = "The next part of {message} did not come within {seconds} s."
+    remedy = "Try again; if it stays like this, look at the line between this machine and the coordinator."
+
+
 class MessageTooLarge(CeibaError):
     code, fault, status = "message_too_large", Fault.PEER, "RESOURCE_EXHAUSTED"
     text = "{message} is larger than the limit of {limit} bytes."

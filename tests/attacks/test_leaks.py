@@ -248,7 +248,7 @@ def test_coordinator_received_and_stored_no_value(lab: Sandbox) -> None:
 
 def test_merchants_folder_has_no_value(lab: Sandbox) -> None:
     content = everything_in(lab.merchant_home("bank-a").folder)
-    assert b"signing_seed" in content
+    assert b"ceiba sealed keys" in content
     assert found_in(content) == []
 
 

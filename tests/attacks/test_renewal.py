@@ -10,7 +10,6 @@ import pytest
 
 import ceiba
 from ceiba.home import Home as MerchantHome
-from ceiba_coordinator.config import Config
 from ceiba_coordinator.server import open_membership
 from ceiba_coordinator.store.database import Store, open_engine
 from ceiba_node.config import Home as NodeHome
@@ -53,7 +52,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 def aged(lab: Sandbox, identity: Identity, days: int = 80) -> Identity:
     """The identity with its certificate as if it had been issued some days ago."""
-    authority = Config.read(lab.coordinator_folder).read_authority()
+    authority = lab.config.read_authority()
     name = CertificateName(identity.space, identity.descriptor.role, identity.name)
     request = make_request(identity.tls_key.encode())
     certificate = issue_member(authority, request, name, datetime.now(UTC) - timedelta(days=days))
@@ -96,7 +95,7 @@ def test_minted_certificate_renews_for_nobody(lab: Sandbox) -> None:
 
 
 def test_removed_member_cannot_renew(lab: Sandbox, tmp_path: Path) -> None:
-    config = Config.read(lab.coordinator_folder)
+    config = lab.config
     membership = open_membership(config, Store(open_engine(config.database_url)))
     settings = config.settings
     token = membership.invite(

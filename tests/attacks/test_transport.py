@@ -80,13 +80,13 @@ def list_tables(channel: grpc.Channel) -> Any:
 
 
 def channel_with(lab: Sandbox, key: bytes | None, certificate: bytes | None) -> grpc.Channel:
-    authority = Config.read(lab.coordinator_folder, lab.passphrase_file.read_bytes()).read_authority().certificate
+    authority = lab.config.read_authority().certificate
     return grpc.secure_channel(lab.address, grpc.ssl_channel_credentials(authority, key, certificate), CHANNEL_OPTIONS)
 
 
 def certificate(lab: Sandbox, key: bytes, *, name: CertificateName | None = None, days: int = 0) -> bytes:
     """By the space's own CA, as if it had been issued some days ago: what an operator can mint."""
-    authority = Config.read(lab.coordinator_folder, lab.passphrase_file.read_bytes()).read_authority()
+    authority = lab.config.read_authority()
     wanted = name or CertificateName("sandbox", "merchant", "bank-a")
     return issue_member(authority, make_request(key), wanted, datetime.now(UTC) - timedelta(days=days))
 

@@ -134,7 +134,18 @@ def test_second_payload_of_a_round_is_refused(path: Path, world: World, change: 
         assert again.payload(bytes(16), 0, "release", 0) == payload_of(world)
 
 
-@pytest.mark.parametrize("change", [{"attempt": 1}, {"stage": "gate"}, {"iteration": 1}])
+def test_another_attempt_of_the_job_gets_no_payload(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    for attempt in (0, 1, 2):
+        approved(ledger, world, attempt=attempt)
+    ledger.record_payload(payload_of(world, attempt=1), SALT, NOW)
+    for attempt in (0, 2):
+        with pytest.raises(SecondPayload):
+            ledger.record_payload(payload_of(world, attempt=attempt), SALT, NOW)
+    assert ledger.counts()["answered"] == 1
+
+
+@pytest.mark.parametrize("change", [{"stage": "gate"}, {"iteration": 1}])
 def test_another_round_has_its_own_payload(path: Path, world: World, change: dict) -> None:
     ledger = Ledger(path, KEY)
     for attempt in (0, 1):

@@ -325,8 +325,8 @@ def test_who_has_submitted_gives_no_token(leaving: Node) -> None:
     approvals = leaving.approvals()
     assert leaving.contribute(approvals).ciphertexts
     stop(leaving)
-    for reply in (leaving.contribute(approvals), leaving.approve(attempt=1)):
-        refusal_of(reply, "stopped")
+    for reply, code in ((leaving.contribute(approvals), "stopped"), (leaving.approve(attempt=1), "second_payload")):
+        refusal_of(reply, code)
         assert reply.token is None
     assert leaving.ledger.counts()["left"] == 0
 
@@ -370,9 +370,18 @@ def without(node: Node, name: str, attempt: int) -> tuple[list[Signed], list[Sig
     return rest, [node.world.abort(name, question)]
 
 
+def test_who_has_submitted_answers_no_smaller_set_of_the_job(leaving: Node) -> None:
+    """Whatever tokens there are: one of a holder that was put back to an older state would be false."""
+    approvals = leaving.approvals()
+    rest, tokens = without(leaving, "lille", 1)
+    assert leaving.contribute(approvals).ciphertexts == b""  # it has approved the newer attempt by now
+    leaving.restart()
+    assert leaving.contribute(rest, tokens).ciphertexts
+    refusal_of(leaving.contribute(approvals), "set_mismatch")
+    refusal_of(leaving.approve(attempt=2), "second_payload")
+
+
 def test_a_smaller_set_is_answered_with_the_token_of_who_left(leaving: Node) -> None:
-    """Also after this holder has submitted to the whole set, which can never be completed now (I3)."""
-    assert leaving.contribute(leaving.approvals()).ciphertexts
     rest, tokens = without(leaving, "lille", 1)
     reply = leaving.contribute(rest, tokens)
     assert reply.ciphertexts

@@ -119,15 +119,16 @@ def note_callers(folder: Path) -> None:
     from ceiba_coordinator.services.calls import Callers
     from ceiba_protocol.trust.certificates import certificate_fingerprint
 
-    original = Callers._caller
+    original = Callers.name
 
-    async def noting(self: Any, certificate: bytes) -> Any:
-        caller = await original(self, certificate)
+    async def noting(self: Any, context: Any, *role: Any) -> str:
+        name = await original(self, context, *role)
         if folder.is_dir():
-            (folder / f"{caller.name}-{certificate_fingerprint(certificate)}").touch()
-        return caller
+            (certificate,) = context.auth_context()["x509_pem_cert"]
+            (folder / f"{name}-{certificate_fingerprint(certificate)}").touch()
+        return name
 
-    Callers._caller = noting  # type: ignore[method-assign]
+    Callers.name = noting  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":

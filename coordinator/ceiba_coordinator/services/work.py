@@ -1,5 +1,6 @@
 """Work (work.proto), and who is connected."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from ceiba_coordinator.jobs import Jobs
 from ceiba_coordinator.log import Log
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
-from ceiba_protocol.errors import MalformedMessage, MessageTooLarge
+from ceiba_protocol.errors import MalformedMessage, MessageTooLarge, TooSlow
 from ceiba_protocol.trust.documents import Submission
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1 import work_pb2 as pb
@@ -21,6 +22,9 @@ from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.work_pb2_grpc import WorkServicer
 
 log = structlog.get_logger()
+
+PART_SECONDS = 60.0
+"""From one part of an answer to the next: a part has at most 1 MiB, which takes a minute at 140 kbit/s."""
 
 
 class Presence:
@@ -126,15 +130,16 @@ class Work(WorkServicer):
     @answering
     async def Submit(self, request: AsyncIterator[pb.WorkPart], context: Context) -> pb.SubmitWorkResponse:
         holder = await self._callers.name(context, Role.HOLDER)
-        first = await anext(request, pb.WorkPart())
+        parts = in_time(request)
+        first = await anext(parts, pb.WorkPart())
         match first.WhichOneof("part"):
             case "approval":
                 await self._desk.run(self._jobs.approve, first.approval, holder)
             case "refusal":
-                abort = await self._abort_after_refusal(request)
+                abort = await self._abort_after_refusal(parts)
                 await self._desk.run(self._jobs.refuse, first.refusal, holder, abort)
             case "submission":
-                await self._contribute(first.submission, request, holder)
+                await self._contribute(first.submission, parts, holder)
             case "pending":
                 await self._desk.run(self._jobs.wait_for_person, first.pending, holder)
             case _:
@@ -160,3 +165,15 @@ class Work(WorkServicer):
             if len(ciphertexts) > limit:
                 raise MessageTooLarge(message="Submission", limit=limit)
         await self._desk.run(self._jobs.contribute, signed, bytes(ciphertexts), job_id, holder)
+
+
+async def in_time(parts: AsyncIterator[pb.WorkPart]) -> AsyncIterator[pb.WorkPart]:
+    """The same parts, each within PART_SECONDS. Raises TooSlow."""
+    while True:
+        try:
+            part = await asyncio.wait_for(anext(parts), PART_SECONDS)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise TooSlow(message="an answer", seconds=f"{PART_SECONDS:.0f}") from None
+        yield part

@@ -160,7 +160,8 @@ class Jobs(LedgerFile):
     # --- payloads
 
     def record_payload(self, payload: Payload, salt: bytes, stored_at: int) -> None:
-        """Store what is about to be sent. Raises SecondPayload if the round has one already, or the job was left."""
+        """Store what is about to be sent. Raises SecondPayload if the job has one of another attempt or set already, or
+        was left: whatever others sign, a holder's figures go into one set of a job."""
         row = (
             payload.job_id,
             payload.attempt,
@@ -175,7 +176,7 @@ class Jobs(LedgerFile):
         )
         try:
             with self._transaction() as connection:
-                if _is_left(connection, payload.job_id):
+                if _is_left(connection, payload.job_id) or _has_other_attempt(connection, payload):
                     raise SecondPayload(job=payload.job_id.hex())
                 connection.execute("INSERT INTO payloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
                 note_signed(connection, payload.submission, stored_at, to_upload=False)
@@ -267,6 +268,11 @@ class Jobs(LedgerFile):
             row = self._one(f"SELECT COUNT(*) FROM {table}")  # noqa: S608 - names of our own
             counts[name] = row[0] if row else 0
         return counts
+
+
+def _has_other_attempt(connection: sqlite3.Connection, payload: Payload) -> bool:
+    query = "SELECT 1 FROM payloads WHERE job_id = ? AND attempt != ?"
+    return connection.execute(query, (payload.job_id, payload.attempt)).fetchone() is not None
 
 
 def _is_left(connection: sqlite3.Connection, job_id: bytes) -> bool:

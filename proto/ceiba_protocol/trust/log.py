@@ -95,9 +95,22 @@ def witness(frontier: Frontier, entries: Sequence[bytes], checkpoint: Checkpoint
         raise LogProofFailed(problem=f"it has {checkpoint.size} entries, and {frontier.size} were witnessed before")
     for entry in entries:
         frontier = frontier.append(entry)
+    check_root(frontier, checkpoint)
+    return frontier
+
+
+def check_root(frontier: Frontier, checkpoint: Checkpoint) -> None:
+    """The tree that a holder has built is the one that the operator signed. Raises LogProofFailed."""
     if frontier.size != checkpoint.size or frontier.root().hex() != checkpoint.root:
         raise LogProofFailed(problem=f"its first {checkpoint.size} entries are not those that its root stands for")
-    return frontier
+
+
+def check_longest(checkpoint: Checkpoint, log_size: int) -> None:
+    """Run by a holder before it submits: the log is as long as whoever of the round has seen most of it has seen it.
+    Raises LogProofFailed."""
+    if checkpoint.size < log_size:
+        problem = f"a checkpoint covers {checkpoint.size} entries, and a holder has witnessed {log_size}"
+        raise LogProofFailed(problem=problem)
 
 
 def check_own(entries: Iterable[bytes], me: str, is_mine: Callable[[str, Digest], bool]) -> list[Digest]:

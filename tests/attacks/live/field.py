@@ -82,7 +82,7 @@ class Field:
         self.merchants = {space.identity.name: space.identity for space in spaces}
         contracts = {space.identity.name: entry.contract for space in spaces for entry in space.agreements()}
         self.agreements = {merchant: contract.agreement for merchant, contract in contracts.items()}
-        self._by_digest = {contract.digest: contract.agreement for contract in contracts.values()}
+        self.by_digest = {contract.digest: contract.agreement for contract in contracts.values()}
         self.roster = spaces[-1].roster
         (entry,) = spaces[-1].catalogue()
         self.offers = list(entry.offers({}).values())
@@ -211,7 +211,7 @@ class Field:
         return self.signed(self.manifest(merchant, **changes), merchant)
 
     def question(self, signed: Signed) -> Question:
-        agreement = self._by_digest[json.loads(signed.body)["agreement_digest"]]
+        agreement = self.by_digest[json.loads(signed.body)["agreement_digest"]]
         return read_manifest(signed, agreement, self.roster, SCHEMA, seconds_now())
 
     # --- further agreements
@@ -220,7 +220,7 @@ class Field:
         """The merchant's agreement with other terms, signed by nobody yet."""
         fresh = {"agreement_id": secrets.token_hex(16)}
         agreement = self.agreements[merchant].model_copy(update=fresh | terms)
-        self._by_digest[agreement.digest()] = agreement
+        self.by_digest[agreement.digest()] = agreement
         return agreement
 
     def agree(self, merchant: str = "bank-a", to: Sequence[str] = (), **terms: Any) -> Agreement:

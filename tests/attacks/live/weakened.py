@@ -39,21 +39,36 @@ def nothing(original: Any) -> Any:
     return lambda *_, **__: None
 
 
+def answering(value: Any) -> Callable[[Any], Any]:
+    """A function that always says the same."""
+    return lambda original: lambda *_, **__: value
+
+
+def believing(original: Any) -> Any:
+    """A witness that keeps its own tree and compares nothing with it."""
+    return lambda frontier, entries, checkpoint: frontier
+
+
+def with_any_key(original: Any) -> Any:
+    """A member's signature counts under whichever of its keys it was made."""
+
+    def opened(roster: Any, signed: Any, kind: Any, role: Any) -> Any:
+        signing, errors = importlib.import_module("ceiba_protocol.trust.signing"), []
+        member = roster.member(signed.signer, role)
+        duties = member.duties
+        for key in [member.signing_key, *([duties.officer, duties.publisher] if duties else [])]:
+            try:
+                return signing.open_signed(signed, kind, bytes.fromhex(key))
+            except importlib.import_module("ceiba_protocol.errors").BadSignature as error:
+                errors.append(error)
+        raise errors[0]
+
+    return opened
+
+
 def finds_none(original: Any) -> Any:
     """A search that finds nothing to object to."""
     return lambda *_, **__: []
-
-
-def without_rule(name: str) -> Callable[[], None]:
-    """The policy without one of its rules."""
-
-    def weaken() -> None:
-        policy = importlib.import_module("ceiba_node.policy")
-        kept = tuple(rule for rule in policy.RULES if rule.__name__ != name)
-        assert len(kept) == len(policy.RULES) - 1
-        policy.RULES = kept  # type: ignore[attr-defined]
-
-    return weaken
 
 
 # --- weakenings that need more than nothing --------------------------------------------------------------------
@@ -109,6 +124,21 @@ CHECKS: dict[str, Callable[[], None]] = {
     "one organisation, one holder": replace("ceiba_protocol.trust.roster", "_must_differ", ignores_organisations),
     "parties have the keys they signed with": replace("ceiba_protocol.trust.agreement", "check_same_keys", nothing),
     "the key's proof": replace("ceiba_protocol.trust.roster", "verify_key", nothing),
+    # log.py
+    "the root compared": replace("ceiba_protocol.trust.log", "check_root", nothing),
+    "what was witnessed before": replace("ceiba_protocol.trust.log", "witness", believing),
+    "own entries compared with the ledger": replace("ceiba_protocol.trust.log", "check_own", answering([])),
+    "the longest log anybody has seen": replace("ceiba_protocol.trust.log", "check_longest", nothing),
+    "enough witnesses": replace("ceiba_protocol.trust.log", "needed_cosignatures", answering(0)),
+    # transport.py
+    "signatures under the pinned roster": replace(
+        "ceiba_protocol.trust.signing", "signature_is_valid", answering(True)
+    ),
+    "each duty its key": replace_in("ceiba_protocol.trust.roster", "Roster", "open", with_any_key),
+    "the member's TLS key": replace("ceiba_coordinator.membership", "has_key", answering(True)),
+    "the role": replace("ceiba_coordinator.services.calls", "check_role", nothing),
+    "the list of members": replace_in("ceiba_coordinator.membership", "Membership", "is_enrolled", answering(True)),
+    "a member's share of calls": replace("ceiba_coordinator.services.calls", "check_calls", nothing),
 }
 """Each by the name that attacks and the report call it."""
 
