@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ROOTS := proto/ceiba_protocol node/ceiba_node coordinator/ceiba_coordinator sdk/ceiba scenarios/ceiba_scenarios
 
-.PHONY: setup demo test test-fast check proto vectors bench clean
+.PHONY: setup demo test test-fast mutants check proto vectors bench clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,9 @@ test: setup            ## everything that CI runs
 
 test-fast: setup       ## without what starts processes or takes more than a few seconds
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+mutants: setup         ## does a test fail for every small change of the modules that decide? minutes
+	$(BIN)/python -m tests.support.check_mutants
 
 check: setup           ## style, types, layers, generated code, README
 	$(BIN)/ruff check .

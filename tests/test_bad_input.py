@@ -48,13 +48,22 @@ SHOWN_BY = {
         "attacks/test_transport.py::test_certificate_of_another_ca",
         "attacks/test_transport.py::test_minted_certificate_admits_nobody",
     ],
-    "expired certificate": ["attacks/test_transport.py::test_certificate_out_of_its_time"],
+    "expired certificate": [
+        "attacks/test_transport.py::test_certificate_out_of_its_time",
+        "attacks/test_renewal.py::test_connecting_with_an_ended_certificate_says_what_to_do",
+        "protocol/test_renewal.py::test_wrong_certificate_is_not_taken",
+    ],
     "two holders that disagree": [
         "protocol/test_rounds.py::test_disagreement_never_gives_a_number",
         "protocol/test_rounds.py::test_two_manifests_of_one_job_never_give_a_number",
     ],
     "a second, different set": ["node/test_answering.py::test_second_different_set_is_refused"],
     "damaged ledger": ["node/test_ledger.py::test_damaged_ledger_is_refused_and_left_as_it_is"],
+    "sealed keys: another passphrase, a changed file, costly parameters": [
+        "protocol/test_sealing.py::test_another_passphrase_opens_nothing",
+        "protocol/test_sealing.py::test_every_changed_byte_is_refused",
+        "protocol/test_sealing.py::test_other_parameters_and_forms_are_refused_before_a_key_is_derived",
+    ],
     "no error text has a row's value or DuckDB's words": [
         "node/test_publishing.py::test_no_value_is_in_any_error_or_report",
         "node/test_engine.py::test_a_damaged_file_is_named_without_duckdbs_words",

@@ -13,10 +13,12 @@ import pytest
 import ceiba_protocol
 from ceiba_coordinator.config import SAMPLE as COORDINATOR_SAMPLE
 from ceiba_node.config import SAMPLE as NODE_SAMPLE
+from ceiba_node.house_rules import SAMPLE_POLICY
 from ceiba_node.quantising import CONFORMING, Rule
+from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.errors import ERRORS, CeibaError
-from ceiba_protocol.schema import ColumnType, Schema
-from tests.support import check_readme
+from ceiba_protocol.schema import ColumnType, Grade, Schema
+from tests.support import check_readme, diagrams
 from tests.support.check_readme import read_toml
 from tests.support.documents import ROOT, Block, blocks, pages, table_rows
 from tests.support.offline import OfflineSpace
@@ -82,6 +84,12 @@ def test_a_bad_sample_and_a_dead_link_are_found(tmp_path: Path) -> None:
     assert check_readme.block_problem(Block(README, 1, "python", "import\n")) is not None
 
 
+def test_diagrams_are_drawn_from_the_state_tables() -> None:
+    text = diagrams.PAGE.read_text(encoding="utf-8")
+    assert text == diagrams.drawn(text)
+    assert set(re.findall(r"```mermaid (\w+)", text)) == set(diagrams.DIAGRAMS)
+
+
 # --- samples ---------------------------------------------------------------------------------------------------
 
 
@@ -90,6 +98,7 @@ def test_samples_are_the_files_that_init_writes() -> None:
     local = {"address": "127.0.0.1:7443", "enrolment_address": "127.0.0.1:7444"}
     listen = {"listen": "127.0.0.1:7443", "listen_enrolment": "127.0.0.1:7444"}
     assert NODE_SAMPLE in texts
+    assert SAMPLE_POLICY in texts
     assert COORDINATOR_SAMPLE.format(space="city-health", **local, **listen) in texts
 
 
@@ -102,6 +111,14 @@ def test_the_schema_example_has_every_type_and_field() -> None:
     assert described == set(Schema.model_fields)
 
 
+def test_grades_demand_what_the_page_says() -> None:
+    rows = {row[0].strip("`"): row[1:] for row in table_rows(SCHEMA, "grade", "subjects in every released cell")}
+    assert set(rows) == {grade.value for grade in Grade}
+    for grade, rule in RULES.items():
+        assert rows.pop(grade.value) == [str(rule.minimum_subjects), str(rule.minimum_holders)]
+    assert all("refused" in refused[0] for refused in rows.values())
+
+
 def test_publishing_rules_are_all_described() -> None:
     said: dict[str, bool] = {}
     for rules, *_, conforms in table_rows(HOSPITAL, "rule", "meaning"):
@@ -109,6 +126,14 @@ def test_publishing_rules_are_all_described() -> None:
     columns = [*_schema(HOSPITAL).columns, *_schema(SCHEMA).columns]
     columns = [column for column in columns if column.type is not ColumnType.CATEGORY]
     assert said == {rule.name_for(column): rule in CONFORMING for rule in Rule for column in columns}
+
+
+def test_every_log_event_is_described() -> None:
+    logged = re.compile(r"\blog\.(?:debug|info|warning|error)\(\s*\"([a-z_.]+)\"")
+    files = [path for role in ("node", "coordinator") for path in (ROOT / role).rglob("*.py")]
+    events = {event for path in files for event in logged.findall(path.read_text())}
+    assert len(events) > 30
+    assert events - set(re.findall("`([a-z_.]+)`", HOSPITAL.read_text())) == set()
 
 
 def test_exit_codes_and_error_codes_fit() -> None:

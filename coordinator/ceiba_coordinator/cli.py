@@ -18,7 +18,7 @@ from ceiba_coordinator.store.database import Store, open_engine
 from ceiba_protocol.errors import BadSource, CeibaError
 from ceiba_protocol.joining import describe_roster
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.trust.roster import Role, Roster
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run the coordinator of a Ceiba space.")
 
@@ -33,7 +33,7 @@ def init(
     host: Annotated[str, typer.Option(help="Name or address under which members reach this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the services; enrolment takes the next one.")] = 7443,
 ) -> None:
-    """Make a coordinator's folder: configuration, CA and database.
+    """Make a coordinator's folder: configuration, CA, log key and database. The keys are sealed under a passphrase.
 
     Example: ceiba-coordinator init --space city-health --host coordinator.example --home /srv/ceiba
     """
@@ -83,13 +83,38 @@ def invite(
 def remove(
     name: Annotated[str, typer.Argument(help="The member's name.")], home: Home = Path("ceiba-coordinator")
 ) -> None:
-    """Forget a member, for example one that has lost its keys, so that it can be invited and join again.
+    """Forget a member that was never on a roster in force, so that it can be invited again.
 
-    Then make the next roster; until members pin it, the old one counts.
     Example: ceiba-coordinator remove st-mary
     """
     _membership(Config.read(home)).remove(name)
-    typer.echo(f"Removed {name}. Next: ceiba-coordinator roster, and everybody pins it.")
+    typer.echo(f"Removed {name}. It can be invited again.")
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="The member's name.")],
+    reason: Annotated[str, typer.Option(help="Why, for the other members; it stays on every later roster.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the roster to this file.")] = None,
+    home: Home = Path("ceiba-coordinator"),
+    as_json: AsJson = False,
+) -> None:
+    """Propose the next roster without a member, for example one that has lost its keys.
+
+    It can be invited again, with new keys. Once enough of those who sign rosters have approved, its agreements end, and
+    so do the jobs that wait for it.
+    Example: ceiba-coordinator revoke st-mary --reason "its server was stolen"
+    """
+    membership = _membership(Config.read(home))
+    before = membership.newest
+    made = membership.revoke(name, reason)
+    _show_proposed(made, out, as_json)
+    if as_json or before is None:
+        return
+    for table in sorted({table.table for table in before.tables} - {table.table for table in made.tables}):
+        typer.echo(f"The table {table} is not on it: too few holders are left. Jobs about it end.")
+    if before.charter.stewards and not made.charter.stewards:
+        typer.echo("Fewer than three stewards are left: from this roster on, all holders sign.")
 
 
 @app.command()
@@ -99,28 +124,44 @@ def members(home: Home = Path("ceiba-coordinator"), as_json: AsJson = False) -> 
     Example: ceiba-coordinator members
     """
     membership = _membership(Config.read(home))
-    enrolled, newest = membership.enrolled(), membership.newest_roster()
+    enrolled, newest = membership.enrolled(), membership.newest
     if as_json:
         facts = {"enrolled": [member.name for member in enrolled], "roster": newest and newest.fingerprint}
         typer.echo(json.dumps(facts))
         return
     typer.echo("\n".join(f"{member.role:8} {member.name} ({member.organisation})" for member in enrolled))
     typer.echo(describe_roster(newest) if newest else "No roster has been made yet.")
+    if newest is not None and newest != membership.in_force():
+        typer.echo("It is only proposed: not enough of those who sign rosters have approved it yet.")
 
 
 @app.command()
 def roster(
     table: Annotated[list[str], typer.Option(help="SCHEMA.toml:holder,holder,holder; once for each table.")],
+    steward: Annotated[
+        list[str],
+        typer.Option(
+            default_factory=list, show_default=False, help="A holder who signs rosters for all; 3 to 7, or none."
+        ),
+    ],
+    tolerated: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many holders may collude with the merchant and the coordinator.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="Also write the roster to this file.")] = None,
     home: Home = Path("ceiba-coordinator"),
     as_json: AsJson = False,
 ) -> None:
-    """Make the space's next roster from all enrolled members and the tables given here.
+    """Propose the space's next roster, from all enrolled members and the tables given here.
 
-    Every member then compares the fingerprint with the others and pins it. Until all have, nothing is answered.
+    Those who sign rosters compare its words with each other and pin it; when enough have, it is in force and the
+    others take it up by themselves. Until then the one before it counts.
     Example: ceiba-coordinator roster --table heart.toml:cleveland,hungary,zurich
     """
-    made = _membership(Config.read(home)).propose_roster([_read_table(entry) for entry in table])
+    tables = [_read_table(entry) for entry in table]
+    _show_proposed(_membership(Config.read(home)).propose_roster(tables, steward, tolerated), out, as_json)
+
+
+def _show_proposed(made: Roster, out: Path | None, as_json: bool) -> None:
     if out is not None:
         out.write_bytes(made.body())
     facts = {"version": made.version, "fingerprint": made.fingerprint}

@@ -1,72 +1,97 @@
 """The life of jobs: what may happen to them, each step one transaction that leaves a state to restart from.
 
-A task is not stored: it is a seat whose answer is missing in a job that waits for it, so a restart forgets nothing.
+What holders do to them is in `answers`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import structlog
 
+from ceiba_coordinator.agreements import Agreements
+from ceiba_coordinator.answers import Answers
+from ceiba_coordinator.bells import EVERYBODY, Notify
+from ceiba_coordinator.log import Log
 from ceiba_coordinator.membership import Membership
-from ceiba_coordinator.store.database import Seat, Store, StoredJob
+from ceiba_coordinator.store.database import Store
+from ceiba_coordinator.store.jobs import Seat, StoredJob
 from ceiba_protocol.errors import (
-    IllegalTransition,
+    CeibaError,
     JobConflict,
     MalformedMessage,
     NotYetDone,
-    SecondPayload,
+    NumberUsed,
     UnknownJob,
 )
-from ceiba_protocol.job import ENDED, Event, State, advance
-from ceiba_protocol.rounds import Question, check_approval, check_submission, read_manifest
-from ceiba_protocol.sums.paillier import ciphertext_bytes
-from ceiba_protocol.sums.secure_sum import coordinator_multiply
-from ceiba_protocol.trust.documents import Approval, Manifest, Refusal
+from ceiba_protocol.job import Event, State
+from ceiba_protocol.rounds import (
+    read_manifest,
+)
+from ceiba_protocol.trust.agreement import check_parties
+from ceiba_protocol.trust.documents import Manifest
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import JobStatus
-from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, Task
 
 log = structlog.get_logger()
 
-Notify = Callable[[Iterable[str]], None]
 
-
-class Jobs:
+class Jobs(Answers):
     """The jobs of one space. Not thread-safe: the server calls it from one thread."""
 
     def __init__(
-        self, store: Store, membership: Membership, clock: Callable[[], int], notify: Notify = lambda names: None
+        self,
+        store: Store,
+        membership: Membership,
+        agreements: Agreements,
+        log: Log,
+        clock: Callable[[], int],
+        notify: Notify = lambda names: None,
     ) -> None:
         """`clock` gives seconds since 1970 UTC. `notify` is told whom a change concerns: job ids and holders' names."""
-        self._store = store
-        self._membership = membership
-        self._clock = clock
-        self._notify = notify
-        self._questions: dict[bytes, Question] = {}
+        super().__init__(store, membership, agreements, log, clock, notify)
+        membership.when_in_force = self._end_broken
 
     # --- what merchants do
 
     def submit(self, signed: Signed, merchant: str) -> bytes:
         """Store a job; its id. The same bytes again change nothing.
 
-        Raises MalformedMessage, JobConflict, and what `read_manifest` does.
+        Raises MalformedMessage, JobConflict, UnknownAgreement, AgreementNotActive, NumberUsed, and what
+        `read_manifest` does.
         """
-        question = self._read(signed, self._clock())
-        if question.manifest.merchant != merchant:
+        manifest = self._membership.roster().open(signed, Manifest, Role.MERCHANT)
+        if not manifest.merchant == signed.signer == merchant:
             raise MalformedMessage(message="SubmitRequest", problem="the manifest is another merchant's")
-        job_id = bytes.fromhex(question.manifest.job_id)
+        job_id = bytes.fromhex(manifest.job_id)
         stored = self._store.job(job_id)
         if stored is not None and stored.manifest != signed:
-            raise JobConflict(job=question.manifest.job_id)
+            raise JobConflict(job=manifest.job_id)
         if stored is None:
-            deadline = question.manifest.not_after
-            job = StoredJob(job_id, merchant, signed, State.WAITING_FOR_APPROVALS, deadline, None)
-            self._store.add_job(job, question.holders)
-            self._questions[job_id] = question
-            self._notify(question.holders)
-            log.info("job.submitted", job=job_id.hex(), merchant=merchant, table=question.program.table)
+            self._add(job_id, signed, manifest)
         return job_id
+
+    def _add(self, job_id: bytes, signed: Signed, manifest: Manifest) -> None:
+        agreement = self._agreements.require_active(manifest.agreement_digest, manifest.merchant)
+        schema = self._membership.schema(manifest.plan.table)
+        question = read_manifest(signed, agreement, self._membership.roster(), schema, self._clock())
+        if self._store.has_job_number(manifest.agreement_digest, manifest.number):
+            raise NumberUsed(number=manifest.number, agreement=agreement.agreement_id)
+        job = StoredJob(
+            job_id=job_id,
+            merchant=manifest.merchant,
+            manifest=signed,
+            agreement_digest=manifest.agreement_digest,
+            number=manifest.number,
+            state=State.WAITING_FOR_APPROVALS,
+            attempt=0,
+            deadline=manifest.not_after,
+        )
+        with self._store.transaction():
+            self._store.add_job(job, question.holders)
+            self._log.append(signed)
+        self._questions[job_id] = question
+        self._notify(question.holders)
+        log.info("job.submitted", job=job_id.hex(), merchant=job.merchant, table=question.program.table)
 
     def status(self, job_id: bytes, merchant: str, online: set[str]) -> JobStatus:
         """Raises UnknownJob also for another merchant's job."""
@@ -82,6 +107,9 @@ class Jobs:
             online=sorted(online.intersection(holders)),
             refusal=job.refusal,
             deadline=job.deadline,
+            left=[seat.holder for seat in seats if seat.abort],
+            pending=[seat.holder for seat in seats if seat.pending and job.state is State.WAITING_FOR_APPROVALS],
+            ended_because=job.ended_because,
         )
 
     def cancel(self, job_id: bytes, merchant: str) -> None:
@@ -106,100 +134,7 @@ class Jobs:
             raise UnknownJob(job=job_id.hex())
         return job
 
-    # --- what holders do
-
-    def tasks(self, holder: str) -> list[Task]:
-        """Everything that waits for this holder."""
-        tasks = []
-        for job in self._store.open_jobs():
-            seats = self._store.seats(job.job_id)
-            seat = next((seat for seat in seats if seat.holder == holder), None)
-            if seat is None:
-                continue
-            if job.state is State.WAITING_FOR_APPROVALS and seat.approval is None:
-                tasks.append(Task(job_id=job.job_id, approve=ApproveTask(manifest=job.manifest)))
-            if job.state is State.WAITING_FOR_SUBMISSIONS and seat.submission is None:
-                approvals = [one.approval for one in seats if one.approval]
-                tasks.append(Task(job_id=job.job_id, contribute=ContributeTask(approvals=approvals)))
-        return tasks
-
-    def ended(self, job_ids: Iterable[bytes]) -> list[bytes]:
-        """Those of the jobs that have ended."""
-        still_open = {job.job_id for job in self._store.open_jobs()}
-        return [job_id for job_id in job_ids if job_id not in still_open]
-
-    def approve(self, signed: Signed, holder: str) -> None:
-        """Store an approval; with the last one the set is fixed. A repetition changes nothing.
-
-        Raises UnknownJob, MalformedMessage, BadSignature, SecondPayload, IllegalTransition.
-        """
-        approval = self._membership.roster().open(signed, Approval, Role.HOLDER)
-        job, seat = self._seat(bytes.fromhex(approval.job_id), holder)
-        if signed.signer != holder:
-            raise MalformedMessage(message="Approval", problem="it is another holder's")
-        check_approval(self._question(job), holder, approval)
-        if seat.approval is not None:
-            _require_repetition(job, seat.approval == signed)
-            return
-        with self._store.transaction():
-            _require_state(job, State.WAITING_FOR_APPROVALS, "an approval")
-            self._store.fill_seat(job.job_id, holder, approval=signed.SerializeToString())
-            if all(one.approval for one in self._store.seats(job.job_id)):
-                self._move(job, Event.LAST_APPROVAL)
-        self._notify([job.job_id.hex()])
-
-    def refuse(self, signed: Signed, holder: str) -> None:
-        """End a job because a holder says no, or cannot go on. A refusal of a job that has ended changes nothing.
-
-        Raises UnknownJob, MalformedMessage, BadSignature.
-        """
-        refusal = self._membership.roster().open(signed, Refusal, Role.HOLDER)
-        job, _ = self._seat(bytes.fromhex(refusal.job_id), holder)
-        if refusal.holder != holder or refusal.manifest_digest != self._question(job).digest:
-            raise MalformedMessage(message="Refusal", problem="it is for another manifest or in another's name")
-        if job.state not in ENDED:
-            log.warning("job.refused_by", job=refusal.job_id, holder=holder, code=refusal.code)
-            self._move(job, Event.REFUSAL, refusal=signed.SerializeToString())
-
-    def expected_bytes(self, job_id: bytes) -> int:
-        """How many bytes of ciphertexts a submission to this job has. Raises UnknownJob."""
-        job = self._store.job(job_id)
-        if job is None:
-            raise UnknownJob(job=job_id.hex())
-        question = self._question(job)
-        return question.layout.ciphertexts * ciphertext_bytes(question.modulus)
-
-    def contribute(self, signed: Signed, ciphertexts: bytes, job_id: bytes, holder: str) -> None:
-        """Store a submission; with the last one, the product. A repetition changes nothing.
-
-        Raises UnknownJob, BadSignature, MalformedMessage, BadCiphertext, SecondPayload, IllegalTransition.
-        """
-        job, seat = self._seat(job_id, holder)
-        question = self._question(job)
-        if check_submission(signed, ciphertexts, question) != holder:
-            raise MalformedMessage(message="Submission", problem="it is in another holder's name")
-        if seat.submission is not None:
-            _require_repetition(job, seat.submission == signed)
-            return
-        coordinator_multiply({holder: ciphertexts}, question.layout, question.modulus)
-        with self._store.transaction():
-            _require_state(job, State.WAITING_FOR_SUBMISSIONS, "a submission")
-            self._store.fill_seat(job_id, holder, submission=signed.SerializeToString(), ciphertexts=ciphertexts)
-            contributions = self._store.ciphertexts(job_id)
-            if sorted(contributions) == question.holders:
-                total = coordinator_multiply(contributions, question.layout, question.modulus)
-                self._move(job, Event.LAST_SUBMISSION, total=total)
-        self._notify([job_id.hex()])
-
-    def _seat(self, job_id: bytes, holder: str) -> tuple[StoredJob, Seat]:
-        job = self._store.job(job_id)
-        seats = self._store.seats(job_id)
-        for seat in seats:
-            if job is not None and seat.holder == holder:
-                return job, seat
-        raise UnknownJob(job=job_id.hex())
-
-    # --- what time does
+    # --- what time and rosters do
 
     def expire(self) -> list[bytes]:
         """End the jobs whose window is over; their ids."""
@@ -209,35 +144,13 @@ class Jobs:
             self._move(job, Event.DEADLINE)
         return [job.job_id for job in overdue]
 
-    def _move(self, job: StoredJob, event: Event, **columns: bytes) -> None:
-        """The one place where a job's state changes. Raises IllegalTransition."""
-        state = advance(job.job_id.hex(), job.state, event)
-        self._store.set_state(job.job_id, state, **columns)
-        self._notify([job.job_id.hex(), *(seat.holder for seat in self._store.seats(job.job_id))])
-        log.info("job.moved", job=job.job_id.hex(), state=state, because=event)
-        if state in ENDED:
-            self._questions.pop(job.job_id, None)
-
-    # --- reading manifests
-
-    def _question(self, job: StoredJob) -> Question:
-        """What a stored job asks. Its window was checked when it was submitted."""
-        if job.job_id not in self._questions:
-            self._questions[job.job_id] = self._read(job.manifest, None)
-        return self._questions[job.job_id]
-
-    def _read(self, signed: Signed, now: int | None) -> Question:
+    def _end_broken(self) -> None:
+        """Run when a roster comes into force: end the jobs that one of its changes makes impossible to answer."""
+        self._questions.clear()
         roster = self._membership.roster()
-        manifest = roster.open(signed, Manifest, Role.MERCHANT)
-        schema = self._membership.schema(manifest.plan.table)
-        return read_manifest(signed, roster, schema, manifest.not_before if now is None else now)
-
-
-def _require_repetition(job: StoredJob, same: bool) -> None:
-    if not same:
-        raise SecondPayload(job=job.job_id.hex())
-
-
-def _require_state(job: StoredJob, state: State, event: str) -> None:
-    if job.state is not state:
-        raise IllegalTransition(job=job.job_id.hex(), state=job.state, event=event)
+        for job in self._store.open_jobs():
+            try:
+                check_parties(self._agreements.contract(job.agreement_digest).agreement, roster)
+            except CeibaError as error:
+                self._move(job, Event.REVOCATION, ended_because=error.code)
+        self._notify([EVERYBODY])

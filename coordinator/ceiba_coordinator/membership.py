@@ -1,18 +1,21 @@
-"""Who is in the space: invitations, enrolment, the roster, and what its holders offer."""
+"""Who is in the space: invitations, enrolment, and what its holders offer; its rosters are in `rosters`."""
 
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
+from sqlalchemy import Row
+
+from ceiba_coordinator.log import Log
+from ceiba_coordinator.rosters import Rosters, read_descriptor
 from ceiba_coordinator.store.database import Store
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
     BadCertificateRequest,
     BadJoinToken,
-    DatasetMissing,
     ManifestMismatch,
     RosterMismatch,
-    RosterNotPinned,
     UnknownMember,
 )
 from ceiba_protocol.schema import Schema
@@ -21,14 +24,12 @@ from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.trust.certificates import (
     CertificateName,
     KeyAndCertificate,
-    certificate_fingerprint,
     issue_member,
     request_fingerprint,
 )
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.identity import JoinToken
-from ceiba_protocol.trust.roster import Descriptor, Role, Roster, RosterTable, check_roster
-from ceiba_protocol.trust.signing import open_signed
+from ceiba_protocol.trust.roster import OPERATOR, Descriptor, Role
 from ceiba_protocol.v1.catalogue_pb2 import ListResponse, TableEntry
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse
@@ -36,24 +37,25 @@ from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse
 TOKEN_SECONDS = 24 * 3600
 
 
-class Membership:
+class Membership(Rosters):
     """The members of one space. Not thread-safe: the server calls it from one thread."""
 
-    def __init__(self, store: Store, space: str, authority: KeyAndCertificate, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Store, space: str, authority: KeyAndCertificate, log: Log, clock: Callable[[], int]
+    ) -> None:
         """`clock` gives seconds since 1970 UTC."""
-        self._store = store
-        self._space = space
+        super().__init__(store, space, authority.certificate, log, clock)
         self._authority = authority
-        self._clock = clock
-        self._roster: Roster | None = None
-        self._schemas: dict[str, Schema] = {}
 
     # --- enrolment
 
     def invite(
         self, name: str, role: Role, organisation: str, *, address: str, enrolment: str, random: Random
     ) -> JoinToken:
-        """A join token for one new member, good once and for 24 hours."""
+        """A join token for one new member, good once and for 24 hours. Raises RosterMismatch for a name that is
+        the operator's."""
+        if name == OPERATOR:
+            raise RosterMismatch(problem=f"{OPERATOR} is the operator's name in the log, and no member's")
         token = JoinToken(
             space=self._space,
             name=name,
@@ -82,7 +84,7 @@ class Membership:
         descriptor, fingerprint = self._admissible(request, token_hash)
         member = self._store.member(descriptor.name)
         if member is None:
-            certificate = self._issue(request.certificate_request, descriptor)
+            certificate = self._issue(request.certificate_request, descriptor.role, descriptor.name)
             with self._store.transaction():
                 self._store.use_invitation(token_hash, fingerprint)
                 self._store.add_member(
@@ -103,7 +105,7 @@ class Membership:
         invitation = self._store.invitation(token_hash)
         if invitation is None or invitation.expires_at < self._clock():
             raise BadJoinToken(problem="it is unknown or has expired")
-        descriptor = _self_signed(request.descriptor)
+        descriptor = read_descriptor(request.descriptor)
         invited = (invitation.name, invitation.role, invitation.organisation)
         if (descriptor.name, descriptor.role, descriptor.organisation) != invited:
             raise BadJoinToken(problem="it is for another member")
@@ -118,80 +120,40 @@ class Membership:
             verify_key(key.n, bytes.fromhex(key.proof), descriptor.key_context())
         return descriptor, fingerprint
 
-    def _issue(self, certificate_request: bytes, descriptor: Descriptor) -> bytes:
-        name = CertificateName(self._space, descriptor.role, descriptor.name)
-        return issue_member(self._authority, certificate_request, name, datetime.fromtimestamp(self._clock(), UTC))
+    def renew(self, certificate_request: bytes, name: str) -> bytes:
+        """A later certificate, PEM, for the caller's same name and key; any number of times.
+
+        Raises UnknownMember if it was removed, BadCertificateRequest if the request is for another key.
+        """
+        member = self._store.member(name)
+        if member is None:
+            raise UnknownMember(member=name, role="member")
+        if request_fingerprint(certificate_request) != member.tls_fingerprint:
+            raise BadCertificateRequest(problem="its key is not the one that the member enrolled with")
+        certificate = self._issue(certificate_request, member.role, member.name)
+        self._store.set_certificate(name, certificate)
+        return certificate
+
+    def _issue(self, certificate_request: bytes, role: str, name: str) -> bytes:
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        return issue_member(self._authority, certificate_request, CertificateName(self._space, role, name), now)
 
     def remove(self, name: str) -> None:
-        """Forget a member, so that the next roster is made without it and its name can be invited again.
+        """Forget a member that was never on a roster in force, so that its name can be invited again.
 
-        Its certificate opens nothing from now on; the roster that names it stays pinned until members pin the next.
-        Raises UnknownMember.
+        Its certificate opens nothing from now on. Raises UnknownMember, and RosterMismatch for a member that the
+        others know, which takes a revocation.
         """
         if self._store.member(name) is None:
             raise UnknownMember(member=name, role="member")
+        if (roster := self.in_force()) is not None and name in roster.by_name:
+            raise RosterMismatch(problem=f"{name} is on the roster in force; `ceiba-coordinator revoke` makes the next")
         self._store.remove_member(name)
 
     def is_enrolled(self, name: str, role: str, tls_fingerprint: str) -> bool:
         """Whether a certificate's name, role and key are a member's. A certificate alone admits nobody."""
         member = self._store.member(name)
-        return member is not None and (member.role, member.tls_fingerprint) == (role, tls_fingerprint)
-
-    def enrolled(self) -> tuple[Descriptor, ...]:
-        """Every member's descriptor, sorted by name."""
-        return tuple(_self_signed(signed) for signed in self._store.descriptors())
-
-    # --- the roster
-
-    def propose_roster(self, tables: list[tuple[Schema, list[str]]]) -> Roster:
-        """The next roster from all enrolled members and the given tables, each with its holders; stored.
-
-        Raises RosterMismatch, TooFewHolders, UnknownMember, BadKeyProof.
-        """
-        newest = self.newest_roster()
-        members = self.enrolled()
-        if not members:
-            raise RosterMismatch(problem="nobody has enrolled yet")
-        roster = Roster(
-            space=self._space,
-            version=1 if newest is None else newest.version + 1,
-            authority_fingerprint=certificate_fingerprint(self._authority.certificate),
-            members=members,
-            tables=tuple(
-                RosterTable(table=schema.table, schema_digest=schema.digest(), holders=tuple(sorted(holders)))
-                for schema, holders in tables
-            ),
-        )
-        check_roster(roster, members[0])
-        with self._store.transaction():
-            self._store.add_roster(roster.version, roster.body())
-            for schema, _ in tables:
-                self._store.put_schema(schema.digest(), schema.body())
-        return roster
-
-    def roster(self) -> Roster:
-        """The newest roster. Raises RosterNotPinned before there is one."""
-        roster = self.newest_roster()
-        if roster is None:
-            raise RosterNotPinned(command="ceiba-coordinator roster")
-        return roster
-
-    def newest_roster(self) -> Roster | None:
-        """As in the database, which the command line writes too; None before there is one."""
-        version = self._store.newest_roster_version()
-        if version is not None and (self._roster is None or self._roster.version != version):
-            self._roster, self._schemas = Roster.parse(self._store.roster(version)), {}
-        return self._roster
-
-    def schema(self, table: str) -> Schema:
-        """The schema of a table of the roster. Raises UnknownTable, DatasetMissing if no member has sent it yet."""
-        entry = self.roster().table(table)
-        if table not in self._schemas:
-            body = self._store.schema(entry.schema_digest)
-            if body is None:
-                raise DatasetMissing(holders=", ".join(entry.holders), table=table)
-            self._schemas[table] = Schema.parse(body)
-        return self._schemas[table]
+        return member is not None and member.role == role and has_key(member, tls_fingerprint)
 
     # --- the catalogue
 
@@ -222,11 +184,10 @@ class Membership:
         return ListResponse(tables=entries)
 
 
+def has_key(member: Row[Any], tls_fingerprint: str) -> bool:
+    """Whether it is the TLS key that the member enrolled with: the operator's CA could certify any."""
+    return bool(member.tls_fingerprint == tls_fingerprint)
+
+
 def _token_hash(secret: bytes) -> Digest:
     return Digest(hashlib.sha256(secret).hexdigest())
-
-
-def _self_signed(signed: Signed) -> Descriptor:
-    """A descriptor, signed with the key that it describes. Raises BadSignature, MalformedDocument."""
-    unverified = Descriptor.parse(signed.body)
-    return open_signed(signed, Descriptor, unverified.public_key)

@@ -6,47 +6,77 @@ nothing is computed twice for sending (I2).
 
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
 
+from ceiba_node.contracts import Contracts
 from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
-from ceiba_node.ledger import Answer, Ledger, Payload
+from ceiba_node.house_rules import Policy
+from ceiba_node.ledger import Answer, Job, Ledger, Left, Payload, Waiting
+from ceiba_node.policy import (
+    DecisionPending,
+    Record,
+    Request,
+    check_set,
+    check_still,
+    day_begins,
+    decide,
+    may_leave,
+)
 from ceiba_node.snapshots import Snapshot, SnapshotStore
+from ceiba_node.witness import Witness
 from ceiba_protocol.canonical import Digest, digest_of
 from ceiba_protocol.errors import (
+    AgreementMismatch,
+    BadConfiguration,
     CeibaError,
+    Fault,
     InternalError,
     JobConflict,
     JobExpired,
     LedgerDamaged,
+    NotReachable,
     SecondPayload,
+    SetMismatch,
     UnknownJob,
+    UnknownMember,
 )
-from ceiba_protocol.rounds import Question, approve, check_window, commit_to_set, contribute, read_manifest
+from ceiba_protocol.rounds import Question, abort, approve, check_window, commit_to_set, contribute, read_manifest
+from ceiba_protocol.schema import Schema
 from ceiba_protocol.sums.randomness import Random
-from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer, Refusal
+from ceiba_protocol.trust.agreement import NEARBY_SECONDS
+from ceiba_protocol.trust.documents import DatasetPin, Manifest, Refusal
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.roster import Role, Roster
 from ceiba_protocol.trust.signing import sign
+from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
 from ceiba_protocol.v1.common_pb2 import Signed
 
 log = structlog.get_logger()
 
-RELEASE_ROUND = (0, "release", 0)
-"""Attempt, stage and iteration of the one round that a plain question has."""
+STAGE, ITERATION = "release", 0
+"""Of the one round that each attempt at a plain question has."""
 LOG_TIME = 24 * 3600
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer to a task: a signed document, and a submission's ciphertexts."""
+    """One answer to a task: a signed document; a submission's ciphertexts; an abort token with a refusal."""
 
     signed: Signed
     ciphertexts: bytes = b""
+    token: Signed | None = None
+
+
+@dataclass(frozen=True)
+class Pending:
+    """No answer yet: a person at this house has to decide."""
+
+    job_id: bytes
 
 
 @dataclass
@@ -54,6 +84,7 @@ class Work:
     """A job in progress: what it asks, and the sums, which are computed while the approvals travel."""
 
     question: Question
+    schema: Schema
     sums: Future[list[int]]
     cancellation: Cancellation
 
@@ -62,28 +93,28 @@ class Answering:
     """Answers for one holder. Safe for several threads; each job is worked on by one at a time."""
 
     def __init__(
-        self,
-        identity: Identity,
-        roster: Roster,
-        snapshots: SnapshotStore,
-        engine: DuckDBEngine,
-        ledger: Ledger,
-        encryptors: Encryptors,
-        clock: Callable[[], int],
-        random: Random,
-    ) -> None:
-        """`clock` gives seconds since 1970 UTC."""
+        self, identity: Identity, roster: Roster, snapshots: SnapshotStore, engine: DuckDBEngine, ledger: Ledger,
+        encryptors: Encryptors, policy: Callable[[], Policy], clock: Callable[[], int], random: Random,
+    ) -> None:  # fmt: skip
+        """`policy` gives the local policy as it stands now; `clock`, seconds since 1970 UTC."""
         self._identity = identity
         self._roster = roster
         self._snapshots = snapshots
         self._engine = engine
         self._ledger = ledger
         self._encryptors = encryptors
+        self._policy = policy
         self._clock = clock
         self._random = random
+        self._contracts = Contracts(ledger, roster)
+        self.witness = Witness(identity, roster, ledger, clock)
         self._scans = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scan")
         self._work: dict[bytes, Work] = {}
         self._locks: dict[bytes, threading.Lock] = {}
+        self._deciding = threading.Lock()
+        """Held from reading the record to writing it: two jobs at once must not both be the last of a quota."""
+        self._submitting = threading.Lock()
+        """Likewise for two jobs whose sets nearly coincide."""
         self._withheld: set[str] = set()
 
     @property
@@ -106,38 +137,90 @@ class Answering:
     # --- datasets
 
     def offers(self) -> dict[str, tuple[Signed, bytes]]:
-        """By table: a signed offer of the current version, and the schema's bytes, where it is the roster's schema."""
+        """By table: the publisher's offer of the current version, and the schema's bytes. Withheld where the schema is
+        not the roster's, or the publisher not this member's; none at all once the log is at fault."""
         wanted = {table.table: table.schema_digest for table in self._roster.tables if self.name in table.holders}
         offers = {}
-        for table in self._snapshots.tables():
+        for table in self._snapshots.tables() if self.witness.fault is None else ():
             snapshot = self._snapshots.current(table)
-            if wanted.get(table) == snapshot.schema.digest():
-                offer = _offer(snapshot, self.name)
-                signed = sign(offer, self.name, self._identity.signing_key)
-                offers[table] = (signed, snapshot.schema.body())
-            elif snapshot.version not in self._withheld:
-                self._withheld.add(snapshot.version)
-                log.warning("dataset.not_offered", table=table, reason="its schema is not the pinned roster's")
+            try:
+                if wanted.get(table) != snapshot.schema.digest():
+                    raise AgreementMismatch(agreement=table, problem="its schema is not the pinned roster's")
+                snapshot.check_offer(self._roster)
+            except CeibaError as error:
+                if snapshot.version not in self._withheld:
+                    self._withheld.add(snapshot.version)
+                    log.warning("dataset.not_offered", table=table, code=error.code, fields=error.fields)
+                continue
+            offers[table] = (snapshot.offer, snapshot.schema.body())
         return offers
+
+    # --- agreements and people
+
+    def take_up_agreement(self, evidence: AgreementEvidence) -> None:
+        """Add what the coordinator knows of an agreement to this holder's own copy. Raises as `Contracts.merge`."""
+        contract = self._contracts.merge(evidence)
+        log.info(
+            "agreement.received", agreement=contract.agreement.agreement_id, state=contract.state(self._clock()).value
+        )
+
+    def to_upload(self) -> list[Signed]:
+        """Signatures and notices that the coordinator does not have yet."""
+        return self._ledger.to_upload()
+
+    def mark_uploaded(self, signed: Signed) -> None:
+        self._ledger.mark_uploaded(signed)
+
+    def decided(self) -> Iterator[Reply]:
+        """The answers to jobs on which a person has decided since."""
+        for waiting in self._ledger.decided_unanswered(self._clock()):
+            try:
+                reply = self.approve(waiting.job_id, waiting.manifest, waiting.attempt)
+            except CeibaError as error:
+                log.warning("job.not_answered", job=waiting.job_id.hex(), code=error.code, fields=error.fields)
+                reply = None
+            self._ledger.mark_replied(waiting.job_id)
+            if isinstance(reply, Reply):
+                yield reply
+
+    def broken_by_roster(self) -> Iterator[Reply]:
+        """Refusals of running jobs one of whose members is none any more on a roster that was taken up since."""
+        for job_id in self._ledger.running(self._clock()):
+            answer = self._ledger.answer(job_id)
+            if answer is None:
+                continue
+            try:
+                self._question(answer.manifest, answer.approved_at)
+            except (UnknownMember, AgreementMismatch) as error:
+                yield self._refuse(job_id, answer.manifest, self._public(job_id, error))
+            except CeibaError as error:  # said when the task comes
+                log.debug("job.not_readable", job=job_id.hex(), code=error.code)
 
     # --- tasks
 
-    def approve(self, job_id: bytes, manifest: Signed) -> Reply:
-        """Decide on a job: an Approval, stored with its mask secret, or a Refusal that says why.
+    def approve(self, job_id: bytes, manifest: Signed, attempt: int = 0) -> Reply | Pending:
+        """Decide on a job: an Approval, stored with its mask secret; a Refusal that says why; or a person is asked.
 
         Raises what is wrong with a manifest that no merchant of the roster has signed for this job: it deserves no
         signature of ours, not even under a refusal.
         """
         if self._roster.open(manifest, Manifest, Role.MERCHANT).job_id != job_id.hex():
             raise JobConflict(job=job_id.hex())
-        return self._replying(job_id, manifest, lambda: self._approve(job_id, manifest))
+        return self._replying(job_id, manifest, lambda: self._approve(job_id, manifest, attempt))
 
-    def contribute(self, job_id: bytes, approvals: Sequence[Signed]) -> Reply:
+    def contribute(
+        self,
+        job_id: bytes,
+        approvals: Sequence[Signed],
+        aborts: Sequence[Signed] = (),
+        checkpoint: Signed | None = None,
+    ) -> Reply | Pending:
         """Answer a job whose set is fixed: the stored Submission and ciphertexts, or a Refusal that says why."""
         answer = self._ledger.answer(job_id)
         if answer is None:
             raise UnknownJob(job=job_id.hex())
-        return self._replying(job_id, answer.manifest, lambda: self._contribute(answer, approvals))
+        newest = checkpoint or Signed()
+        return self._replying(job_id, answer.manifest, lambda: self._contribute(answer, approvals, aborts, newest))
 
     def forget(self, job_id: bytes) -> None:
         """The job has ended: stop its scan and erase its secrets."""
@@ -154,50 +237,85 @@ class Answering:
 
     # --- approving
 
-    def _approve(self, job_id: bytes, manifest: Signed) -> Reply:
-        stored = self._ledger.answer(job_id)
+    def _approve(self, job_id: bytes, manifest: Signed, attempt: int) -> Reply | Pending:
+        self.witness.check()
+        left = self._ledger.left(job_id)
+        if left is not None:
+            return Reply(left.refusal, token=left.token)
+        earlier = self._ledger.answer(job_id)
+        if earlier is not None and earlier.manifest != manifest:
+            raise JobConflict(job=job_id.hex())
+        stored = self._ledger.answer(job_id, attempt)
         if stored is not None:
-            if stored.manifest != manifest:
-                raise JobConflict(job=job_id.hex())
             return Reply(stored.approval)
-        # 1. Verify against the pinned roster and the published schema. 2. The pinned version is here.
-        question, snapshot = self._read(manifest, self._clock())
+        if self._ledger.has_payload(job_id):  # in an earlier attempt: a holder's figures go into one set of a job
+            raise SecondPayload(job=job_id.hex())
+        # 1. Verify against the pinned roster, the agreement and the published schema. 2. The pinned version is here.
+        now = self._clock()
+        question, snapshot = self._read(manifest, now)
         own = DatasetPin(holder=self.name, version=Digest(snapshot.version), row_capacity=snapshot.row_capacity)
-        # 3. A fresh mask key; 4. store; then it may be sent.
+        # 3. A fresh mask key.
         mask_secret = self._random(32)
-        approval = approve(question, self.name, own, mask_secret, self._random(16))
-        signed = sign(approval, self.name, self._identity.signing_key)
-        self._start(job_id, question, snapshot)
-        self._ledger.record_approval(
-            Answer(
-                job_id=job_id,
-                merchant=question.manifest.merchant,
-                dataset=snapshot.table,
-                dataset_version=snapshot.version,
-                manifest=manifest,
-                approval=signed,
-                mask_secret=mask_secret,
-                approved_at=self._clock(),
-                expires_at=question.manifest.not_after,
-            )
+        approval = approve(
+            question, self.name, own, mask_secret, self._random(16), attempt=attempt, log_size=self.witness.size
         )
+        signed = sign(approval, self.name, self._identity.signing_key)
+        with self._deciding:
+            # 4. The policy; 5. store; then it may be sent.
+            try:
+                decide(self._request(question, snapshot.schema, now))
+            except DecisionPending:
+                self._ledger.add_waiting(Waiting(job_id, attempt, manifest, now, question.manifest.not_after))
+                log.info("job.waits_for_a_person", job=job_id.hex(), merchant=question.manifest.merchant)
+                return Pending(job_id)
+            self._ledger.record_approval(_job(question, snapshot, manifest, now), attempt, signed, mask_secret)
+        self._start(job_id, question, snapshot)
         log.info("job.approved", job=job_id.hex(), merchant=question.manifest.merchant, table=snapshot.table)
         return Reply(signed)
 
     def _read(self, manifest: Signed, now: int) -> tuple[Question, Snapshot]:
-        """The question, and the snapshot that it pins. Raises what `read_manifest` does, and DatasetUnknown."""
+        """The question, and the snapshot that it pins. Raises what `_question` does, DatasetUnknown, SnapshotDamaged,
+        and BadSignature if the snapshot was not published by this member's publisher."""
         opened = self._roster.open(manifest, Manifest, Role.MERCHANT)
         pins = [pin for pin in opened.datasets if pin.holder == self.name]
-        version = pins[0].version if pins else ""
-        snapshot = self._snapshots.get(opened.plan.table, version)
-        return read_manifest(manifest, self._roster, snapshot.schema, now), snapshot
+        snapshot = self._snapshots.get(opened.plan.table, pins[0].version if pins else "")
+        snapshot.check_offer(self._roster)
+        return self._question(manifest, now, snapshot.schema), snapshot
+
+    def _question(self, manifest: Signed, now: int, schema: Schema | None = None) -> Question:
+        """Without a schema, that of the current version. Raises UnknownAgreement, DatasetMissing, and what
+        `read_contract` and `read_manifest` do."""
+        opened = self._roster.open(manifest, Manifest, Role.MERCHANT)
+        contract = self._contracts.get(opened.agreement_digest)
+        if schema is None:
+            schema = self._snapshots.current(opened.plan.table).schema
+        return read_manifest(manifest, contract.agreement, self._roster, schema, now)
+
+    def _request(self, question: Question, schema: Schema, now: int) -> Request:
+        """All that the policy looks at, as it stands now."""
+        manifest, job_id = question.manifest, bytes.fromhex(question.manifest.job_id)
+        jobs, cells = self._ledger.debited(manifest.merchant, day_begins(now), job_id)
+        waiting = self._ledger.waiting(job_id)
+        record = Record(
+            stops=self._ledger.stops(),
+            jobs_today=jobs,
+            cells_today=cells,
+            number_used=self._ledger.is_number_used(manifest.agreement_digest, manifest.number, job_id),
+            answered=self._ledger.answered_sets(now - NEARBY_SECONDS),
+            asked_before=self._ledger.plan_was_approved(manifest.plan.digest()),
+            decision=waiting.decision if waiting else None,
+        )
+        contract = self._contracts.get(manifest.agreement_digest)
+        return Request(question, contract, schema, self._policy(), record, self.name, now)
 
     def _start(self, job_id: bytes, question: Question, snapshot: Snapshot) -> Work:
-        """Begin to compute the sums, which the approval of the others does not change."""
-        cancellation = Cancellation(job_id.hex())
-        sums = self._scans.submit(self._compute, question, snapshot, cancellation)
-        self._work[job_id] = Work(question, sums, cancellation)
-        return self._work[job_id]
+        """Begin to compute the sums, which neither the approval of the others nor the attempt changes."""
+        work = self._work.get(job_id)
+        if work is None or work.question.digest != question.digest:
+            cancellation = Cancellation(job_id.hex())
+            sums = self._scans.submit(self._compute, question, snapshot, cancellation)
+            work = self._work[job_id] = Work(question, snapshot.schema, sums, cancellation)
+        return work
 
     def _compute(self, question: Question, snapshot: Snapshot, cancellation: Cancellation) -> list[int]:
         """The layout's values: clip counts, then the sums of every cell."""
@@ -206,31 +324,46 @@ class Answering:
 
     # --- contributing
 
-    def _contribute(self, answer: Answer, approvals: Sequence[Signed]) -> Reply:
-        job_id = answer.job_id
-        stored = self._ledger.payload(job_id, *RELEASE_ROUND)
+    def _contribute(
+        self, answer: Answer, approvals: Sequence[Signed], aborts: Sequence[Signed], checkpoint: Signed
+    ) -> Reply:
+        self.witness.check()
+        job_id, now = answer.job_id, self._clock()
+        left = self._ledger.left(job_id)
+        if left is not None:
+            return Reply(left.refusal, token=left.token)
+        stored = self._ledger.payload(job_id, answer.attempt, STAGE, ITERATION)
         if stored is None and answer.mask_secret is None:
             raise JobExpired(job=job_id.hex(), holders=self.name)
         work = self._work.get(job_id)
         if work is None or work.question.digest != digest_of(Manifest, answer.manifest.body):
             work = self._resume(answer)
-        commitment = commit_to_set(work.question, approvals)
+        # 1. The set: everyone's own signature, on this attempt, which is the newest that this holder has approved.
+        commitment = commit_to_set(work.question, approvals, aborts)
+        if commitment.context.attempt != answer.attempt:
+            raise SetMismatch(problem=f"it is attempt {commitment.context.attempt}, not {answer.attempt}")
         context_digest = commitment.context.digest().hex()
+        check_still(self._request(work.question, work.schema, now))
         if stored is not None:
             if stored.context_digest != context_digest:
                 raise SecondPayload(job=job_id.hex())
             return Reply(stored.submission, stored.ciphertexts or b"")
-        check_window(work.question.manifest, self._clock())
+        # 2. The time, and the log, which nobody may show this holder in an older state than the others.
+        check_window(work.question.manifest, now)
+        self.witness.require(checkpoint, commitment.log_size)
         values = work.sums.result()
-        encryptor = self._encryptors.get(work.question.modulus, work.question.layout.ciphertexts)
-        salt = self._random(32)
+        encryptor = self._encryptors.get(work.question.modulus, commitment.layout.ciphertexts)
+        salt, holders = self._random(32), tuple(commitment.holders)
         assert answer.mask_secret is not None
-        submission, ciphertexts = contribute(
-            work.question, commitment, self.name, values, answer.mask_secret, encryptor, salt
-        )
-        signed = sign(submission, self.name, self._identity.signing_key)
-        payload = Payload(job_id, *RELEASE_ROUND, context_digest, signed, ciphertexts)
-        self._ledger.record_payload(payload, salt, self._clock())
+        with self._submitting:
+            # 3. No other set that nearly coincides, nor a stop since; 4. mask, encrypt; 5. store; then it may be sent.
+            check_set(self._request(work.question, work.schema, now), holders)
+            submission, ciphertexts = contribute(
+                work.question, commitment, self.name, values, answer.mask_secret, encryptor, salt
+            )
+            signed = sign(submission, self.name, self._identity.signing_key)
+            payload = Payload(job_id, answer.attempt, STAGE, ITERATION, context_digest, holders, signed, ciphertexts)
+            self._ledger.record_payload(payload, salt, now)
         log.info("job.answered", job=job_id.hex(), bytes=len(ciphertexts))
         return Reply(signed, ciphertexts)
 
@@ -239,27 +372,31 @@ class Answering:
         question, snapshot = self._read(answer.manifest, answer.approved_at)
         return self._start(answer.job_id, question, snapshot)
 
-    # --- errors
+    # --- refusing
 
-    def _replying(self, job_id: bytes, manifest: Signed, work: Callable[[], Reply]) -> Reply:
-        """`work`, one thread a job; an error becomes a signed refusal, whose fields are public."""
+    def _replying(self, job_id: bytes, manifest: Signed, work: Callable[[], Reply | Pending]) -> Reply | Pending:
+        """`work`, one thread a job; an error becomes a signed refusal, whose fields are public. That the log cannot be
+        reached is none: the task comes again."""
         with self._locks.setdefault(job_id, threading.Lock()):
             try:
                 return work()
+            except NotReachable:
+                raise
             except Exception as error:
-                return self._refusal(job_id, manifest, self._public(job_id, error))
+                return self._refuse(job_id, manifest, self._public(job_id, error))
 
     def _public(self, job_id: bytes, error: Exception) -> CeibaError:
         """What others may know: of the node's own files, and of what nobody foresaw, an incident's number alone."""
         job = job_id.hex()
-        if isinstance(error, CeibaError) and not isinstance(error, LedgerDamaged):
+        if isinstance(error, CeibaError) and not isinstance(error, LedgerDamaged | BadConfiguration):
             log.warning("job.refused", job=job, code=error.code, private=error.private, fields=error.fields)
             return error
         incident = secrets.token_hex(4)
         log.error("job.failed", job=job, incident=incident, exception=type(error).__name__)
         return InternalError(component=self.name, incident=incident)
 
-    def _refusal(self, job_id: bytes, manifest: Signed, error: CeibaError) -> Reply:
+    def _refuse(self, job_id: bytes, manifest: Signed, error: CeibaError) -> Reply:
+        """A refusal, with an abort token where the others may go on; in the ledger before it is returned."""
         refusal = Refusal(
             job_id=job_id.hex(),
             manifest_digest=digest_of(Manifest, manifest.body),
@@ -267,15 +404,45 @@ class Answering:
             code=error.code,
             fields=error.fields,
         )
-        return Reply(sign(refusal, self.name, self._identity.signing_key))
+        signed, now = sign(refusal, self.name, self._identity.signing_key), self._clock()
+        token = self._token(job_id, manifest, error, now)
+        if token is not None and self._ledger.record_left(job_id, Left(signed, token), now):
+            log.info("job.left", job=job_id.hex())
+            return Reply(signed, token=token)
+        self._ledger.record_signed(signed, now)
+        return Reply(signed)
+
+    def _token(self, job_id: bytes, manifest: Signed, error: CeibaError, now: int) -> Signed | None:
+        """An abort token, unless the refusal is a peer's fault, the ledger may be an old copy, a submission was made,
+        or the others' total would show this holder's share of an earlier one."""
+        if error.fault not in (Fault.POLICY, Fault.US) or self.witness.fault or self._ledger.has_payload(job_id):
+            return None
+        approved = self._ledger.answer_time(job_id)
+        try:
+            question = self._question(manifest, now if approved is None else approved)
+            schema = self._snapshots.current(question.manifest.plan.table).schema
+            if not may_leave(self._request(question, schema, now)):
+                return None
+        except CeibaError as unreadable:  # nobody else can answer it either
+            log.debug("job.not_left", job=job_id.hex(), code=unreadable.code)
+            return None
+        return sign(abort(question, self.name), self.name, self._identity.signing_key)
 
 
-def _offer(snapshot: Snapshot, holder: str) -> Offer:
-    return Offer(
-        table=snapshot.table,
-        schema_digest=snapshot.schema.digest(),
-        holder=holder,
-        version=Digest(snapshot.version),
-        row_capacity=snapshot.row_capacity,
-        published_at=int(snapshot.published_at.timestamp()),
+def _job(question: Question, snapshot: Snapshot, manifest: Signed, now: int) -> Job:
+    opened = question.manifest
+    return Job(
+        job_id=bytes.fromhex(opened.job_id),
+        agreement_digest=opened.agreement_digest,
+        agreement_id=question.agreement.agreement_id,
+        number=opened.number,
+        merchant=opened.merchant,
+        organisation=question.merchant.legal_person,
+        dataset=snapshot.table,
+        dataset_version=snapshot.version,
+        plan_digest=opened.plan.digest(),
+        cells=question.program.cells,
+        manifest=manifest,
+        approved_at=now,
+        expires_at=opened.not_after,
     )

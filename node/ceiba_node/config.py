@@ -1,25 +1,30 @@
-"""The node's folder and its node.toml."""
+"""The node's folder, its keys and its node.toml."""
 
 import os
 import shutil
 import tomllib
+from functools import cached_property
+from getpass import getpass
 from pathlib import Path
+from sys import stdin
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ceiba_node.house_rules import POLICY_FILE, SAMPLE_POLICY, Policy, read_policy
 from ceiba_node.ledger import Ledger
 from ceiba_node.snapshots import SnapshotStore
-from ceiba_protocol.errors import BadConfiguration, BadIdentity, LedgerDamaged, RosterNotPinned
-from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, read_identity
-from ceiba_protocol.trust.identity import Identity
+from ceiba_protocol.errors import BadConfiguration, BadIdentity, BadPassphrase, LedgerDamaged, RosterNotPinned, WrongKey
+from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, ask_passphrase, close_keys, open_keys
+from ceiba_protocol.trust.identity import Duty, DutyKey, Identity
 from ceiba_protocol.trust.roster import Roster
 
 FILE = "node.toml"
 
 SAMPLE = """\
-# A holder's node. Everything it keeps lies in this file's folder: identity.json (its keys), roster.json (what it
-# pinned), ledger.sqlite3 (what it answered), snapshots/ (its published datasets). Back up the whole folder.
+# A holder's node. Everything it keeps lies in this file's folder: identity.json (its keys), officer.key and
+# publisher.key (unless they lie elsewhere), roster.json (what it pinned), policy.toml (what the house allows),
+# ledger.sqlite3 (what it answered), snapshots/ (its published datasets). Back up the whole folder.
 
 # How much memory DuckDB may use for one question, and on how many threads.
 memory_limit = "400MB"
@@ -28,7 +33,7 @@ threads = 2
 # Older versions of each dataset that stay available to jobs that pinned them.
 keep_versions = 3
 
-# Encryption factors prepared in idle time for each merchant; each is used once.
+# Encryption factors prepared in idle time for each merchant; each is used once. 0: nothing is prepared.
 prepared_ciphertexts = 256
 """
 
@@ -45,19 +50,29 @@ class Settings(BaseModel):
 
 
 class Home:
-    """A node's folder."""
+    """A node's folder. Its keys are sealed under a passphrase, which is looked for when it is first needed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, passphrase: bytes | None = None) -> None:
         self.folder = folder
+        self._given = passphrase
+        self._opened: tuple[bytes, Identity] | None = None
 
     @classmethod
-    def make(cls, folder: Path) -> Self:
+    def make(cls, folder: Path, passphrase: bytes | None = None) -> Self:
         """A new folder with its sample configuration; an existing one stays as it is."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)  # also where the folder was made before
-        if not (folder / FILE).exists():
-            (folder / FILE).write_text(SAMPLE)
-        return cls(folder)
+        for name, sample in ((FILE, SAMPLE), (POLICY_FILE, SAMPLE_POLICY)):
+            if not (folder / name).exists():
+                (folder / name).write_text(sample)
+        return cls(folder, passphrase)
+
+    @cached_property
+    def passphrase(self) -> bytes:
+        """Raises PassphraseNeeded."""
+        if self._given is not None:
+            return self._given
+        return ask_passphrase(new=not (self.folder / IDENTITY_FILE).exists())
 
     def settings(self) -> Settings:
         """Raises BadConfiguration, in words of our own."""
@@ -72,20 +87,49 @@ class Home:
             keys = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
             raise BadConfiguration(path=path, problem=f"these keys are unknown or wrong: {keys}") from None
 
+    def policy(self) -> Policy:
+        """The house's rules as they stand now. Raises BadConfiguration."""
+        return read_policy(self.folder / POLICY_FILE)
+
+    # --- keys
+
     def identity(self) -> Identity:
-        """Raises BadIdentity."""
+        """Raises BadIdentity, PassphraseNeeded, BadPassphrase."""
         identity = self.begun_identity()
         if identity is None or not identity.certificate:
             raise BadIdentity(path=self.folder, problem="it has not joined a space yet")
         return identity
 
     def begun_identity(self) -> Identity | None:
-        """The identity, also if it still lacks its certificate; None before `init`."""
+        """The identity, also if it still lacks its certificate; None before `init`. Opened once, until it changes."""
         path = self.folder / IDENTITY_FILE
-        return read_identity(path.read_bytes(), self.folder) if path.exists() else None
+        if not path.exists():
+            return None
+        content = path.read_bytes()
+        if self._opened is None or self._opened[0] != content:
+            self._opened = content, open_keys(content, self.passphrase, Identity, self.folder)
+        return self._opened[1]
 
     def save_identity(self, identity: Identity) -> None:
-        write_private(self.folder / IDENTITY_FILE, identity.body())
+        write_private(self.folder / IDENTITY_FILE, close_keys(identity, self.passphrase, os.urandom))
+
+    def duty_path(self, duty: Duty) -> Path:
+        """Where the key of a duty lies, unless somebody keeps it elsewhere."""
+        return self.folder / f"{duty}.key"
+
+    def duty_key(self, duty: Duty, path: Path | None = None) -> DutyKey:
+        """The key of the officer or the publisher, whom this member's descriptor certifies.
+
+        Raises WrongKey, also for the other duty's key, BadIdentity, PassphraseNeeded, BadPassphrase.
+        """
+        place, identity = path or self.duty_path(duty), self.identity()
+        key = read_duty_key(place, self.passphrase)
+        if key.duty is not duty:
+            raise WrongKey(path=place, duty=duty, member=identity.name)
+        key.require_certified(identity.descriptor, place)
+        return key
+
+    # --- roster, ledger, datasets
 
     def roster(self) -> Roster:
         """The pinned roster. Raises RosterNotPinned."""
@@ -124,6 +168,27 @@ class Home:
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir(mode=0o700)
         return spill
+
+
+def read_duty_key(path: Path, passphrase: bytes) -> DutyKey:
+    """A key file under this passphrase, or another one that its owner types. Raises BadIdentity, BadPassphrase."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise BadIdentity(path=path, problem="there is no key file") from None
+    try:
+        return open_keys(content, passphrase, DutyKey, path)
+    except BadPassphrase:
+        if not stdin.isatty():
+            raise
+    return open_keys(content, getpass(f"Passphrase of {path}: ").encode(), DutyKey, path)
+
+
+def write_duty_key(path: Path, key: DutyKey, passphrase: bytes) -> None:
+    """Seal a new key file. Raises BadIdentity rather than replace one."""
+    if path.exists():
+        raise BadIdentity(path=path, problem="there is a key file already")
+    write_private(path, close_keys(key, passphrase, os.urandom))
 
 
 def write_private(path: Path, content: bytes) -> None:

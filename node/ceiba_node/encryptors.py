@@ -23,7 +23,7 @@ class Encryptors:
     """One encryptor for each merchant's modulus. Safe for several threads."""
 
     def __init__(self, random: Random, stock: int) -> None:
-        """`stock`: how many single-use factors to hold for each merchant."""
+        """`stock`: how many single-use factors to hold for each merchant; for 0 nothing is prepared, tables neither."""
         self._random = random
         self._stock = stock
         self._ready: dict[int, Encryptor] = {}
@@ -33,6 +33,8 @@ class Encryptors:
 
     def prepare(self, moduli: Iterable[int]) -> None:
         """Build tables and fill the stocks in the background, and keep them filled."""
+        if self._stock == 0:
+            return
         threading.Thread(target=self._keep_filled, args=(list(moduli),), name="encryptors", daemon=True).start()
 
     def stop(self) -> None:

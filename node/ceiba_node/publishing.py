@@ -5,7 +5,7 @@
 3. Refuse what the schema or the tolerance forbids.
 4. Give every subject its number, the same as in earlier versions.
 5. Write the rows in the narrowest integers, in the source's order, and name the version by a keyed digest.
-6. Make it the current version in one step.
+6. Sign its offer with the publisher's key, and make it the current version in one step.
 
 A value of a row appears in no error and no report: DuckDB's texts can quote values, so they stay here.
 """
@@ -33,11 +33,14 @@ from ceiba_node.quantising import (
     plain_number,
 )
 from ceiba_node.quiet import quietly
-from ceiba_node.snapshots import ROWS_FILE, SUBJECT_COLUMN, Snapshot, SnapshotStore
+from ceiba_node.snapshots import ROWS_FILE, SUBJECT_COLUMN, Snapshot, SnapshotStore, make_offer
 from ceiba_node.sources import Source, open_source
 from ceiba_protocol.canonical import tlv
 from ceiba_protocol.errors import CeibaError, DoesNotConform, EmptyTable, EngineFailed, ValuesMissing
 from ceiba_protocol.schema import OutOfBounds, Schema
+from ceiba_protocol.trust.keys import SigningKey
+from ceiba_protocol.trust.signing import sign
+from ceiba_protocol.v1.common_pb2 import Signed
 
 _MEMORY_LIMIT = "400MB"
 """Of DuckDB while publishing; what does not fit spills into the staging folder."""
@@ -86,6 +89,7 @@ def publish(
     *,
     now: datetime,
     version_key: bytes,
+    publisher: SigningKey,
     source_columns: Mapping[str, str] | None = None,
     source_table: str | None = None,
     tolerance: int | None = None,
@@ -96,6 +100,7 @@ def publish(
     `source_table` names the table of a DuckDB file, by default the last part of the table's name. With `tolerance`,
     more rows than that which do not conform are refused; without, they are published as the schema says and counted.
     `version_key` is the holder's own secret: rows with few possibilities could be guessed from a plain digest.
+    `publisher`: signs the offer of this version; a node answers from no other.
 
     Raises BadSource, EmptyTable, DoesNotConform, BadSchema, EngineFailed; then the old version stays in place.
     """
@@ -116,8 +121,10 @@ def publish(
             clipped=_clipped(schema, report),
             published_at=now,
             path=store.path_of(schema.table, version),
+            offer=Signed(),
         )
-        store.adopt(staging / ROWS_FILE, snapshot)
+        offer = sign(make_offer(snapshot, store.holder), store.holder, publisher)
+        store.adopt(staging / ROWS_FILE, replace(snapshot, offer=offer))
     return replace(report, version=version)
 
 

@@ -21,9 +21,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ceiba_protocol.canonical import to_plain
-from ceiba_protocol.errors import DatasetMissing, DatasetUnknown, SnapshotDamaged
+from google.protobuf.message import DecodeError
+
+from ceiba_protocol.canonical import Digest, to_plain
+from ceiba_protocol.errors import DatasetMissing, DatasetUnknown, MalformedMessage, SnapshotDamaged
 from ceiba_protocol.schema import Schema
+from ceiba_protocol.trust.documents import Offer
+from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.v1.common_pb2 import Signed
 
 ROWS_FILE = "rows.duckdb"
 SUBJECTS_FILE = "subjects.duckdb"
@@ -51,11 +56,37 @@ class Snapshot:
     published_at: datetime
     path: Path
     """The DuckDB file with the table `rows`."""
+    offer: Signed
+    """What the publisher signed when it was published."""
 
     @property
     def row_capacity(self) -> int:
-        """The public bound on `rows`: the next power of two."""
-        return 1 << (self.rows - 1).bit_length()
+        """The public bound on `rows`."""
+        return capacity_of(self.rows)
+
+    def check_offer(self, roster: Roster) -> None:
+        """The publisher of this member, as the roster has it, offered exactly this version: nobody else's data is
+        answered from. Raises UnknownMember, BadSignature, MalformedMessage."""
+        offer = roster.open(self.offer, Offer, Role.HOLDER)
+        if offer != make_offer(self, self.offer.signer):
+            raise MalformedMessage(message="Offer", problem="it is for another version of the dataset")
+
+
+def capacity_of(rows: int) -> int:
+    """The next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+def make_offer(snapshot: Snapshot, holder: str) -> Offer:
+    """The offer of a snapshot, to be signed by the holder's publisher."""
+    return Offer(
+        table=snapshot.table,
+        schema_digest=snapshot.schema.digest(),
+        holder=holder,
+        version=Digest(snapshot.version),
+        row_capacity=snapshot.row_capacity,
+        published_at=int(snapshot.published_at.timestamp()),
+    )
 
 
 class SnapshotStore:
@@ -149,7 +180,7 @@ class SnapshotStore:
             record = json.loads((path.parent / _RECORD_FILE).read_bytes())
             whole = path.stat().st_size == record["bytes"]
             snapshot = _from_record(record, path) if whole else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, DecodeError):
             snapshot = None
         if snapshot is None or (snapshot.table, snapshot.version) != (table, version):
             raise SnapshotDamaged(table=table, version=version, holder=self.holder)
@@ -185,11 +216,12 @@ def _to_record(snapshot: Snapshot, size: int) -> dict[str, object]:
         "clipped": dict(snapshot.clipped),
         "published_at": snapshot.published_at.isoformat(),
         "bytes": size,
+        "offer": snapshot.offer.SerializeToString().hex(),
     }
 
 
 def _from_record(record: dict[str, object], path: Path) -> Snapshot:
-    """Raises ValueError, KeyError or TypeError for anything that `_to_record` did not write."""
+    """Raises ValueError, KeyError, TypeError or DecodeError for anything that `_to_record` did not write."""
     rows, clipped = record["rows"], record["clipped"]
     if not isinstance(rows, int) or rows < 1 or not isinstance(clipped, dict):
         raise TypeError("not a snapshot's record")
@@ -201,6 +233,7 @@ def _from_record(record: dict[str, object], path: Path) -> Snapshot:
         clipped=clipped,
         published_at=datetime.fromisoformat(str(record["published_at"])),
         path=path,
+        offer=Signed.FromString(bytes.fromhex(str(record["offer"]))),
     )
 
 

@@ -11,10 +11,10 @@ import struct
 import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, NewType, Self
+from typing import Annotated, Any, ClassVar, NewType, Self
 
 import rfc8785
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from ceiba_protocol.errors import MalformedDocument
 
@@ -84,6 +84,7 @@ class Document(BaseModel):
     """A message body that two parties must read alike: frozen, closed, and one value has one form in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    MAX_BYTES: ClassVar[int] = MAX_BODY_BYTES
 
     def body(self) -> bytes:
         """The canonical bytes that are signed, sent and hashed."""
@@ -112,15 +113,15 @@ class Document(BaseModel):
         other key orders and white space (I11). Raises MalformedDocument, which never quotes the body.
         """
         name = cls.__name__
-        if len(body) > MAX_BODY_BYTES:
-            raise MalformedDocument(document=name, problem=f"it is larger than {MAX_BODY_BYTES} bytes")
+        if len(body) > cls.MAX_BYTES:
+            raise MalformedDocument(document=name, problem=f"it is larger than {cls.MAX_BYTES} bytes")
         if _depth_of(body) > MAX_DEPTH:
             raise MalformedDocument(document=name, problem=f"it is nested deeper than {MAX_DEPTH} levels")
         try:
             document = cls.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-            where = ".".join(str(step) for step in first["loc"])
+            where = _UNSAFE.sub("?", ".".join(str(step) for step in first["loc"]))  # it may name an unknown field
             raise MalformedDocument(document=name, problem=f"{where or 'body'}: {first['type']}") from None
         if not document._is_written_as(body):
             raise MalformedDocument(document=name, problem="its bytes are not in canonical form")
@@ -174,3 +175,7 @@ MemberName = Annotated[str, _matching(_MEMBER_NAME, "a member name: lower-case l
 """Names are lower case by definition, so that no two members differ in case alone (PROTOCOL P8)."""
 FieldName = Annotated[str, _matching(_FIELD_NAME, "a column or output name: ASCII letters, digits, underscore")]
 TableName = Annotated[str, _matching(_TABLE_NAME, "a table name such as health.heart")]
+Seconds = Annotated[int, Field(ge=0, le=253_402_300_799)]
+"""Since 1970-01-01 UTC; until the end of the year 9999, where calendars in software end."""
+JobId = Annotated[Hex, Field(min_length=32, max_length=32)]
+"""16 random bytes, drawn by the merchant."""

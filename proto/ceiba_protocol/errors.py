@@ -107,6 +107,12 @@ class RosterMismatch(CeibaError):
     remedy = "A member does not pin it, and compares fingerprints with the others; an operator mends the cause first."
 
 
+class RosterNotApproved(CeibaError):
+    code, fault, status = "roster_not_approved", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "Roster {version} is signed by {approved} of those who must sign it, and it takes {quorum}."
+    remedy = "Each of them compares the words with the others and runs `ceiba-node pin`."
+
+
 class WrongRole(CeibaError):
     code, fault, status = "wrong_role", Fault.CALLER, "PERMISSION_DENIED"
     text = "A {role} may not call {method}."
@@ -122,7 +128,13 @@ class BadJoinToken(CeibaError):
 class BadCertificateRequest(CeibaError):
     code, fault, status = "bad_certificate_request", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The certificate request is not acceptable: {problem}."
-    remedy = "Enrol again with this version's `init` command, which makes the request."
+    remedy = "Use this version's commands with the member's own identity folder: they make the request."
+
+
+class CertificateExpired(CeibaError):
+    code, fault, status = "certificate_expired", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The certificate of {member} ended on {ended}, so it cannot be renewed."
+    remedy = "The operator runs `ceiba-coordinator remove {member}` and `invite`; then join with an empty folder."
 
 
 class AlreadyJoined(CeibaError):
@@ -135,6 +147,18 @@ class BadIdentity(CeibaError):
     code, fault, status = "bad_identity", Fault.CALLER, "FAILED_PRECONDITION"
     text = "The identity folder {path} cannot be used: {problem}."
     remedy = "Make one with `init --join TOKEN`, or name the right folder."
+
+
+class PassphraseNeeded(CeibaError):
+    code, fault, status = "passphrase_needed", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The keys on disk are sealed under a passphrase, and none was given, or an empty one."
+    remedy = "Set CEIBA_PASSPHRASE_FILE (a file readable by its owner alone) or CEIBA_PASSPHRASE."
+
+
+class BadPassphrase(CeibaError):
+    code, fault, status = "bad_passphrase", Fault.CALLER, "UNAUTHENTICATED"
+    text = "The passphrase does not open the sealed keys, or their file was changed."
+    remedy = "Give the passphrase under which they were sealed; if it is right, restore the file from a backup."
 
 
 class BadConfiguration(CeibaError):
@@ -413,6 +437,126 @@ class DatasetMissing(CeibaError):
     remedy = "The set of holders is answered whole; ask again when the dataset is published."
 
 
+# --- agreements and policy -------------------------------------------------------------------------------------
+
+
+class AgreementMismatch(CeibaError):
+    code, fault, status = "agreement_mismatch", Fault.PEER, "FAILED_PRECONDITION"
+    text = "The agreement {agreement} is not acceptable: {problem}."
+    remedy = "If a member's keys have changed, the merchant proposes a new agreement."
+
+
+class UnknownAgreement(CeibaError):
+    code, fault, status = "unknown_agreement", Fault.CALLER, "NOT_FOUND"
+    text = "There is no agreement {agreement} here."
+    remedy = "`ceiba-node agreements list`, or `space.agreements()`, lists them; the first digits of an id are enough."
+
+
+class NoAgreement(CeibaError):
+    code, fault, status = "no_agreement", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "No agreement that is in force covers this question about {table}: {problem}."
+    remedy = "`space.agreements()` shows what is agreed; `space.agreements.propose(...)` asks the holders for more."
+
+
+class NotAgreed(CeibaError):
+    code, fault, status = "not_agreed", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The agreement {agreement} does not cover {what}."
+    remedy = "Ask within the agreement, or propose one that covers it."
+
+
+class AgreementNotActive(CeibaError):
+    code, fault, status = "agreement_not_active", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "The agreement {agreement} is {state}, so nothing is answered under it."
+    remedy = "`space.agreements()` shows who has not signed, or who suspended it and why."
+
+
+class IllegalNotice(CeibaError):
+    code, fault, status = "illegal_notice", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{member} cannot {word} the agreement {agreement}."
+    remedy = "A proposal is refused or withdrawn; what is active is suspended or terminated; who suspended, resumes."
+
+
+class GradeForbids(CeibaError):
+    code, fault, status = "grade_forbids", Fault.POLICY, "PERMISSION_DENIED"
+    text = "Columns of grade {grade} in {table} cannot be asked about."
+    remedy = "Important data needs noise, which is not built yet; core data is never answered."
+
+
+class NearbySet(CeibaError):
+    code, fault, status = "nearby_set", Fault.POLICY, "PERMISSION_DENIED"
+    text = "Within 30 days another set was agreed on or answered for {table}; the two differ only by {holders}."
+    remedy = "The difference of two totals would show their figures. Keep the set, or wait until 30 days have passed."
+
+
+class Stopped(CeibaError):
+    code, fault, status = "stopped", Fault.POLICY, "PERMISSION_DENIED"
+    text = "{holder} has stopped answering {what}."
+    remedy = "Only {holder} can resume; ask its officer."
+
+
+class ForbiddenByPolicy(CeibaError):
+    code, fault, status = "forbidden_by_policy", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The local policy of {holder} does not allow it: {rule}."
+    remedy = "Ask its officer; the rule stands in its policy.toml."
+
+
+class QuotaExceeded(CeibaError):
+    code, fault, status = "quota_exceeded", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "The quota of {quota} at {holder} is used up: {used} of {limit}."
+    remedy = "Wait until the next day (UTC), or agree on more."
+
+
+class NumberUsed(CeibaError):
+    code, fault, status = "number_used", Fault.POLICY, "ALREADY_EXISTS"
+    text = "Job number {number} of the agreement {agreement} was asked before, as another job."
+    remedy = "Every job takes a new number; the SDK counts. A manifest cannot be replayed."
+
+
+class RefusedByPerson(CeibaError):
+    code, fault, status = "refused_by_person", Fault.POLICY, "PERMISSION_DENIED"
+    text = "A person at {holder} refused it: {reason}."
+    remedy = "Ask the officer of {holder}."
+
+
+class NotWaiting(CeibaError):
+    code, fault, status = "not_waiting", Fault.CALLER, "NOT_FOUND"
+    text = "No job {job} waits for a decision here."
+    remedy = "`ceiba-node approvals` lists those that wait; the first digits of an id are enough."
+
+
+class WrongKey(CeibaError):
+    code, fault, status = "wrong_key", Fault.CALLER, "PERMISSION_DENIED"
+    text = "The key in {path} is not the {duty} key that {member}'s descriptor certifies."
+    remedy = "Each duty signs with its own key: the officer agreements, the publisher datasets."
+
+
+# --- the log ---------------------------------------------------------------------------------------------------
+
+
+class LogProofFailed(CeibaError):
+    code, fault, status = "log_proof_failed", Fault.PEER, "DATA_LOSS"
+    text = "The log's proof does not hold: {problem}."
+    remedy = (
+        "The operator's log was changed or forked. Keep the files as evidence and compare checkpoints with the "
+        "other holders."
+    )
+
+
+class LedgerRolledBack(CeibaError):
+    code, fault, status = "ledger_rolled_back", Fault.US, "DATA_LOSS"
+    text = "The log has a {document} of this member from {at} (seconds since 1970) that its own ledger does not know."
+    remedy = (
+        "The ledger is an old copy, or somebody else uses this member's keys: nothing is sent. Restore the newest "
+        "ledger; if there is none, be revoked and join again. docs/hospital.md says how."
+    )
+
+
+class ReceiptRejected(CeibaError):
+    code, fault, status = "receipt_rejected", Fault.PEER, "DATA_LOSS"
+    text = "The receipt fails at step {step}: {problem}"
+    remedy = "Do not rely on the result. Keep the receipt, and ask the holders that it names."
+
+
 # --- the lab ---------------------------------------------------------------------------------------------------
 
 
@@ -435,6 +579,18 @@ class NotReachable(CeibaError):
     code, fault, status = "not_reachable", Fault.US, "UNAVAILABLE"
     text = "{target} cannot be reached: {problem}."
     remedy = "Check the address, the network and that the coordinator is running."
+
+
+class TooManyCalls(CeibaError):
+    code, fault, status = "too_many_calls", Fault.CALLER, "RESOURCE_EXHAUSTED"
+    text = "{member} has {limit} calls open already, which is as many as one member may have."
+    remedy = "Close some; if nobody opened them, look for another program that uses this member's keys."
+
+
+class TooSlow(CeibaError):
+    code, fault, status = "too_slow", Fault.CALLER, "DEADLINE_EXCEEDED"
+    text = "The next part of {message} did not come within {seconds} s."
+    remedy = "Try again; if it stays like this, look at the line between this machine and the coordinator."
 
 
 class MessageTooLarge(CeibaError):

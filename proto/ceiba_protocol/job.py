@@ -20,19 +20,27 @@ class Event(StrEnum):
     """Every holder of the set has approved."""
     LAST_SUBMISSION = "last_submission"
     """Every holder of the set has submitted, and the product is stored."""
+    ABSTENTION = "abstention"
+    """A holder left with an abort token, and the agreement lets those who remain answer without it."""
     REFUSAL = "refusal"
     """A holder said no, or could not go on."""
+    REVOCATION = "revocation"
+    """A roster came into force on which a party is not what it was when the agreement was signed."""
     DEADLINE = "deadline"
     CANCELLATION = "cancellation"
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL): State.WAITING_FOR_SUBMISSIONS,
+    (State.WAITING_FOR_APPROVALS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_APPROVALS, Event.REFUSAL): State.REFUSED,
+    (State.WAITING_FOR_APPROVALS, Event.REVOCATION): State.FAILED,
     (State.WAITING_FOR_APPROVALS, Event.DEADLINE): State.EXPIRED,
     (State.WAITING_FOR_APPROVALS, Event.CANCELLATION): State.CANCELLED,
     (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION): State.DONE,
+    (State.WAITING_FOR_SUBMISSIONS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_SUBMISSIONS, Event.REFUSAL): State.FAILED,
+    (State.WAITING_FOR_SUBMISSIONS, Event.REVOCATION): State.FAILED,
     (State.WAITING_FOR_SUBMISSIONS, Event.DEADLINE): State.EXPIRED,
     (State.WAITING_FOR_SUBMISSIONS, Event.CANCELLATION): State.CANCELLED,
 }

@@ -20,7 +20,7 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),  # a hospital's firewall forgets an idle connection
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one try may take: a busy machine's handshake needs it
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
 
@@ -62,7 +62,7 @@ _PROBLEMS = {
     grpc.StatusCode.UNAUTHENTICATED: "the certificate is not accepted",
     grpc.StatusCode.DEADLINE_EXCEEDED: "no answer in time",
     grpc.StatusCode.UNIMPLEMENTED: "another kind of server answers there",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "the message is larger than the other side takes",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "the other side has too many calls, or takes no message so large",
 }
 
 

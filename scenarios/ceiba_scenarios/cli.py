@@ -5,14 +5,16 @@ import json
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ceiba_protocol.errors import CeibaError
+from ceiba_scenarios.attack import SUITE, load_suite, run_attacks
 from ceiba_scenarios.sandbox import Sandbox
-from ceiba_scenarios.story import find_story, run_story, story_names
+from ceiba_scenarios.story import CHECK_FAILED, find_story, run_story, story_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run whole Ceiba spaces on this machine.")
 
@@ -54,6 +56,42 @@ def run(
 
 
 @app.command()
+def attack(
+    names: Annotated[list[str] | None, typer.Argument(help="Names from --list.")] = None,
+    run_all: Annotated[bool, typer.Option("--all", help="Run every attack.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="List the attacks, and run none.")] = False,
+    suite: Annotated[Path, typer.Option(help="The suite's file, from the root of the source tree.")] = SUITE,
+    out: Annotated[Path, typer.Option(help="The folder that keeps a folder for each run.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Attack a live space: every attack on a build that lacks one check, and on the shipped one, side by side.
+
+    Exit code 0: each succeeds without its check, and is stopped with it. Run it in the source tree, where the weakened
+    builds are.
+
+    Example: ceiba-lab attack --all --json
+    """
+    found = load_suite(suite)
+    if list_only or not (names or run_all):
+        titles = {name: {"title": one.title, "without": one.without} for name, one in found.attacks.items()}
+        lines = [f"{name:28} {one['title']}" for name, one in titles.items()]
+        typer.echo(json.dumps(titles) if as_json else "\n".join(lines))
+        return
+    folder = out.absolute() / f"attack-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    folder.mkdir(mode=0o700, parents=True)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        duels = run_attacks(found, [] if run_all else names or [], folder, lambda duel: print(duel, flush=True))
+    ok = all(duel.ok for duel in duels)
+    facts = {"ok": ok, "attacks": [duel.to_plain() for duel in duels], "folder": str(folder)}
+    (folder / "report.json").write_text(json.dumps(facts, indent=2))
+    (folder / "report.txt").write_text("\n".join(map(str, duels)) + "\n")
+    held = sum(duel.ok for duel in duels)
+    verdict = f"{held} of {len(duels)} attacks succeed without their check and are stopped with it."
+    typer.echo(json.dumps(facts) if as_json else f"{verdict}\nReports: {folder}")
+    raise typer.Exit(0 if ok else CHECK_FAILED)
+
+
+@app.command()
 def up(
     holder: Annotated[list[str], typer.Option(help="NAME=TABLE:FILE, CSV or Parquet; once for each file.")],
     schema: Annotated[list[str] | None, typer.Option(help="TABLE=FILE.toml; otherwise derived from the files.")] = None,
@@ -70,8 +108,11 @@ def up(
         space = sandbox.merchant(merchant)
         tables = [entry.name for entry in space.catalogue()]
         identity = str(sandbox.merchant_home(merchant).folder.absolute())
-        facts = {"coordinator": space.address, "identity": identity, "tables": tables}
-        typer.echo(json.dumps(facts) if as_json else _how_to_connect(space.address, identity, tables[0]))
+        passphrase = str(sandbox.passphrase_file.absolute())
+        facts = {
+            "coordinator": space.address, "identity": identity, "passphrase_file": passphrase, "tables": tables
+        }  # fmt: skip
+        typer.echo(json.dumps(facts) if as_json else _how_to_connect(space.address, identity, passphrase, tables[0]))
         with contextlib.suppress(KeyboardInterrupt):
             _watch(sandbox)
 
@@ -93,9 +134,10 @@ def _split(entry: str, sign: str, form: str) -> tuple[str, str]:
     return first, second
 
 
-def _how_to_connect(address: str, identity: str, table: str) -> str:
+def _how_to_connect(address: str, identity: str, passphrase: str, table: str) -> str:
     sql = f"SELECT COUNT(*) FROM {table}"  # noqa: S608 - printed, not run
-    return f"""The space is running; its coordinator is at {address}.
+    return f"""The space is running; its coordinator is at {address}. The keys are sealed; this opens them:
+    export CEIBA_PASSPHRASE_FILE={passphrase}
 
 In Python:
     import ceiba

@@ -5,10 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from ceiba_protocol.errors import NotReachable
+from ceiba_protocol.trust.sealing import PASSPHRASE_FILE
 
 STOP_SECONDS = 10.0
 
@@ -23,11 +24,13 @@ def free_port() -> int:
 class Process:
     """One member's server: `python -m MODULE serve --home FOLDER --json`, its log in FOLDER/log.jsonl."""
 
-    def __init__(self, name: str, module: str, home: Path, launcher: Mapping[str, list[str]] | None = None) -> None:
-        """`launcher` replaces `-m MODULE` for single members, by name; tests start crashing doubles with it."""
+    def __init__(self, name: str, module: str, home: Path, passphrase_file: Path, launcher: Sequence[str] = ()) -> None:
+        """`passphrase_file` opens its keys. `launcher` replaces `-m MODULE`; tests start doubles with it."""
         self.name = name
         self.home = home
-        self._arguments = (launcher or {}).get(name, ["-m", module])
+        self.module = module
+        self.launcher = list(launcher)
+        self._environment = {"PYTHONUNBUFFERED": "1", PASSPHRASE_FILE: str(passphrase_file)}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -41,10 +44,11 @@ class Process:
 
     def start(self) -> None:
         """Start it, appending to its log."""
-        command = [sys.executable, *self._arguments, "serve", "--home", str(self.home), "--json"]
+        program = self.launcher or ["-m", self.module]
+        command = [sys.executable, *program, "serve", "--home", str(self.home), "--json"]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self._environment
             )
 
     def is_running(self) -> bool:

@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,25 +15,34 @@ from typing import Any, Self
 
 import grpc
 
+from ceiba.agreements import AgreementHandle
 from ceiba.home import Home as MerchantHome
 from ceiba.space import Space, connect
-from ceiba_coordinator.config import Config
 from ceiba_coordinator.folder import make_folder
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.server import open_membership
 from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_node.cli.joining import make_duties, take_confirmed
 from ceiba_node.config import Home as NodeHome
+from ceiba_node.contracts import Contracts
+from ceiba_node.ledger import Ledger
+from ceiba_node.policy import Decision, check_signing
 from ceiba_node.publishing import PublishReport, publish
-from ceiba_protocol.errors import BadSource, NotReachable, UnknownTable
+from ceiba_protocol.errors import BadSource, NotReachable, NotWaiting, UnknownAgreement, UnknownTable
 from ceiba_protocol.joining import check_pin, fetch_roster, join
 from ceiba_protocol.schema import Schema, nearest
+from ceiba_protocol.trust.agreement import Contract
+from ceiba_protocol.trust.identity import Duty, JoinToken
 from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.wire import enrolment_channel
 from ceiba_scenarios.deriving import Derived, derive
 from ceiba_scenarios.processes import Process, free_port
 
 START_SECONDS = 60.0
 CHECK_SECONDS = 0.05
+_WIDEST_TERMS: dict[str, Any] = {"purpose": "sandbox", "jobs": 1_000_000, "days": 365}
+"""So that a test or a tester's script need not think of agreements before it wants to."""
 
 
 class Sandbox:
@@ -62,6 +72,7 @@ class Sandbox:
         self._declared = {table: _read_schema(schema) for table, schema in (schemas or {}).items()}
         self._launcher = launcher
         self._merchants: dict[str, Space] = {}
+        self._homes: dict[Path, NodeHome | MerchantHome] = {}
         self.reports: dict[tuple[str, str], PublishReport] = {}
         """What publishing counted, by holder and table."""
         self.processes: dict[str, Process] = {}
@@ -84,11 +95,14 @@ class Sandbox:
     def start(self) -> None:
         """Make every member, publish, and start the processes."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.passphrase = secrets.token_hex(16).encode()
+        self.passphrase_file.touch(mode=0o600)
+        self.passphrase_file.write_bytes(self.passphrase)
         self._start_coordinator()
         for name in self._holders:
             self._join_holder(name)
         self._tables = self._read_tables()
-        self._pin_everywhere()
+        self._pin_first_roster()
         for name, tables in self._holders.items():
             for table in tables:
                 self.publish(name, table)
@@ -106,24 +120,79 @@ class Sandbox:
 
     # --- members
 
-    def merchant(self, name: str) -> Space:
-        """A connected merchant of that name; the first time it joins, and everybody pins the new roster."""
+    def merchant(self, name: str, *, agreed: bool = True) -> Space:
+        """A connected merchant of that name. The first time it joins, every holder approves the roster that lists it,
+        and (`agreed`) signs a standing agreement for every table, with all columns and operations and the whole set."""
         if name not in self._merchants:
             home = self.merchant_home(name)
-            token = self._membership().invite(
-                name, Role.MERCHANT, name, address=self.address, enrolment=self._enrolment, random=os.urandom
-            )
-            join(token, None, home.save_identity, os.urandom)
-            self._pin_everywhere([home])
-            self._merchants[name] = connect(identity=home.folder)
+            identity = join(self._invite(name, Role.MERCHANT), None, home.save_identity, os.urandom)
+            roster = self._propose_roster()
+            home.pin(check_pin(identity, fetch_roster(identity).roster, roster.fingerprint, None))
+            for holder in self._holders:
+                self._confirm(holder, roster)
+            self._merchants[name] = connect(identity=home.folder, passphrase=self.passphrase)
             self._wait_for_offers(self._merchants[name])
+            for table in self._tables if agreed else ():
+                self.agree(self._merchants[name], table)
         return self._merchants[name]
 
+    def agree(self, space: Space, table: str, **terms: Any) -> AgreementHandle:
+        """A merchant's proposal, signed by every holder's officer. `terms` as for `space.agreements.propose`."""
+        proposal = space.agreements.propose(table, **(_WIDEST_TERMS | terms))
+        for holder in proposal.contract.agreement.holder_names:
+            self.sign_agreement(holder, proposal.id)
+        return proposal.wait(START_SECONDS)
+
+    def sign_agreement(self, holder: str, agreement_id: str) -> None:
+        """What `ceiba-node agreements sign` does, once the running node has heard of the proposal.
+
+        Raises what `check_signing` does, and UnknownAgreement if the node does not hear of it.
+        """
+        home, now = self.node_home(holder), int(time.time())
+        with contextlib.closing(home.ledger()) as ledger:
+            contract = self._until_known(home, ledger, agreement_id)
+            terms, roster = contract.agreement, home.roster()
+            others, schema = Contracts(ledger, roster).all(), self._tables[terms.table].schema
+            check_signing(terms, others, schema, roster, home.policy(), holder, now)
+            signed = sign(terms, holder, home.duty_key(Duty.OFFICER).signing_key)
+            ledger.record_signature(contract.digest, signed, now)
+
+    def decide(self, holder: str, job_id: str, *, approved: bool = True, reason: str = "") -> None:
+        """What `ceiba-node approvals approve` or `refuse` does, once the job waits for a person there."""
+        deadline = time.monotonic() + START_SECONDS
+        with contextlib.closing(self.node_home(holder).ledger()) as ledger:
+            while True:
+                try:
+                    return ledger.decide(bytes.fromhex(job_id), Decision(approved, reason), "", int(time.time()))
+                except NotWaiting:
+                    if time.monotonic() > deadline:
+                        raise
+                time.sleep(CHECK_SECONDS)
+
+    def _until_known(self, home: NodeHome, ledger: Ledger, agreement_id: str) -> Contract:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(UnknownAgreement):
+                return Contracts(ledger, home.roster()).find(agreement_id)
+            time.sleep(CHECK_SECONDS)
+        raise UnknownAgreement(agreement=agreement_id)
+
     def merchant_home(self, name: str) -> MerchantHome:
-        return MerchantHome(self.folder / "merchants" / name)
+        folder = self.folder / "merchants" / name
+        home = self._homes.setdefault(folder, MerchantHome(folder, self.passphrase))
+        assert isinstance(home, MerchantHome)
+        return home
 
     def node_home(self, name: str) -> NodeHome:
-        return NodeHome(self.folder / "holders" / name)
+        folder = self.folder / "holders" / name
+        home = self._homes.setdefault(folder, NodeHome(folder, self.passphrase))
+        assert isinstance(home, NodeHome)
+        return home
+
+    @property
+    def passphrase_file(self) -> Path:
+        """Opens every member's keys in this sandbox; in a real space each has its own passphrase."""
+        return self.folder / "passphrase"
 
     @property
     def coordinator(self) -> Process:
@@ -144,6 +213,7 @@ class Sandbox:
             source_columns=derived.source_columns,
             now=datetime.now(UTC),
             version_key=home.identity().version_key,
+            publisher=home.duty_key(Duty.PUBLISHER).signing_key,
         )
         self.reports[holder, table] = report
         return report
@@ -154,14 +224,21 @@ class Sandbox:
         home = self.coordinator_folder
         port, enrolment = free_port(), free_port()
         self.address, self._enrolment = f"127.0.0.1:{port}", f"127.0.0.1:{enrolment}"
-        make_folder(home, self._space, address=self.address, enrolment=self._enrolment, listen="127.0.0.1")
-        self.processes["coordinator"] = Process("coordinator", "ceiba_coordinator", home, self._launcher)
+        self.config = make_folder(
+            home,
+            self._space,
+            address=self.address,
+            enrolment=self._enrolment,
+            listen="127.0.0.1",
+            passphrase=self.passphrase,
+        )
+        self.processes["coordinator"] = self._process("coordinator", "ceiba_coordinator", home)
         self.coordinator.start()
         self.wait_for_coordinator()
 
     def wait_for_coordinator(self) -> None:
         """Return once it accepts connections. Raises NotReachable if its process ends, or takes too long."""
-        authority = Config.read(self.coordinator_folder).read_authority().certificate
+        authority = self.config.read_authority().certificate
         deadline = time.monotonic() + START_SECONDS
         with enrolment_channel(self._enrolment, authority.decode()) as channel:
             while time.monotonic() < deadline:
@@ -172,18 +249,23 @@ class Sandbox:
         raise NotReachable(target="the coordinator", problem=f"it did not start in {START_SECONDS:.0f} s")
 
     def _membership(self) -> Membership:
-        config = Config.read(self.coordinator_folder)
-        return open_membership(config, Store(open_engine(config.database_url)))
+        return open_membership(self.config, Store(open_engine(self.config.database_url)))
+
+    def _invite(self, name: str, role: Role) -> JoinToken:
+        return self._membership().invite(
+            name, role, name, address=self.address, enrolment=self._enrolment, random=os.urandom
+        )
+
+    def _process(self, name: str, module: str, home: Path) -> Process:
+        return Process(name, module, home, self.passphrase_file, (self._launcher or {}).get(name, ()))
 
     # --- holders
 
     def _join_holder(self, name: str) -> None:
-        home = NodeHome.make(self.node_home(name).folder)
-        token = self._membership().invite(
-            name, Role.HOLDER, name, address=self.address, enrolment=self._enrolment, random=os.urandom
-        )
-        join(token, None, home.save_identity, os.urandom)
-        self.processes[name] = Process(name, "ceiba_node", home.folder, self._launcher)
+        home = NodeHome.make(self.node_home(name).folder, self.passphrase)
+        token = self._invite(name, Role.HOLDER)
+        join(token, None, home.save_identity, os.urandom, make_duties(home))
+        self.processes[name] = self._process(name, "ceiba_node", home.folder)
 
     def _read_tables(self) -> dict[str, Derived]:
         """Every table's schema, declared or derived. Raises UnknownTable for a schema of no table."""
@@ -211,20 +293,25 @@ class Sandbox:
 
     # --- the roster
 
-    def _pin_everywhere(self, newcomers: Sequence[MerchantHome] = ()) -> None:
-        """The next roster, pinned by everybody: in the sandbox one process stands for all the telephone calls."""
+    def _propose_roster(self) -> Roster:
         tables = [
             (derived.schema, sorted(name for name, own in self._holders.items() if table in own))
             for table, derived in self._tables.items()
         ]
-        roster = self._membership().propose_roster(tables)
-        homes: list[NodeHome | MerchantHome] = [self.node_home(name) for name in self._holders]
-        homes += [self.merchant_home(name) for name in self._merchants]
-        for home in [*homes, *newcomers]:
-            _pin(home, roster)
-        for name in list(self._merchants):
-            self._merchants.pop(name).close()
-            self._merchants[name] = connect(identity=self.merchant_home(name).folder)
+        return self._membership().propose_roster(tables)
+
+    def _pin_first_roster(self) -> None:
+        """Pinned and approved by every holder: in the sandbox one process stands for all the telephone calls."""
+        roster = self._propose_roster()
+        for name in self._holders:
+            self._confirm(name, roster)
+
+    def _confirm(self, holder: str, roster: Roster) -> None:
+        """What `ceiba-node pin` does once the words were compared."""
+        home = self.node_home(holder)
+        received = fetch_roster(home.identity())
+        confirmed = check_pin(home.identity(), received.roster, roster.fingerprint, home.pinned_roster())
+        take_confirmed(home, received, confirmed)
 
     def _wait_for_offers(self, space: Space) -> None:
         """Return once every holder has offered its tables: the first question must not meet a half-open space."""
@@ -236,11 +323,6 @@ class Sandbox:
                 return
             time.sleep(CHECK_SECONDS)
         raise NotReachable(target="a holder", problem=f"it did not offer its tables in {START_SECONDS:.0f} s")
-
-
-def _pin(home: NodeHome | MerchantHome, roster: Roster) -> None:
-    identity = home.identity()
-    home.pin(check_pin(identity, fetch_roster(identity), roster.fingerprint, home.pinned_roster()))
 
 
 def _read_schema(schema: Schema | Mapping[str, Any] | str | Path) -> Schema:

@@ -12,8 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ceiba.agreements import AgreementHandle
     from ceiba.jobs import Job
     from ceiba.query import Query, Table
+    from ceiba.receipts import Receipt
     from ceiba.result import Result
     from ceiba.space import Space, connect
     from ceiba.terms import Term, case, col, date_trunc, width_bucket
@@ -25,6 +27,8 @@ _HOMES = {
     "Job": "ceiba.jobs",
     "Query": "ceiba.query",
     "Table": "ceiba.query",
+    "AgreementHandle": "ceiba.agreements",
+    "Receipt": "ceiba.receipts",
     "Result": "ceiba.result",
     "Term": "ceiba.terms",
     "case": "ceiba.terms",
@@ -36,9 +40,11 @@ _HOMES = {
 """Where each name lives; loaded when it is first used, so that `import ceiba` is quick."""
 
 __all__ = [
+    "AgreementHandle",
     "CeibaError",
     "Job",
     "Query",
+    "Receipt",
     "Result",
     "Space",
     "Table",

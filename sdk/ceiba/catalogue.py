@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ceiba.display import html_table, text_table
+from ceiba.display import Listing
 from ceiba_protocol.errors import DatasetMissing, DatasetUnknown
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.roster import RosterTable
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True)
@@ -68,33 +65,10 @@ class CatalogueEntry:
         }
 
 
-class Catalogue:
+class Catalogue(Listing[CatalogueEntry]):
     """All tables of the space; shows itself as a table."""
 
-    def __init__(self, entries: Sequence[CatalogueEntry]) -> None:
-        self.entries = list(entries)
+    noun = "tables"
 
-    def __iter__(self) -> Iterator[CatalogueEntry]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def to_dicts(self) -> list[dict[str, Any]]:
-        return [entry.facts() for entry in self.entries]
-
-    def to_pandas(self) -> pandas.DataFrame:
-        import pandas
-
-        return pandas.DataFrame(self.to_dicts())
-
-    def _cells(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]], list[str]]:
-        facts = self.to_dicts()
-        columns = tuple(facts[0]) if facts else ("table",)
-        return columns, [tuple(row.values()) for row in facts], [f"tables: {len(facts)}"]
-
-    def __repr__(self) -> str:
-        return text_table(*self._cells())
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._cells())
+    def facts(self, entry: CatalogueEntry) -> dict[str, Any]:
+        return entry.facts()

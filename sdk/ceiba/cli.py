@@ -4,19 +4,23 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ceiba.agreements_cli import DEFAULT_FOLDER, AsJson, Folder
+from ceiba.agreements_cli import app as agreements_app
+from ceiba.display import printable
 from ceiba.home import Home
-from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.errors import BadQuestion, CeibaError, Fault
 from ceiba_protocol.joining import check_pin, confirm_pin, fetch_roster, join, read_token
+
+if TYPE_CHECKING:
+    from ceiba.receipts import Receipt
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask questions of a Ceiba space.")
 
-Folder = Annotated[Path, typer.Option("--identity", envvar="CEIBA_IDENTITY", help="The identity's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
-DEFAULT_FOLDER = Path("~/.ceiba")
+app.add_typer(agreements_app, name="agreements")
 
 
 @app.command()
@@ -25,7 +29,9 @@ def init(
     identity: Folder = DEFAULT_FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Make this merchant's keys and join a space. The decryption key never leaves the folder.
+    """Make this merchant's keys, sealed under a passphrase, and join a space. No key leaves the folder.
+
+    The passphrase is that in CEIBA_PASSPHRASE_FILE or CEIBA_PASSPHRASE; otherwise you are asked for it.
 
     Example: ceiba init --join ceiba-join-eyJhdXRob3JpdHki... --identity ~/.ceiba/bank-a
     """
@@ -40,17 +46,18 @@ def init(
 
 @app.command()
 def pin(
-    fingerprint: Annotated[str, typer.Option(help="What the other members confirmed, outside of Ceiba.")] = "",
+    fingerprint: Annotated[str, typer.Option(help="The twelve words that other members read out.")] = "",
     file: Annotated[Path | None, typer.Option(help="The roster's file; otherwise the coordinator is asked.")] = None,
     identity: Folder = DEFAULT_FOLDER,
 ) -> None:
-    """Pin the space's roster, after its fingerprint was compared with the other members by telephone.
+    """Pin the space's first roster, after its words were compared with the other members by telephone.
 
-    Example: ceiba pin --fingerprint 7f3a-...-09c1
+    Later ones are taken up by themselves once enough of their signers have approved them.
+    Example: ceiba pin --fingerprint "wolf juice …", with all twelve words.
     """
     home = Home(identity)
     own = home.identity()
-    body = fetch_roster(own) if file is None else file.read_bytes()
+    body = fetch_roster(own).roster if file is None else file.read_bytes()
     pinned = home.pinned_roster()
     if fingerprint:
         roster = check_pin(own, body, fingerprint, pinned)
@@ -79,23 +86,76 @@ def query(
     explain: Annotated[bool, typer.Option(help="Say what it means instead of asking.")] = False,
     mock: Annotated[bool, typer.Option(help="Run it on made-up rows instead of asking.")] = False,
     deadline: Annotated[int, typer.Option(help="Seconds until the job ends without an answer.")] = 120,
-    purpose: Annotated[str, typer.Option(help="What the answer is for; holders see it.")] = "",
+    agreement: Annotated[str, typer.Option(help="First digits of the agreement to ask under.")] = "",
+    purpose: Annotated[str, typer.Option(help="Ask under an agreement for exactly this purpose.")] = "",
+    receipt: Annotated[Path | None, typer.Option(help="Verify the result's receipt, and write it here.")] = None,
     identity: Folder = DEFAULT_FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a question in SQL.
+    """Ask a question in SQL, under an agreement that covers it.
 
     Example: ceiba query "SELECT sex, COUNT(*), AVG(age) FROM health.heart GROUP BY sex"
     """
     from ceiba.space import connect
 
+    if receipt is not None and (explain or mock):
+        raise BadQuestion(problem="nothing is asked, so there is no receipt", hint="Leave out --receipt.")
     with connect(identity=identity) as space:
         question = space.sql(sql)
+        under = {"agreement": agreement or None, "purpose": purpose or None}
         if explain:
-            typer.echo(str(question.explain()))
+            typer.echo(str(question.explain(**under)))
             return
-        result = question.mock() if mock else question.run(deadline=deadline, purpose=purpose)
-    typer.echo(json.dumps(result.to_dicts(), default=str) if as_json else repr(result))
+        result = question.mock() if mock else question.run(deadline=deadline, **under)
+        typer.echo(json.dumps(result.to_dicts(), default=str) if as_json else repr(result))
+        if receipt is not None and result.receipt is not None:
+            keep_receipt(result.receipt, receipt)
+
+
+def keep_receipt(receipt: "Receipt", file: Path) -> None:
+    """Verify and write it; one that fails is written as well, as evidence. Says so where no program reads."""
+    try:
+        steps = receipt.verify()
+    finally:
+        receipt.save(file)
+    typer.echo(f"Receipt: {len(steps)} steps hold, written to {file}.", err=True)
+
+
+@app.command()
+def verify(
+    receipt: Annotated[Path, typer.Argument(help="The receipt's file.")],
+    roster: Annotated[Path | None, typer.Option(help="A roster that you trust; else the pinned one.")] = None,
+    identity: Folder = DEFAULT_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a receipt offline: no network and no key, only a roster whose words you have compared.
+
+    Exits with 0 if every step holds, else with 5. Example: ceiba verify receipt.json --roster roster.json
+    """
+    from ceiba.receipts import witnessed
+    from ceiba_protocol.trust import receipt as papers
+    from ceiba_protocol.trust.roster import Roster
+
+    trusted = Home(identity).roster() if roster is None else Roster.parse(_content(roster))
+    document = papers.Receipt.parse(_content(receipt))
+    steps = papers.verify(document, trusted)
+    failed = steps[-1].error
+    if as_json:
+        found = [{"number": one.number, "name": one.name, "problem": one.error and one.error.public} for one in steps]
+        typer.echo(json.dumps({"valid": failed is None, "roster": trusted.fingerprint, "steps": found}))
+    else:
+        lines = [*map(str, steps), f"{witnessed(document, trusted)}; roster {trusted.version}, {trusted.fingerprint}"]
+        typer.echo("\n".join(map(printable, lines)))
+        typer.echo("The receipt holds." if failed is None else f"The receipt fails at step {steps[-1].number}.")
+    if failed is not None:
+        raise typer.Exit(Fault.PEER.exit_code)
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        raise typer.BadParameter(f"{file} cannot be read") from None
 
 
 def main() -> None:
@@ -103,7 +163,7 @@ def main() -> None:
     try:
         app()
     except CeibaError as error:
-        typer.echo(f"{error.public}\n{error.what_to_do}", err=True)
+        typer.echo(f"{printable(error.public)}\n{printable(error.what_to_do)}", err=True)
         sys.exit(error.fault.exit_code)
 
 

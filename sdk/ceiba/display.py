@@ -1,8 +1,17 @@
 """Small tables for people: aligned text for a terminal, plain semantic HTML for a notebook."""
 
+from __future__ import annotations
+
 import unicodedata
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from html import escape
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import pandas
+
+Entry = TypeVar("Entry")
 
 MAX_ROWS = 30
 """Rows that a table shows before it says how many there are."""
@@ -17,8 +26,13 @@ def cell(value: object) -> str:
     text = format(value, ".10g") if isinstance(value, float) else str(value)
     if isinstance(value, bool):
         text = text.lower()
-    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    text = printable(text)
     return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """A line from elsewhere without what would move a cursor or hide the rest."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str]) -> str:
@@ -67,3 +81,43 @@ def _width(text: str) -> int:
 def _pad(text: str, width: int, to_right: bool) -> str:
     space = " " * (width - _width(text))
     return space + text if to_right else text + space
+
+
+class Listing(ABC, Generic[Entry]):
+    """Entries that show themselves as a table, one row each."""
+
+    noun: str
+    """What the entries are, in the plural."""
+
+    def __init__(self, entries: Sequence[Entry], notes: Sequence[str] = ()) -> None:
+        self.entries = list(entries)
+        self.notes = list(notes)
+
+    @abstractmethod
+    def facts(self, entry: Entry) -> dict[str, Any]:
+        """An entry's row, by column."""
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        return [self.facts(entry) for entry in self.entries]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        import pandas
+
+        return pandas.DataFrame(self.to_dicts())
+
+    def _cells(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]], list[str]]:
+        facts = self.to_dicts()
+        columns = tuple(facts[0]) if facts else (self.noun,)
+        return columns, [tuple(row.values()) for row in facts], [f"{self.noun}: {len(facts)}", *self.notes]
+
+    def __repr__(self) -> str:
+        return text_table(*self._cells())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._cells())

@@ -1,27 +1,52 @@
-"""A merchant's identity folder: its keys, and the roster that it pinned."""
+"""A merchant's identity folder: its sealed keys, the roster that it pinned, and what it must not forget.
 
+`numbers.json` has the number of the last job of each agreement, `checkpoint.json` the newest state of the log that was
+seen. Several programs may use one folder at once.
+"""
+
+import fcntl
+import json
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ceiba_protocol.errors import BadIdentity, RosterNotPinned
-from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, read_identity
+from ceiba_protocol.errors import BadIdentity, LedgerDamaged, MalformedDocument, NoAgreement, RosterNotPinned
+from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, ask_passphrase, close_keys, open_keys
+from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.identity import Identity
+from ceiba_protocol.trust.receipt import SignedText
 from ceiba_protocol.trust.roster import Role, Roster
+from ceiba_protocol.v1.common_pb2 import Signed
+
+NUMBERS_FILE = "numbers.json"
+CHECKPOINT_FILE = "checkpoint.json"
+LOCK_FILE = "lock"
 
 
 class Home:
-    """The folder; `~` is expanded."""
+    """The folder; `~` is expanded. `passphrase`: of the sealed keys; without it, it is looked for when first needed."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, passphrase: bytes | None = None) -> None:
         self.folder = Path(folder).expanduser()
+        self._passphrase = passphrase
+        self._opened: Identity | None = None
+
+    # --- the identity
 
     def begun_identity(self) -> Identity | None:
-        """The identity, also if it still lacks its certificate; None before `ceiba init`."""
+        """The identity, also if it still lacks its certificate; None before `ceiba init`. Opened once.
+
+        Raises PassphraseNeeded, BadPassphrase, BadIdentity.
+        """
         path = self.folder / IDENTITY_FILE
-        return read_identity(path.read_bytes(), self.folder) if path.exists() else None
+        if self._opened is None and path.exists():
+            self._opened = open_keys(path.read_bytes(), self._secret(), Identity, self.folder)
+        return self._opened
 
     def identity(self) -> Identity:
-        """Raises BadIdentity."""
+        """Raises BadIdentity, and as `begun_identity`."""
         identity = self.begun_identity()
         if identity is None or not identity.certificate:
             raise BadIdentity(path=self.folder, problem="it has not joined a space yet")
@@ -30,7 +55,16 @@ class Home:
         return identity
 
     def save_identity(self, identity: Identity) -> None:
-        self._write(IDENTITY_FILE, identity.body())
+        new = not (self.folder / IDENTITY_FILE).exists()
+        self._write(IDENTITY_FILE, close_keys(identity, self._secret(new=new), os.urandom))
+        self._opened = identity
+
+    def _secret(self, *, new: bool = False) -> bytes:
+        if self._passphrase is None:
+            self._passphrase = ask_passphrase(new=new)
+        return self._passphrase
+
+    # --- the roster
 
     def roster(self) -> Roster:
         """Raises RosterNotPinned."""
@@ -46,10 +80,83 @@ class Home:
     def pin(self, roster: Roster) -> None:
         self._write(ROSTER_FILE, roster.body())
 
-    def _write(self, name: str, content: bytes) -> None:
-        """Replace a file at once, readable by its owner alone."""
+    # --- job numbers
+
+    def next_number(self, agreement: Agreement) -> int:
+        """A number for a job under an agreement, which nobody who uses this folder has had or will have.
+
+        It is on disk before it is returned: a program that crashes now has wasted it, and nobody uses it again.
+        Raises NoAgreement once all agreed jobs are asked, and LedgerDamaged.
+        """
+        with self._alone():
+            numbers = self._numbers()
+            number = numbers.get(agreement.digest(), 0) + 1
+            if number > agreement.jobs:
+                problem = f"all {agreement.jobs} jobs of {agreement.agreement_id} were asked"
+                raise NoAgreement(table=agreement.table, problem=problem)
+            numbers[agreement.digest()] = number
+            self._write(NUMBERS_FILE, json.dumps(numbers, indent=1, sort_keys=True).encode())
+        return number
+
+    def jobs_asked(self, agreement: Agreement) -> int:
+        """How many of an agreement's jobs this folder has asked, and lost. Raises LedgerDamaged."""
+        return self._numbers().get(agreement.digest(), 0)
+
+    def _numbers(self) -> dict[str, int]:
+        path = self.folder / NUMBERS_FILE
+        if not path.exists():
+            return {}
+        try:
+            numbers = json.loads(path.read_bytes())
+        except ValueError:
+            numbers = None
+        if not isinstance(numbers, dict) or not all(type(number) is int for number in numbers.values()):
+            raise LedgerDamaged(path=path, problem="it does not have the number of each agreement's last job")
+        return numbers
+
+    # --- the log
+
+    def checkpoint(self) -> Signed | None:
+        """The newest checkpoint that was seen, as the operator signed it. Raises LedgerDamaged."""
+        path = self.folder / CHECKPOINT_FILE
+        if not path.exists():
+            return None
+        try:
+            return SignedText.parse(path.read_bytes()).signed()
+        except MalformedDocument:
+            raise LedgerDamaged(path=path, problem="it is not a checkpoint") from None
+
+    def replace_checkpoint(self, old: Signed | None, new: Signed) -> None:
+        """Keep a checkpoint that was found to continue the old one; not if another program has replaced that."""
+        with self._alone():
+            if self.checkpoint() == old:
+                self._write(CHECKPOINT_FILE, SignedText.of(new).body())
+
+    # --- files
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While nobody else changes the folder: another thread waits here, as does another process."""
+        self._make_folder()
+        with os.fdopen(os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600), "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _make_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        staging = self.folder / f"{name}.new"
-        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Replace a file at once, readable by its owner alone, and wait until it is on disk. Several processes may:
+        each has its own new file."""
+        self._make_folder()
+        staging = self.folder / f"{name}.{secrets.token_hex(4)}.new"
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(staging, self.folder / name)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, survives a power cut
+        finally:
+            os.close(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from ceiba.progress import Progress, Report, show_nothing
+from ceiba.progress import Progress, Report, show_nothing, unanswered
 from ceiba.query import Query
+from ceiba.receipts import Receipt
 from ceiba.result import Result
 from ceiba_protocol.errors import (
     CeibaError,
@@ -28,6 +30,7 @@ from ceiba_protocol.errors import (
 from ceiba_protocol.job import ENDED, State
 from ceiba_protocol.rounds import CLOCK_TOLERANCE, Opened, Question, open_result, read_manifest
 from ceiba_protocol.sums.paillier import ciphertext_bytes
+from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import Refusal
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -46,13 +49,16 @@ RETRY_SECONDS = 0.2
 class Job:
     """A question that has been asked. `wait` gives the answer, however long ago it was asked in this process."""
 
-    def __init__(self, space: Space, jobs: JobsStub, query: Query, signed: Signed, started: float) -> None:
+    def __init__(
+        self, space: Space, jobs: JobsStub, query: Query, signed: Signed, agreement: Agreement, started: float
+    ) -> None:
         self._space = space
         self._jobs = jobs
         self._query = query
         self._signed = signed
         self._started = started
-        self._question = read_manifest(signed, space.roster, query.schema, int(time.time()))
+        self.agreement = agreement
+        self._question = read_manifest(signed, agreement, space.roster, query.schema, int(time.time()))
         self._reference = JobReference(job_id=bytes.fromhex(self.id))
 
     @property
@@ -105,10 +111,11 @@ class Job:
         return self._query.result(
             opened.sums,
             job_id=self.id,
-            holders=tuple(self._question.holders),
+            holders=tuple(opened.holders),
             clipped=opened.clipped,
             wire_bytes=answer.wire_bytes,
             seconds=time.monotonic() - self._started,
+            receipt=Receipt(self._space, self._signed, hashlib.sha256(answer.total).hexdigest()),
         )
 
     # --- waiting
@@ -138,11 +145,12 @@ class Job:
     def _why(self, status: JobStatus) -> CeibaError:
         """Why a job ended without a result; a refusal's signature is checked before its reason is believed."""
         if status.state == State.EXPIRED:
-            done = status.submitted if len(status.approved) == len(status.holders) else status.approved
-            missing = [holder for holder in status.holders if holder not in done]
-            return JobExpired(job=self.id, holders=", ".join(missing))
+            return JobExpired(job=self.id, holders=", ".join(unanswered(status)))
         if status.state == State.CANCELLED:
             return JobCancelled(job=self.id)
+        if not status.HasField("refusal"):
+            because = f"it says {status.ended_because or 'nothing'}, and no holder has refused."
+            return JobFailed(job=self.id, holder="the coordinator", reason=because)
         refusal = self._space.roster.open(status.refusal, Refusal, Role.HOLDER)
         if (refusal.job_id, refusal.manifest_digest, refusal.holder) != (
             self.id,
@@ -169,7 +177,9 @@ class Job:
         assert self._space.identity.encryption is not None
         submissions = [(signed, bytes(ciphertexts)) for signed, ciphertexts in answer.submissions]
         private_key = self._space.identity.encryption.keypair[1]
-        return open_result(self._question, answer.approvals, submissions, bytes(answer.total), private_key)
+        return open_result(
+            self._question, answer.approvals, submissions, bytes(answer.total), private_key, answer.aborts
+        )
 
 
 @dataclass
@@ -177,13 +187,14 @@ class Answer:
     """What the merchant receives for a job that is done."""
 
     approvals: list[Signed] = field(default_factory=list)
+    aborts: list[Signed] = field(default_factory=list)
     submissions: list[tuple[Signed, bytearray]] = field(default_factory=list)
     total: bytearray = field(default_factory=bytearray)
 
     @property
     def wire_bytes(self) -> int:
-        """What the holders sent: approvals, submissions and ciphertexts."""
-        documents = [*self.approvals, *(signed for signed, _ in self.submissions)]
+        """What the holders sent: approvals, abort tokens, submissions and ciphertexts."""
+        documents = [*self.approvals, *self.aborts, *(signed for signed, _ in self.submissions)]
         return sum(signed.ByteSize() for signed in documents) + sum(len(blob) for _, blob in self.submissions)
 
 
@@ -215,6 +226,8 @@ def _collect(parts: Iterable[ResultPart], question: Question) -> Answer:
         match part.WhichOneof("part"):
             case "approval":
                 answer.approvals.append(part.approval)
+            case "abort" if not answer.submissions:
+                answer.aborts.append(part.abort)
             case "submission":
                 answer.submissions.append((part.submission, bytearray()))
             case "ciphertexts" if answer.submissions:
@@ -224,6 +237,7 @@ def _collect(parts: Iterable[ResultPart], question: Question) -> Answer:
             case _:
                 raise MalformedMessage(message="ResultPart", problem="it is out of order")
         largest = max((len(answer.total), *(len(blob) for _, blob in answer.submissions)))
-        if largest > limit or max(len(answer.approvals), len(answer.submissions)) > len(question.holders):
+        documents = max(len(answer.approvals) + len(answer.aborts), len(answer.submissions))
+        if largest > limit or documents > len(question.holders):
             raise MessageTooLarge(message="Result", limit=limit)
     return answer

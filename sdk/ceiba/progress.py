@@ -10,20 +10,34 @@ Progress = Callable[[], AbstractContextManager[Report]]
 
 
 def in_words(status: JobStatus) -> str:
-    """What a job is doing, for people: `3 of 4 holders have answered; waiting for hungary (offline)`."""
+    """What a job is doing, for people: `2 of 3 holders have approved; waiting for a person at zurich; hungary left`."""
     done, verb = (status.submitted, "answered") if _is_fixed(status) else (status.approved, "approved")
-    waiting = [holder if holder in status.online else f"{holder} (offline)" for holder in _missing(status)]
-    tail = f"; waiting for {', '.join(waiting)}" if waiting else ""
-    return f"{len(done)} of {len(status.holders)} holders have {verb}{tail}"
+    waiting = [_waiting(holder, status) for holder in unanswered(status)]
+    parts = [f"{len(done)} of {len(remaining(status))} holders have {verb}"]
+    parts += [f"waiting for {', '.join(waiting)}"] if waiting else []
+    parts += [f"{', '.join(status.left)} left"] if status.left else []
+    return "; ".join(parts)
+
+
+def remaining(status: JobStatus) -> list[str]:
+    """The holders that have not left the job."""
+    return [holder for holder in status.holders if holder not in status.left]
+
+
+def unanswered(status: JobStatus) -> list[str]:
+    """Those of them that the job waits for."""
+    done = status.submitted if _is_fixed(status) else status.approved
+    return [holder for holder in remaining(status) if holder not in done]
+
+
+def _waiting(holder: str, status: JobStatus) -> str:
+    if holder in status.pending:
+        return f"a person at {holder}"
+    return holder if holder in status.online else f"{holder} (offline)"
 
 
 def _is_fixed(status: JobStatus) -> bool:
-    return len(status.approved) == len(status.holders)
-
-
-def _missing(status: JobStatus) -> list[str]:
-    done = status.submitted if _is_fixed(status) else status.approved
-    return [holder for holder in status.holders if holder not in done]
+    return set(remaining(status)) <= set(status.approved)
 
 
 @contextmanager
@@ -44,6 +58,6 @@ def show_on_terminal() -> Iterator[Report]:
 
         def report(status: JobStatus) -> None:
             steps = len(status.approved) + len(status.submitted)
-            bar.update(task, total=2 * len(status.holders), completed=steps, description=in_words(status))
+            bar.update(task, total=2 * len(remaining(status)), completed=steps, description=in_words(status))
 
         yield report

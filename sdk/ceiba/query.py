@@ -259,9 +259,9 @@ class Query:
         """Ask the holders; a job to wait for."""
         return self.runner.submit(self, **options)
 
-    def explain(self) -> Any:
-        """Who would see what, how large it is and how long it takes; asks nothing."""
-        return self.runner.explain(self)
+    def explain(self, **options: Any) -> Any:
+        """Under which agreement it would be asked, who sees what, and how large it is; asks nothing."""
+        return self.runner.explain(self, **options)
 
     def mock(self, rows: int = 1000, seed: int = 0) -> Result:
         """The same query on made-up rows of the schema. Touches no data and no network; means nothing."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+    from ceiba.receipts import Receipt
+
 INT64 = range(-(2**63), 2**63)
 
 
@@ -35,7 +37,9 @@ class Result:
     seconds: float | None = None
     """From asking to the finished rows."""
     wire_bytes: int = 0
-    """What the holders sent for it: approvals, submissions and ciphertexts."""
+    """What the holders sent for it: approvals, abort tokens, submissions and ciphertexts."""
+    receipt: Receipt | None = field(default=None, compare=False)
+    """Proves the way of this result to others: `result.receipt.verify()`. None for made-up rows."""
 
     def __len__(self) -> int:
         return len(self.rows)

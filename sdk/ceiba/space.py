@@ -5,69 +5,114 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 
+from ceiba.agreements import AgreementHandle, Agreements
 from ceiba.catalogue import Catalogue, CatalogueEntry
-from ceiba.explanation import Explanation, explain
+from ceiba.choosing import Wish
+from ceiba.explanation import Explanation, NoTerms, Terms, explain
 from ceiba.home import Home
 from ceiba.jobs import Job
 from ceiba.progress import show_nothing, show_on_terminal
 from ceiba.query import Query, Table
 from ceiba.result import Result
-from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.errors import (
+    AgreementMismatch,
+    AgreementNotActive,
+    BadSignature,
+    CeibaError,
+    CertificateExpired,
+    ManifestMismatch,
+    NoAgreement,
+    NotAgreed,
+    UnknownMember,
+    UnknownTable,
+)
+from ceiba_protocol.joining import renew, successor
 from ceiba_protocol.rounds import make_manifest
 from ceiba_protocol.schema import Schema
+from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import Offer
-from ceiba_protocol.trust.identity import Identity
-from ceiba_protocol.trust.roster import Role, Roster, RosterTable
+from ceiba_protocol.trust.roster import Role, RosterTable
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.catalogue_pb2 import ListRequest, TableEntry
 from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub
 from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.enrolment_pb2 import GetRosterRequest
+from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub
 from ceiba_protocol.v1.jobs_pb2_grpc import JobsStub
 from ceiba_protocol.wire import from_rpc_error, secure_channel
 
 CALL_SECONDS = 30.0
 DEADLINE_SECONDS = 120
+Found = TypeVar("Found")
 Versions = Mapping[str, str]
 """Holder → the version of its dataset to use, or the beginning of it."""
 
 
-def connect(address: str | None = None, identity: str | Path = "~/.ceiba") -> Space:
+def connect(
+    address: str | None = None, identity: str | Path = "~/.ceiba", *, passphrase: str | bytes | None = None
+) -> Space:
     """Connect to a space with the identity in a folder that `ceiba init` made.
 
     >>> space = ceiba.connect("coordinator.example:7443", identity="~/.ceiba/bank-a")
 
-    `address` is the coordinator's host:port, by default the one in the join token. Raises BadIdentity,
-    RosterNotPinned, NotReachable.
+    `address` is the coordinator's host:port, by default the one in the join token. `passphrase` opens the keys; without
+    it, it is taken from CEIBA_PASSPHRASE_FILE or CEIBA_PASSPHRASE, or asked for on a terminal. A certificate that ends
+    within 30 days is renewed first, and saved; a newer roster that enough of its signers approved is pinned. Raises
+    BadIdentity, PassphraseNeeded, BadPassphrase, RosterNotPinned, RosterMismatch, NotReachable, CertificateExpired.
     """
-    home = Home(identity)
-    space = Space(home.identity(), home.roster(), address)
-    space.catalogue()
+    home = Home(identity, passphrase.encode() if isinstance(passphrase, str) else passphrase)
+    _renew(home, address)
+    space = Space(home, address)
+    try:
+        space.take_up_roster()
+        space.catalogue()
+    except BaseException:
+        space.close()
+        raise
     return space
+
+
+def _renew(home: Home, address: str | None) -> None:
+    """Renew the certificate of the folder's identity if due. What fails, short of its end, is tried the next time."""
+    identity = home.identity()
+    try:
+        renewed = renew(identity, datetime.now(UTC), address)
+        if renewed is not None:
+            home.save_identity(renewed)
+    except CertificateExpired:
+        raise
+    except (CeibaError, OSError) as error:
+        warnings.warn(f"The certificate of {identity.name} could not be renewed: {error}", stacklevel=3)
 
 
 class Space:
     """A merchant's view of a space. Use it as a context manager, or `close` it."""
 
-    def __init__(self, identity: Identity, roster: Roster, address: str | None = None) -> None:
-        self.identity = identity
-        self.roster = roster
-        self.address = address or identity.coordinator
-        self._channel = secure_channel(self.address, identity)
-        self._catalogue = CatalogueStub(self._channel)
-        self._jobs = JobsStub(self._channel)
+    def __init__(self, home: Home, address: str | None = None) -> None:
+        self.home = home
+        self.identity = home.identity()
+        self.roster = home.roster()
+        self.address = address or self.identity.coordinator
+        self.channel = secure_channel(self.address, self.identity)
+        self.agreements = Agreements(self)
+        """What was agreed with whom: `space.agreements()`, `space.agreements.propose(...)`."""
+        self._catalogue = CatalogueStub(self.channel)
+        self._directory = DirectoryStub(self.channel)
+        self._jobs = JobsStub(self.channel)
         self._schemas: dict[str, Schema] = {}
 
     def close(self) -> None:
-        self._channel.close()
+        self.channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +129,7 @@ class Space:
 
     def catalogue(self) -> Catalogue:
         """Every table, with its holders and what they have published."""
-        return Catalogue([self._checked(entry) for entry in self._entries()])
+        return self.with_newest_roster(lambda: Catalogue([self._checked(entry) for entry in self._entries()]))
 
     def table(self, name: str, version: Versions | None = None) -> Table:
         """A table to ask questions of: the union of all its holders' datasets.
@@ -94,7 +139,7 @@ class Space:
 
         Raises UnknownTable, which names the nearest one, and DatasetMissing before its schema is known.
         """
-        entry = self._entry(name)
+        entry = self.with_newest_roster(lambda: self._entry(name))
         return Table(entry.required_schema(), Pinned(self, dict(version)) if version else self)
 
     def sql(self, text: str) -> Query:
@@ -107,7 +152,7 @@ class Space:
         schemas: dict[str, Schema] = {}
 
         def schema_of(table: str) -> Schema:
-            schemas[table] = self._entry(table).required_schema()
+            schemas[table] = self.table(table).schema
             return schemas[table]
 
         plan, presentation = parse(text, schema_of)
@@ -125,34 +170,96 @@ class Space:
         self,
         query: Query,
         *,
+        agreement: AgreementHandle | str | None = None,
         deadline: float | timedelta = DEADLINE_SECONDS,
-        purpose: str = "",
+        purpose: str | None = None,
         version: Versions | None = None,
     ) -> Job:
-        """Ask without waiting. `deadline`: seconds until the job ends even if a holder has not answered."""
+        """Ask without waiting, under an agreement: the named one (or the first digits of its id), else the active one
+        that covers the question with the fewest columns, for that purpose if one is given.
+
+        `deadline`: seconds until the job ends even if a holder has not answered. Every job takes one of the agreement's
+        numbers, also if it fails. Raises NoAgreement, NotAgreed, AgreementNotActive, UnknownAgreement, DatasetMissing.
+        """
         started = time.monotonic()
-        seconds = int(deadline.total_seconds() if isinstance(deadline, timedelta) else deadline)
-        entry = self._entry(query.plan().table)
-        manifest = make_manifest(
-            job_id=secrets.token_hex(16),
-            merchant=self.identity.descriptor,
-            plan=query.plan(),
-            schema=query.schema,
-            roster=self.roster,
-            offers=entry.offers(version or {}).values(),
-            purpose=purpose,
-            now=int(time.time()),
-            seconds=max(1, seconds),
+        seconds = max(1, int(deadline.total_seconds() if isinstance(deadline, timedelta) else deadline))
+        signed, agreed = self.with_newest_roster(
+            lambda: self._manifest(query, self._wish(query, seconds, purpose), agreement, version or {})
         )
-        signed = sign(manifest, self.identity.name, self.identity.signing_key)
-        job = Job(self, self._jobs, query, signed, started)
+        job = Job(self, self._jobs, query, signed, agreed, started)
         job.send()
         return job
 
-    def explain(self, query: Query, version: Versions | None = None) -> Explanation:
-        """Who sees what, how large it is and how long it takes; nothing is asked."""
-        entry = self._entry(query.plan().table)
-        return explain(query, entry.offers(version or {}), self.identity.descriptor)
+    def _manifest(
+        self, query: Query, wish: Wish, named: AgreementHandle | str | None, version: Versions
+    ) -> tuple[Signed, Agreement]:
+        """The signed manifest, and the agreement that it cites."""
+        agreement = self.agreements.choose(wish, named).agreement
+        manifest = make_manifest(
+            job_id=secrets.token_hex(16),
+            number=1,
+            agreement=agreement,
+            merchant=self.identity.descriptor,
+            plan=query.plan(),
+            schema=query.schema,
+            offers=self._entry(query.plan().table).offers(version).values(),
+            now=wish.now,
+            seconds=wish.until - wish.now,
+        )
+        # The number comes last, so that what cannot be asked uses up none.
+        numbered = manifest.model_copy(update={"number": self.home.next_number(agreement)})
+        return sign(numbered, self.identity.name, self.identity.signing_key), agreement
+
+    def _wish(self, query: Query, seconds: int, purpose: str | None) -> Wish:
+        now = int(time.time())
+        return Wish(query.plan(), now, now + seconds, purpose)
+
+    def explain(
+        self,
+        query: Query,
+        *,
+        agreement: AgreementHandle | str | None = None,
+        purpose: str | None = None,
+        version: Versions | None = None,
+    ) -> Explanation:
+        """Under which agreement it would be asked, who sees what, and how large it is; asks nothing."""
+        return self.with_newest_roster(lambda: self._explain(query, agreement, purpose, version or {}))
+
+    def _explain(
+        self, query: Query, named: AgreementHandle | str | None, purpose: str | None, version: Versions
+    ) -> Explanation:
+        offers = self._entry(query.plan().table).offers(version)
+        try:
+            agreed = self.agreements.choose(self._wish(query, DEADLINE_SECONDS, purpose), named).agreement
+        except (NoAgreement, NotAgreed, AgreementNotActive) as error:
+            return explain(query, offers, self.identity.descriptor, NoTerms(error))
+        return explain(query, offers, self.identity.descriptor, Terms(agreed, self.home.jobs_asked(agreed)))
+
+    # --- the roster
+
+    def take_up_roster(self) -> bool:
+        """Pin the newest roster if enough signers of the pinned one have approved it; whether there was one.
+
+        Raises RosterMismatch, NotReachable.
+        """
+        try:
+            received = self._directory.GetRoster(GetRosterRequest(), timeout=CALL_SECONDS)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.address) from None
+        roster = successor(self.identity, self.roster, received)
+        if roster is not None:
+            self.home.pin(roster)
+            self.roster = roster
+        return roster is not None
+
+    def with_newest_roster(self, step: Callable[[], Found]) -> Found:
+        """A step that asks and checks; once more under a newer roster if the pinned one does not fit what it met."""
+        try:
+            return step()
+        except (UnknownMember, UnknownTable, BadSignature, ManifestMismatch, AgreementMismatch, NoAgreement):
+            if not self.take_up_roster():
+                raise
+        return step()
 
     # --- the catalogue, checked
 
@@ -206,5 +313,5 @@ class Pinned:
     def submit(self, query: Query, **options: Any) -> Job:
         return self.space.submit(query, version=self.versions, **options)
 
-    def explain(self, query: Query) -> Explanation:
-        return self.space.explain(query, version=self.versions)
+    def explain(self, query: Query, **options: Any) -> Explanation:
+        return self.space.explain(query, version=self.versions, **options)

@@ -13,12 +13,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import ceiba
+from ceiba.home import Home
 from ceiba.jobs import Job
 from ceiba.progress import in_words
 from ceiba.space import Space
 from ceiba_coordinator.config import Config
 from ceiba_node.answering import Answering, Reply
 from ceiba_node.ledger import Ledger
+from ceiba_node.operator import Operator
 from ceiba_node.service import assemble
 from ceiba_protocol.errors import CeibaError, IllegalTransition, JobCancelled, JobExpired, NotReachable
 from ceiba_protocol.trust.certificates import CertificateName, issue_member, make_authority, make_request, new_key
@@ -79,13 +81,13 @@ def list_tables(channel: grpc.Channel) -> Any:
 
 
 def channel_with(lab: Sandbox, key: bytes | None, certificate: bytes | None) -> grpc.Channel:
-    authority = Config.read(lab.coordinator_folder).read_authority().certificate
+    authority = lab.config.read_authority().certificate
     return grpc.secure_channel(lab.address, grpc.ssl_channel_credentials(authority, key, certificate), CHANNEL_OPTIONS)
 
 
 def certificate(lab: Sandbox, key: bytes, *, name: CertificateName | None = None, days: int = 0) -> bytes:
     """By the space's own CA, as if it had been issued some days ago: what an operator can mint."""
-    authority = Config.read(lab.coordinator_folder).read_authority()
+    authority = lab.config.read_authority()
     wanted = name or CertificateName("sandbox", "merchant", "bank-a")
     return issue_member(authority, make_request(key), wanted, datetime.now(UTC) - timedelta(days=days))
 
@@ -160,14 +162,16 @@ def test_real_key_under_another_name_admits_nobody(lab: Sandbox) -> None:
 
 def test_server_of_another_ca_is_not_believed(lab: Sandbox, space: Space) -> None:
     other = make_authority("sandbox", datetime.now(UTC)).certificate.decode()
-    with pytest.raises(NotReachable), Space(changed(space.identity, authority=other), space.roster) as misled:
+    home = Home(lab.merchant_home("bank-a").folder, lab.passphrase)
+    home._opened = changed(space.identity, authority=other)
+    with pytest.raises(NotReachable), Space(home) as misled:
         misled.catalogue()
 
 
 def test_wrong_address_is_not_reachable(lab: Sandbox) -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(NotReachable, match=address):
-        ceiba.connect(address, identity=lab.merchant_home("bank-a").folder)
+        ceiba.connect(address, identity=lab.merchant_home("bank-a").folder, passphrase=lab.passphrase)
 
 
 # --- roles -------------------------------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def test_another_merchants_job_is_an_unknown_one(lab: Sandbox, space: Space) -> 
 
 
 def test_enrolment_port_serves_nothing_else(lab: Sandbox) -> None:
-    config = Config.read(lab.coordinator_folder)
+    config = Config.read(lab.coordinator_folder, lab.passphrase_file.read_bytes())
     authority = config.read_authority().certificate.decode()
     with enrolment_channel(config.settings.enrolment_address, authority) as channel:
         for service in (list_tables, HOLDERS_MAY_NOT["Submit"], MERCHANTS_MAY_NOT["Pull"]):
@@ -287,6 +291,7 @@ def in_place_of(lab: Sandbox, holder: str) -> Iterator[StandIn]:
     answering = assemble(lab.node_home(holder), lambda: int(time.time()), os.urandom)
     try:
         with secure_channel(lab.address, identity_of(lab, holder)) as channel:
+            answering.witness.connect(Operator(channel, lab.address))
             yield StandIn(channel, answering)
     finally:
         answering.close()
@@ -321,7 +326,8 @@ def test_malformed_answers_are_refused_and_the_right_one_still_counts(lab: Sandb
         node.send(WorkPart(approval=approval))
         # a submission
         task = node.task(job, "contribute")
-        reply = node.answering.contribute(task.job_id, task.contribute.approvals)
+        fixed = task.contribute
+        reply = node.answering.contribute(task.job_id, fixed.approvals, fixed.aborts, fixed.checkpoint)
         signed, blob = parts_of(reply)
         node.refused("malformed_document", WorkPart(submission=approval), blob)
         node.refused("malformed_document", WorkPart(submission=damaged(reply.signed, "body")), blob)
@@ -418,8 +424,8 @@ def test_job_outlives_its_merchants_process(lab: Sandbox, space: Space) -> None:
     """The same manifest again, from another connection: the job goes on, and it is one job."""
     with away(lab, SECOND):
         job = space.sql(SQL).submit()
-    with ceiba.connect(identity=lab.merchant_home("bank-a").folder) as second:
-        again = Job(second, second._jobs, second.sql(SQL), job._signed, job._started)
+    with ceiba.connect(identity=lab.merchant_home("bank-a").folder, passphrase=lab.passphrase) as second:
+        again = Job(second, second._jobs, second.sql(SQL), job._signed, job.agreement, job._started)
         again.send()
         assert again.wait()[0] == TRUTH
     assert job.wait()[0] == TRUTH

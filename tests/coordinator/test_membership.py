@@ -14,8 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from ceiba_coordinator.log import Log
 from ceiba_coordinator.membership import TOKEN_SECONDS, Membership
-from ceiba_coordinator.store.database import OFFERS_KEPT, Store, open_engine
+from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_coordinator.store.members import OFFERS_KEPT
 from ceiba_protocol.canonical import Digest, digest
 from ceiba_protocol.errors import (
     BadCertificateRequest,
@@ -45,10 +47,11 @@ from ceiba_protocol.trust.certificates import (
 )
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.identity import JoinToken
-from ceiba_protocol.trust.roster import Descriptor, Role
+from ceiba_protocol.trust.roster import Descriptor, Role, Roster, approval_of
 from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse
 from tests.support.members import (
     HOLDERS,
+    LOG_KEY,
     MERCHANT,
     NOW,
     SCHEMA,
@@ -60,6 +63,7 @@ from tests.support.members import (
 )
 from tests.support.seeded import seeded
 
+DAY = 24 * 3600
 AUTHORITY = make_authority("test-space", datetime.fromtimestamp(NOW, UTC))
 
 
@@ -86,7 +90,8 @@ class Office:
         self.now = NOW
         self.path = path
         self.store = Store(open_engine(f"sqlite:///{path}"))
-        self.membership = Membership(self.store, "test-space", AUTHORITY, lambda: self.now)
+        log = Log(self.store, "test-space", LOG_KEY, lambda: self.now)
+        self.membership = Membership(self.store, "test-space", AUTHORITY, log, lambda: self.now)
         self._random = seeded("tokens")
 
     def invite(self, name: str, role: Role = Role.HOLDER, organisation: str | None = None) -> JoinToken:
@@ -102,6 +107,13 @@ class Office:
     def enrol_everybody(self) -> None:
         for descriptor in (merchant(bits=3072), *map(holder, HOLDERS)):
             self.enrol(Newcomer(descriptor))
+
+    def put_in_force(self, holders: list[str]) -> Roster:
+        """A roster, approved by all who may."""
+        roster = self.membership.propose_roster([(SCHEMA, holders)])
+        for name in roster.signers:
+            self.membership.approve_roster(signed_by(name, approval_of(roster, name)), name)
+        return roster
 
     def offer(self, name: str, **changes: Any) -> tuple[Any, bytes, str]:
         fields: dict[str, Any] = {
@@ -320,6 +332,62 @@ def fingerprint_of(key: ec.EllipticCurvePrivateKey) -> Digest:
     return key_fingerprint(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
+# --- renewal -----------------------------------------------------------------------------------------------------
+
+
+def enrolled(office: Office, name: str = "cleveland") -> Newcomer:
+    newcomer = Newcomer(holder(name))
+    office.enrol(newcomer)
+    return newcomer
+
+
+def test_renewed_certificate_has_the_same_name_and_key_and_ends_later(office: Office) -> None:
+    member = enrolled(office)
+    office.now = NOW + 61 * DAY
+    certificate = office.membership.renew(make_request(member.key), "cleveland")
+    name = CertificateName("test-space", "holder", "cleveland")
+    assert read_member_certificate(certificate) == (name, member.descriptor.tls_fingerprint)
+    assert expires_at(certificate) == datetime.fromtimestamp(NOW, UTC) + timedelta(days=61 + 90)
+    stored = office.store.member("cleveland")
+    assert stored is not None and stored.certificate == certificate
+    assert office.membership.is_enrolled("cleveland", "holder", member.descriptor.tls_fingerprint)
+
+
+def not_renewed(office: Office, error: type[CeibaError], request: bytes, name: str = "cleveland") -> None:
+    """Refused, and everybody's stored certificate is what it was."""
+    with office.store.transaction() as connection:
+        before = connection.exec_driver_sql("SELECT name, certificate FROM members").all()
+    with pytest.raises(error):
+        office.membership.renew(request, name)
+    with office.store.transaction() as connection:
+        assert connection.exec_driver_sql("SELECT name, certificate FROM members").all() == before
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_bad_request_does_not_renew(office: Office, kind: str) -> None:
+    not_renewed(office, BadCertificateRequest, REQUESTS[kind](enrolled(office)))
+
+
+def test_another_members_request_does_not_renew(office: Office) -> None:
+    other = enrolled(office, "hungary")
+    enrolled(office)
+    not_renewed(office, BadCertificateRequest, make_request(other.key))
+
+
+def test_removed_member_and_stranger_cannot_renew(office: Office) -> None:
+    member = enrolled(office)
+    office.membership.remove("cleveland")
+    not_renewed(office, UnknownMember, make_request(member.key))
+    not_renewed(office, UnknownMember, make_request(member.key), "nobody")
+
+
+def test_removed_and_invited_again_the_old_key_does_not_renew(office: Office) -> None:
+    before = enrolled(office)
+    office.membership.remove("cleveland")
+    enrolled(office)
+    not_renewed(office, BadCertificateRequest, make_request(before.key))
+
+
 # --- who is calling ----------------------------------------------------------------------------------------------
 
 
@@ -341,8 +409,8 @@ def test_roster_has_all_members_and_counts_up(office: Office) -> None:
     office.enrol_everybody()
     versions = [office.membership.propose_roster([(SCHEMA, [*HOLDERS])]) for _ in range(3)]
     assert [roster.version for roster in versions] == [1, 2, 3]
-    assert office.membership.roster() == versions[-1]
-    assert sorted(office.membership.roster().by_name) == sorted([MERCHANT, *HOLDERS])
+    assert office.membership.newest == versions[-1]
+    assert sorted(versions[-1].by_name) == sorted([MERCHANT, *HOLDERS])
     assert versions[0].authority_fingerprint == certificate_fingerprint(AUTHORITY.certificate)
 
 
@@ -379,7 +447,7 @@ def test_no_roster_with_one_organisation_twice(office: Office) -> None:
 def open_office(office: Office) -> Office:
     office.enrol_everybody()
     office.enrol(Newcomer(holder("outsider")))
-    office.membership.propose_roster([(SCHEMA, [*HOLDERS])])
+    office.put_in_force([*HOLDERS])
     return office
 
 
@@ -438,23 +506,33 @@ def test_offer_that_another_holder_signed_is_refused(open_office: Office) -> Non
     refused_offer(open_office, UnknownMember, signed, SCHEMA.body(), "zurich")
 
 
-def test_removed_member_is_nobody_and_its_offers_go_with_it(open_office: Office) -> None:
+def test_removed_member_is_nobody(open_office: Office) -> None:
+    open_office.enrol(Newcomer(holder("newcomer")))
+    open_office.membership.remove("newcomer")
+    assert open_office.store.member("newcomer") is None
+    with pytest.raises(UnknownMember):
+        open_office.membership.remove("newcomer")
+
+
+def test_member_on_the_roster_in_force_is_revoked_and_not_removed(open_office: Office) -> None:
     signed, schema, caller = open_office.offer("zurich")
     open_office.membership.announce(signed, schema, caller)
-    open_office.membership.remove("zurich")
-    assert not open_office.store.offers("health.heart") and open_office.store.member("zurich") is None
-    with pytest.raises(UnknownMember):
+    with pytest.raises(RosterMismatch):
         open_office.membership.remove("zurich")
+    assert open_office.store.member("zurich") is not None
+    open_office.membership.revoke("zurich", "a lost server")
+    assert not open_office.store.offers("health.heart") and open_office.store.member("zurich") is None
 
 
 def test_schema_of_a_table_without_offers_is_known_from_the_roster(open_office: Office) -> None:
     assert open_office.membership.schema("health.heart") == SCHEMA
 
 
-def test_schema_that_nobody_sent_is_missing(office: Office) -> None:
-    office.enrol_everybody()
-    roster = office.membership.propose_roster([(SCHEMA, [*HOLDERS])])
+def test_schema_that_nobody_sent_is_missing(open_office: Office) -> None:
+    roster = open_office.membership.roster()
     table = changed(roster.tables[0], schema_digest=digest("another schema"))
-    office.store.add_roster(2, changed(roster, version=2, tables=(table,)).body())
+    made = changed(roster, version=2, tables=(table,))
+    open_office.store.add_roster(2, made.digest(), made.body())
+    open_office.store.put_in_force(2, NOW)
     with pytest.raises(DatasetMissing):
-        office.membership.schema("health.heart")
+        open_office.membership.schema("health.heart")

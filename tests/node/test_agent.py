@@ -8,13 +8,23 @@ import grpc
 import pytest
 
 from ceiba_node.agent import Agent
-from ceiba_protocol.errors import EngineFailed
+from ceiba_protocol.errors import EngineFailed, NotReachable, WrongRole
+from ceiba_protocol.v1.common_pb2 import Signed
 
 NOBODY = "127.0.0.1:1"
 
 
 def agent(offers: Any = dict, is_outdated: Any = lambda: False) -> Agent:
-    answering: Any = SimpleNamespace(offers=offers, forget_expired=lambda: None, roster_digest=bytes(32))
+    witness = SimpleNamespace(connect=lambda _: None, catch_up=lambda: None, fault=None)
+    answering: Any = SimpleNamespace(
+        witness=witness,
+        offers=offers,
+        forget_expired=lambda: None,
+        roster_digest=bytes(32),
+        broken_by_roster=list,
+        to_upload=list,
+        decided=list,
+    )
     return Agent(grpc.insecure_channel(NOBODY), NOBODY, answering, is_outdated)
 
 
@@ -51,3 +61,21 @@ def test_a_failure_does_not_end_the_announcing(failure: Exception) -> None:
     stopping.append(agent(offers))
     stopping[0].run()
     assert next(tries, None) is None and not announcing()
+
+
+def test_a_signature_is_uploaded_until_it_is_taken_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the coordinator cannot be reached it stays; what it refuses is not sent again and again."""
+    signed, uploaded = Signed(type="ceiba.v1.Notice"), []
+    answers = iter([NotReachable(target="it", problem="x"), NotReachable(target="it", problem="x"), WrongRole])
+    uploading = agent()
+    uploading._answering.to_upload = lambda: [] if uploaded else [signed]  # type: ignore[method-assign]
+    uploading._answering.mark_uploaded = uploaded.append  # type: ignore[method-assign]
+
+    def upload(_: Signed) -> None:
+        answer = next(answers)
+        raise answer(role="holder", method="x") if answer is WrongRole else answer  # type: ignore[operator]
+
+    monkeypatch.setattr(uploading._operator, "upload", upload)
+    for expected in ([], [], [signed], [signed]):
+        uploading._upload()
+        assert uploaded == expected

@@ -1,20 +1,13 @@
 """One real holder among simulated ones: it stores before it answers, answers one set once, and says no in words."""
 
-import csv
-import os
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ceiba_node.answering import LOG_TIME, Answering, Reply
-from ceiba_node.encryptors import Encryptors
+from ceiba_node.answering import LOG_TIME, Reply
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
 from ceiba_node.ledger import Ledger
-from ceiba_node.publishing import publish
-from ceiba_node.snapshots import SnapshotStore
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
     BadSignature,
@@ -26,12 +19,10 @@ from ceiba_protocol.errors import (
     error_from,
 )
 from ceiba_protocol.rounds import CLOCK_TOLERANCE, commit_to_set
-from ceiba_protocol.trust.documents import Approval, DatasetPin, Offer, Refusal, Submission
-from ceiba_protocol.trust.identity import Identity
+from ceiba_protocol.trust.documents import Approval, Offer, Refusal, Submission
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1.common_pb2 import Signed
 from tests.support.members import (
-    HOLDERS,
     MERCHANT,
     NOW,
     ROWS,
@@ -39,83 +30,10 @@ from tests.support.members import (
     World,
     altered,
     changed,
-    holder,
     plan_of,
     signed_by,
 )
-from tests.support.seeded import seeded
-
-ME, SECOND, THIRD = HOLDERS
-STORAGE_KEY = seeded("storage key")(32)
-
-
-class Node:
-    """A holder's node in a folder, without a network; `restart` forgets all but the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.world = World()
-        self.now = NOW
-        self.snapshots = SnapshotStore(folder / "snapshots", holder=ME)
-        self.publish(ROWS[ME])
-        snapshot = self.snapshots.current("health.heart")
-        self.world.pins[ME] = DatasetPin(
-            holder=ME, version=Digest(snapshot.version), row_capacity=snapshot.row_capacity
-        )
-        self.id = bytes.fromhex(self.world.job_id)
-        self.start()
-
-    def publish(self, rows: Any) -> None:
-        path = self.folder / "heart.csv"
-        with path.open("w") as file:
-            writer = csv.writer(file)
-            writer.writerow(["sex", "age", "chol"])
-            for row in rows:
-                chol = "" if row["chol"] is None else row["chol"] / 10
-                writer.writerow([["female", "male"][row["sex"]], "" if row["age"] is None else row["age"], chol])
-        publish(self.snapshots, path, SCHEMA, now=datetime.fromtimestamp(NOW, UTC), version_key=STORAGE_KEY)
-
-    def start(self, storage_key: bytes = STORAGE_KEY) -> None:
-        identity = Identity(
-            space="test-space",
-            descriptor=holder(ME),
-            coordinator="127.0.0.1:1",
-            signing_seed=seeded(f"signing key of {ME}")(32).hex(),
-            storage_key=storage_key.hex(),
-            tls_key="",
-            certificate="",
-            authority="",
-            encryption=None,
-        )
-        self.ledger = Ledger(self.folder / "ledger.sqlite3", storage_key)
-        self.answering = Answering(
-            identity,
-            self.world.roster,
-            self.snapshots,
-            DuckDBEngine(holder=ME, memory_limit="300MB", threads=1, temp_directory=self.folder / "spill"),
-            self.ledger,
-            Encryptors(os.urandom, stock=0),
-            lambda: self.now,
-            os.urandom,
-        )
-
-    def restart(self, **options: bytes) -> None:
-        self.answering.close()
-        self.start(**options)
-
-    # --- tasks, and what was answered
-
-    def approve(self, manifest: Signed | None = None) -> Reply:
-        return self.answering.approve(self.id, manifest or self.world.signed_manifest())
-
-    def approvals(self, **replaced: Signed) -> list[Signed]:
-        return self.world.approvals(**({ME: self.approve().signed} | replaced))
-
-    def contribute(self, approvals: list[Signed] | None = None) -> Reply:
-        return self.answering.contribute(self.id, self.approvals() if approvals is None else approvals)
-
-    def files(self) -> bytes:
-        return b"".join(path.read_bytes() for path in self.folder.glob("ledger.sqlite3*"))
+from tests.support.one_node import ME, SECOND, STORAGE_KEY, THIRD, Node
 
 
 @pytest.fixture
@@ -127,7 +45,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def refusal_in(reply: Reply) -> Refusal:
     """The refusal, signed by the node for this job; it brings no ciphertexts."""
-    assert reply.ciphertexts == b""
+    assert reply.ciphertexts == b"" and reply.token is None
     return World().roster.open(reply.signed, Refusal, Role.HOLDER)
 
 
@@ -232,8 +150,7 @@ def test_restart_between_approval_and_contribution(node: Node) -> None:
 
 def test_each_job_has_its_own_mask_key(node: Node) -> None:
     first = node.approve()
-    node.world.job_id = "0c" * 16
-    node.id = bytes.fromhex(node.world.job_id)
+    node.ask("0c", 2)
     keys = {Approval.parse(reply.signed.body).mask_key for reply in (first, node.approve())}
     assert len(keys) == 2
 
@@ -290,7 +207,7 @@ def test_contribution_to_a_job_that_was_not_approved_is_not_answered(node: Node)
 # --- what it refuses to approve ----------------------------------------------------------------------------------
 
 WRONG_MANIFESTS: dict[str, tuple[str, Callable[[World], Signed]]] = {
-    "another roster": ("manifest_mismatch", lambda world: world.signed_manifest(agreement_digest=Digest("ab" * 32))),
+    "another agreement": ("unknown_agreement", lambda world: world.signed_manifest(agreement_digest=Digest("ab" * 32))),
     "a smaller set": ("set_mismatch", lambda world: world.signed_manifest(datasets=world.manifest().datasets[:2])),
     "another key": ("manifest_mismatch", lambda world: world.signed_manifest(key_id=Digest("ab" * 32))),
     "another layout": ("manifest_mismatch", lambda world: world.signed_manifest(layout_digest=Digest("ab" * 32))),
@@ -313,7 +230,7 @@ UNSIGNED: dict[str, tuple[type[CeibaError], Callable[[World], Signed]]] = {
     "a holder's": (UnknownMember, lambda world: signed_by(SECOND, world.manifest())),
     "changed on the way": (
         BadSignature,
-        lambda world: altered(world.signed_manifest(), b"research", b"resEarch"),
+        lambda world: altered(world.signed_manifest(), b"cleveland", b"clEveland"),
     ),
 }
 
@@ -324,14 +241,14 @@ def test_what_no_merchant_signed_gets_no_signature_either(node: Node, kind: str)
     error, make = UNSIGNED[kind]
     with pytest.raises(error):
         node.approve(make(node.world))
-    assert node.ledger.counts() == {"approved": 0, "answered": 0}
+    assert node.ledger.counts() == {"approved": 0, "answered": 0, "left": 0}
 
 
 @pytest.mark.parametrize("kind", WRONG_MANIFESTS)
 def test_wrong_manifest_is_refused(node: Node, kind: str) -> None:
     code, make = WRONG_MANIFESTS[kind]
     refused(node, node.approve(make(node.world)), code)
-    assert node.ledger.counts() == {"approved": 0, "answered": 0}
+    assert node.ledger.counts() == {"approved": 0, "answered": 0, "left": 0}
 
 
 def test_larger_capacity_than_published_is_refused(node: Node) -> None:

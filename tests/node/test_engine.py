@@ -48,6 +48,7 @@ from ceiba_protocol.plan import (
 from ceiba_protocol.program import CalendarUnit, Comparison, Row
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS
+from ceiba_protocol.v1.common_pb2 import Signed
 
 FOLDER = Path(tempfile.mkdtemp(prefix="ceiba-engine-"))
 FILES = itertools.count()
@@ -64,7 +65,7 @@ def snapshot_of(schema: Schema, rows: Sequence[Row]) -> Snapshot:
             flat = [value for row in values for value in row]
             database.execute(f"INSERT INTO rows VALUES {', '.join([marks] * len(values))}", flat)
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    return Snapshot(schema.table, "0" * 64, schema, max(len(rows), 1), {}, now, path)
+    return Snapshot(schema.table, "0" * 64, schema, max(len(rows), 1), {}, now, path, Signed())
 
 
 @pytest.fixture(scope="module")

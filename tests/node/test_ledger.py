@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ceiba_node.ledger import Answer, Ledger, Payload
-from ceiba_protocol.errors import LedgerDamaged, SecondPayload
+from ceiba_node.ledger import Answer, Job, Ledger, Left, Payload
+from ceiba_protocol.errors import JobConflict, LedgerDamaged, NumberUsed, SecondPayload
 from tests.support.members import HOLDERS, MERCHANT, NOW, World
 from tests.support.seeded import seeded
 
@@ -28,15 +28,40 @@ def world() -> World:
     return World()
 
 
-def answer_of(world: World, job: int = 0, mask_secret: bytes = MASK_SECRET) -> Answer:
+def job_of(world: World, job: int = 0, **changes: object) -> Job:
+    fields: dict = {
+        "job_id": bytes([job]) * 16,
+        "agreement_digest": "ac" * 32,
+        "agreement_id": "0a" * 16,
+        "number": job + 1,
+        "merchant": MERCHANT,
+        "organisation": MERCHANT,
+        "dataset": "health.heart",
+        "dataset_version": "ab" * 32,
+        "plan_digest": "ad" * 32,
+        "cells": 2,
+        "manifest": world.signed_manifest(),
+        "approved_at": NOW,
+        "expires_at": NOW + 60 + job,
+    }
+    return Job(**(fields | changes))
+
+
+def approved(ledger: Ledger, world: World, job: int = 0, attempt: int = 0, **changes: object) -> None:
+    ledger.record_approval(job_of(world, job, **changes), attempt, world.approval(HOLDERS[0]), MASK_SECRET)
+
+
+def answer_of(world: World, job: int = 0, attempt: int = 0) -> Answer:
+    """What the ledger must say once that job is approved."""
     return Answer(
         job_id=bytes([job]) * 16,
+        attempt=attempt,
         merchant=MERCHANT,
         dataset="health.heart",
         dataset_version="ab" * 32,
         manifest=world.signed_manifest(),
         approval=world.approval(HOLDERS[0]),
-        mask_secret=mask_secret,
+        mask_secret=MASK_SECRET,
         approved_at=NOW,
         expires_at=NOW + 60 + job,
     )
@@ -49,6 +74,7 @@ def payload_of(world: World, job: int = 0, **changes: object) -> Payload:
         "stage": "release",
         "iteration": 0,
         "context_digest": "cd" * 32,
+        "holders": HOLDERS,
         "submission": world.approval(HOLDERS[0]),
         "ciphertexts": CIPHERTEXTS,
     }
@@ -72,18 +98,18 @@ def sealed(path: Path, column: str, table: str) -> bytes:
 def test_what_is_stored_is_read_again_after_a_restart(path: Path, world: World) -> None:
     ledger = Ledger(path, KEY)
     answer, payload = answer_of(world), payload_of(world)
-    ledger.record_approval(answer)
+    approved(ledger, world)
     ledger.record_payload(payload, SALT, NOW)
     for again in (ledger, Ledger(path, KEY)):
         assert again.answer(answer.job_id) == answer
         assert again.payload(answer.job_id, 0, "release", 0) == payload
-        assert again.counts() == {"approved": 1, "answered": 1}
+        assert again.counts() == {"approved": 1, "answered": 1, "left": 0}
 
 
 def test_what_is_stored_is_on_the_disk_on_return(path: Path, world: World) -> None:
     """Another process sees it at once, while the first is still open."""
     ledger = Ledger(path, KEY)
-    ledger.record_approval(answer_of(world))
+    approved(ledger, world)
     with sqlite3.connect(path) as database:
         assert database.execute("SELECT COUNT(*) FROM answers").fetchone() == (1,)
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -92,7 +118,7 @@ def test_what_is_stored_is_on_the_disk_on_return(path: Path, world: World) -> No
 
 def test_nothing_is_known_of_other_jobs(path: Path, world: World) -> None:
     ledger = Ledger(path, KEY)
-    ledger.record_approval(answer_of(world, 1))
+    approved(ledger, world, 1)
     assert ledger.answer(bytes(16)) is None
     assert ledger.payload(bytes([1]) * 16, 0, "release", 0) is None
 
@@ -100,7 +126,7 @@ def test_nothing_is_known_of_other_jobs(path: Path, world: World) -> None:
 @pytest.mark.parametrize("change", [{}, {"context_digest": "ef" * 32}, {"ciphertexts": b"other"}])
 def test_second_payload_of_a_round_is_refused(path: Path, world: World, change: dict) -> None:
     ledger = Ledger(path, KEY)
-    ledger.record_approval(answer_of(world))
+    approved(ledger, world)
     ledger.record_payload(payload_of(world), SALT, NOW)
     for again in (ledger, Ledger(path, KEY)):
         with pytest.raises(SecondPayload):
@@ -108,10 +134,22 @@ def test_second_payload_of_a_round_is_refused(path: Path, world: World, change: 
         assert again.payload(bytes(16), 0, "release", 0) == payload_of(world)
 
 
-@pytest.mark.parametrize("change", [{"attempt": 1}, {"stage": "gate"}, {"iteration": 1}])
+def test_another_attempt_of_the_job_gets_no_payload(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    for attempt in (0, 1, 2):
+        approved(ledger, world, attempt=attempt)
+    ledger.record_payload(payload_of(world, attempt=1), SALT, NOW)
+    for attempt in (0, 2):
+        with pytest.raises(SecondPayload):
+            ledger.record_payload(payload_of(world, attempt=attempt), SALT, NOW)
+    assert ledger.counts()["answered"] == 1
+
+
+@pytest.mark.parametrize("change", [{"stage": "gate"}, {"iteration": 1}])
 def test_another_round_has_its_own_payload(path: Path, world: World, change: dict) -> None:
     ledger = Ledger(path, KEY)
-    ledger.record_approval(answer_of(world))
+    for attempt in (0, 1):
+        approved(ledger, world, attempt=attempt)
     ledger.record_payload(payload_of(world), SALT, NOW)
     ledger.record_payload(payload_of(world, **change), SALT, NOW)
     assert ledger.counts()["answered"] == 2
@@ -119,7 +157,7 @@ def test_another_round_has_its_own_payload(path: Path, world: World, change: dic
 
 def test_one_of_many_threads_stores_the_payload(path: Path, world: World) -> None:
     ledger = Ledger(path, KEY)
-    ledger.record_approval(answer_of(world))
+    approved(ledger, world)
     start, refused = threading.Barrier(8), []
 
     def store(number: int) -> None:
@@ -151,7 +189,7 @@ def test_payload_of_a_job_that_was_not_approved_is_refused(path: Path, world: Wo
 
 def test_secrets_are_never_in_plain_in_the_file(path: Path, world: World) -> None:
     ledger = Ledger(path, KEY)
-    ledger.record_approval(answer_of(world))
+    approved(ledger, world)
     ledger.record_payload(payload_of(world), SALT, NOW)
     content = bytes_of(path)
     assert CIPHERTEXTS[1_000:1_064] in content  # the search finds what is there
@@ -163,7 +201,7 @@ def test_secrets_are_never_in_plain_in_the_file(path: Path, world: World) -> Non
 def test_forgetting_erases_the_sealed_secret_and_the_ciphertexts(path: Path, world: World) -> None:
     """Also from the write-ahead log and from free pages: whoever takes the disk later cannot unmask old answers."""
     ledger = Ledger(path, KEY)
-    ledger.record_approval(answer_of(world))
+    approved(ledger, world)
     ledger.record_payload(payload_of(world), SALT, NOW)
     secret = sealed(path, "mask_secret", "answers")
     pieces = [CIPHERTEXTS[at : at + 64] for at in range(0, len(CIPHERTEXTS) - 64, 64)]
@@ -179,7 +217,7 @@ def test_forgetting_erases_the_sealed_secret_and_the_ciphertexts(path: Path, wor
 def test_forgetting_keeps_the_record(path: Path, world: World) -> None:
     ledger = Ledger(path, KEY)
     for job in (0, 1):
-        ledger.record_approval(answer_of(world, job))
+        approved(ledger, world, job)
         ledger.record_payload(payload_of(world, job), SALT, NOW)
     ledger.forget(bytes(16))
     for again in (ledger, Ledger(path, KEY)):
@@ -194,7 +232,7 @@ def test_forgetting_keeps_the_record(path: Path, world: World) -> None:
 def test_expired_are_those_with_secrets(path: Path, world: World) -> None:
     ledger = Ledger(path, KEY)
     for job in range(3):
-        ledger.record_approval(answer_of(world, job))
+        approved(ledger, world, job)
     assert ledger.expired(before=NOW + 62) == [bytes([0]) * 16, bytes([1]) * 16]
     ledger.forget(bytes(16))
     assert ledger.expired(before=NOW + 62) == [bytes([1]) * 16]
@@ -206,7 +244,7 @@ def test_answers_do_not_print_their_secret(world: World) -> None:
 
 def test_file_is_its_owners_alone(path: Path, world: World) -> None:
     ledger = Ledger(path, KEY)
-    ledger.record_approval(answer_of(world))
+    approved(ledger, world)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob(f"{path.name}*")}
     assert path.name in modes and set(modes.values()) == {0o600}
 
@@ -222,7 +260,7 @@ def test_making_a_ledger_leaves_nothing_else_behind(path: Path) -> None:
 def used_ledger(path: Path, world: World) -> None:
     ledger = Ledger(path, KEY)
     for job in range(20):
-        ledger.record_approval(answer_of(world, job))
+        approved(ledger, world, job)
         ledger.record_payload(payload_of(world, job), SALT, NOW)
     ledger.close()
 
@@ -280,7 +318,7 @@ def test_damaged_ledger_is_refused_and_left_as_it_is(path: Path, world: World, d
 def test_log_without_its_file_is_refused(path: Path, world: World) -> None:
     """SQLite would begin anew beside it."""
     ledger = Ledger(path, KEY)
-    ledger.record_approval(answer_of(world))
+    approved(ledger, world)
     path.unlink()
     with pytest.raises(LedgerDamaged):
         Ledger(path, KEY)
@@ -293,7 +331,7 @@ def test_folder_in_its_place_is_refused(path: Path) -> None:
 
 
 def test_wrong_key_opens_no_secret(path: Path, world: World) -> None:
-    Ledger(path, KEY).record_approval(answer_of(world))
+    approved(Ledger(path, KEY), world)
     with pytest.raises(LedgerDamaged, match="another identity"):
         Ledger(path, OTHER_KEY).answer(bytes(16))
 
@@ -301,10 +339,74 @@ def test_wrong_key_opens_no_secret(path: Path, world: World) -> None:
 def test_secret_moved_to_another_job_opens_nothing(path: Path, world: World) -> None:
     ledger = Ledger(path, KEY)
     for job in (0, 1):
-        ledger.record_approval(answer_of(world, job))
+        approved(ledger, world, job)
     with sqlite3.connect(path) as database:
         query = "UPDATE answers SET mask_secret = (SELECT mask_secret FROM answers WHERE job_id = ?)"
         database.execute(query, (bytes(16),))
     assert ledger.answer(bytes(16)) == answer_of(world)
     with pytest.raises(LedgerDamaged):
         ledger.answer(bytes([1]) * 16)
+
+
+# --- jobs and attempts -------------------------------------------------------------------------------------------
+
+
+def test_number_of_an_agreement_is_one_jobs_in_whatever_order(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    approved(ledger, world, 0)
+    with pytest.raises(NumberUsed):
+        approved(ledger, world, 1, number=1)
+    approved(ledger, world, 1, number=1, agreement_digest="bc" * 32)
+    approved(ledger, world, 0, attempt=1)  # the same job, not another
+    assert ledger.counts()["approved"] == 2
+    assert ledger.is_number_used("ac" * 32, 1, bytes([7]) * 16) and not ledger.is_number_used("ac" * 32, 1, bytes(16))
+
+
+def test_left_job_gets_no_payload_and_an_answered_one_is_not_left(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    left = Left(world.refusal(HOLDERS[0]), world.abort(HOLDERS[0]))
+    for job in (0, 1):
+        approved(ledger, world, job)
+    assert ledger.record_left(bytes(16), left, NOW) and ledger.left(bytes(16)) == left
+    with pytest.raises(SecondPayload):
+        ledger.record_payload(payload_of(world), SALT, NOW)
+    with pytest.raises(JobConflict):
+        approved(ledger, world, 0, attempt=1)
+    ledger.record_payload(payload_of(world, 1), SALT, NOW)
+    assert not ledger.record_left(bytes([1]) * 16, left, NOW) and ledger.left(bytes([1]) * 16) is None
+
+
+def test_one_of_leaving_and_answering_happens_among_many_threads(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    approved(ledger, world)
+    left = Left(world.refusal(HOLDERS[0]), world.abort(HOLDERS[0]))
+    start, done = threading.Barrier(8), []
+
+    def act(number: int) -> None:
+        mine = Ledger(path, KEY) if number % 3 == 0 else ledger  # another process's connection
+        start.wait()
+        try:
+            if number % 2:
+                done.append("left" if mine.record_left(bytes(16), left, NOW) else "")
+            else:
+                mine.record_payload(payload_of(world), SALT, NOW)
+                done.append("answered")
+        except SecondPayload:
+            pass
+
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ({"left", "answered"} & set(done)) in ({"left"}, {"answered"})
+
+
+def test_debits_are_counted_from_a_time_on_and_never_given_back(path: Path, world: World) -> None:
+    ledger = Ledger(path, KEY)
+    for job in (0, 1, 2):
+        approved(ledger, world, job, approved_at=NOW + job)
+        ledger.forget(bytes([job]) * 16)
+    assert ledger.debited(MERCHANT, NOW + 1, b"") == (2, 4)
+    assert ledger.debited(MERCHANT, NOW + 1, bytes([2]) * 16) == (1, 2)
+    assert ledger.debited("bank-b", 0, b"") == (0, 0)

@@ -34,6 +34,7 @@ from ceiba_protocol.expression import ColumnValue
 from ceiba_protocol.plan import ByColumn, Named, Plan, compile_plan, finish
 from ceiba_protocol.schema import Schema, days_since_epoch, microseconds_since_epoch
 from ceiba_protocol.statistics import STATISTICS
+from tests.support.members import publisher
 
 HEART = Path(ceiba_scenarios.__file__).parent / "data" / "heart_disease.csv"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -57,7 +58,9 @@ def write_csv(folder: Path, *rows: Sequence[object], name: str = "source.csv") -
 
 
 def published(store: SnapshotStore, source: Path, of: Schema, **options: object) -> PublishReport:
-    return publish(store, source, of, **{"now": NOW, "version_key": KEY, **options})
+    return publish(
+        store, source, of, **{"now": NOW, "version_key": KEY, "publisher": publisher("cleveland"), **options}
+    )
 
 
 def column_of(snapshot: Snapshot, name: str) -> list[int | None]:

@@ -14,7 +14,7 @@ from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.documents import Approval, Manifest, Offer, Refusal
 from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.trust.signing import open_signed
-from tests.support.members import signed_by, signing_key
+from tests.support.members import holder, signed_by
 from tests.vectors.documents import samples
 from tests.vectors.rebuild import FOLDER
 
@@ -29,6 +29,12 @@ def refused(kind: type[Document], body: bytes) -> str:
     with pytest.raises(MalformedDocument) as caught:
         kind.parse(body)
     return str(caught.value)
+
+
+def test_an_unknown_fields_name_cannot_command_a_terminal() -> None:
+    plain = json.loads(SAMPLES["Offer"].body()) | {"\x1b[2Jfine\u202e": 1}
+    says = refused(Offer, canonical_json(plain))
+    assert "?[2Jfine?: extra_forbidden" in says
 
 
 # --- the one form ------------------------------------------------------------------------------------------------
@@ -57,7 +63,9 @@ def test_reading_what_was_written_gives_the_same(kind: str) -> None:
 @each_kind
 def test_signature_opens(kind: str) -> None:
     document = SAMPLES[kind]
-    assert open_signed(signed_by("zurich", document), type(document), signing_key("zurich").public) == document
+    assert (
+        open_signed(signed_by("zurich", document), type(document), holder("zurich").key_for(type(document))) == document
+    )
 
 
 def test_digest_follows_the_content_of_a_copy() -> None:

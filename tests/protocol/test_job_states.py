@@ -9,11 +9,15 @@ from ceiba_protocol.job import ENDED, TRANSITIONS, Event, State, advance
 
 LEGAL = {
     ("waiting_for_approvals", "last_approval", "waiting_for_submissions"),
+    ("waiting_for_approvals", "abstention", "waiting_for_approvals"),
     ("waiting_for_approvals", "refusal", "refused"),
+    ("waiting_for_approvals", "revocation", "failed"),
     ("waiting_for_approvals", "deadline", "expired"),
     ("waiting_for_approvals", "cancellation", "cancelled"),
     ("waiting_for_submissions", "last_submission", "done"),
+    ("waiting_for_submissions", "abstention", "waiting_for_approvals"),
     ("waiting_for_submissions", "refusal", "failed"),
+    ("waiting_for_submissions", "revocation", "failed"),
     ("waiting_for_submissions", "deadline", "expired"),
     ("waiting_for_submissions", "cancellation", "cancelled"),
 }

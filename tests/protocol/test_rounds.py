@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import duckdb
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
+    AgreementMismatch,
     BadCiphertext,
     BadSignature,
     CeibaError,
@@ -20,6 +22,7 @@ from ceiba_protocol.errors import (
     MalformedDocument,
     MalformedMessage,
     ManifestMismatch,
+    NotAgreed,
     OutsideWindow,
     SeedReused,
     SetMismatch,
@@ -27,19 +30,24 @@ from ceiba_protocol.errors import (
     TotalRejected,
     UnknownMember,
 )
+from ceiba_protocol.plan import grouped_sums
 from ceiba_protocol.rounds import (
     CLOCK_TOLERANCE,
     LONGEST_WINDOW,
+    abort,
     approve,
     check_submission,
     commit_to_set,
     commit_to_values,
     make_manifest,
+    open_result,
     run_job,
 )
 from ceiba_protocol.sums.paillier import modulus_bytes
 from ceiba_protocol.sums.secure_sum import RoundContext, coordinator_multiply, merchant_open
+from ceiba_protocol.trust.agreement import DAY
 from ceiba_protocol.trust.documents import Approval, Manifest, Submission
+from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.common_pb2 import Signed
 from tests.support.keys import keypair
 from tests.support.members import (
@@ -56,6 +64,7 @@ from tests.support.members import (
     plan_of,
     resigned,
     signed_by,
+    signing_key,
 )
 
 FIRST, SECOND, THIRD = HOLDERS
@@ -221,10 +230,71 @@ def test_manifest_with_disclosure_rules_is_refused_while_there_are_none(world: W
         world.read(world.signed_manifest(disclosure_digest=OTHER_DIGEST))
 
 
-def test_manifest_under_another_roster_is_refused(world: World) -> None:
+def test_manifest_under_another_agreement_is_refused(world: World) -> None:
     signed = world.signed_manifest()
-    with pytest.raises(ManifestMismatch, match="another roster"):
-        world.read(signed, roster=world.make_roster(version=2))
+    with pytest.raises(ManifestMismatch, match="another agreement"):
+        world.read(signed, agreement=world.make_agreement(agreement_id="0c" * 16))
+
+
+def test_newer_roster_with_the_same_keys_changes_nothing(world: World) -> None:
+    """A merchant that joins must not end everybody else's agreements."""
+    newer = world.make_roster([*world.roster.members, holder("dresden")], version=2)
+    assert world.read(roster=newer).digest == world.read().digest
+
+
+@pytest.mark.parametrize("name", [MERCHANT, SECOND])
+def test_party_with_other_keys_now_is_refused(world: World, name: str) -> None:
+    members = [changed(one, sealing_key="cd" * 32) if one.name == name else one for one in world.roster.members]
+    with pytest.raises(AgreementMismatch, match=f"{name} has other keys now"):
+        world.read(roster=world.make_roster(members, version=2))
+
+
+BEYOND_THE_AGREEMENT: dict[str, tuple[dict[str, Any], type[CeibaError], str]] = {
+    "purpose": ({"purpose": "marketing"}, ManifestMismatch, "purpose"),
+    "rules": ({"disclosure_digest": OTHER_DIGEST}, ManifestMismatch, "disclosure rules"),
+    "more jobs": ({"number": 101}, ManifestMismatch, "100 are agreed"),
+    "before it begins": ({"not_before": NOW - 2 * DAY, "not_after": NOW + 60}, ManifestMismatch, "agreement's time"),
+}
+
+
+@pytest.mark.parametrize("what", BEYOND_THE_AGREEMENT)
+def test_manifest_beyond_the_agreement_is_refused(world: World, what: str) -> None:
+    changes, error, says = BEYOND_THE_AGREEMENT[what]
+    with pytest.raises(error, match=says):
+        world.read(world.signed_manifest(**changes))
+
+
+def test_manifest_after_the_agreements_end_is_refused(world: World) -> None:
+    world.agreement = world.make_agreement(not_after=NOW + 30)
+    with pytest.raises(ManifestMismatch, match="agreement's time"):
+        world.read()
+
+
+def test_manifest_of_another_merchant_is_refused(world: World) -> None:
+    """bank-b asks under bank-a's agreement."""
+    stolen = signed_by("bank-b", changed(world.manifest(), merchant="bank-b"))
+    with pytest.raises(ManifestMismatch, match="not the agreement's"):
+        world.read(stolen)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"columns": ("age", "sex")}, "columns chol"),
+        ({"operations": ("count", "group by", "sum")}, "operations mean"),
+        ({"operations": ("count", "mean", "sum")}, "operations group by"),
+    ],
+    ids=str,
+)
+def test_plan_beyond_the_agreement_is_refused(world: World, changes: dict[str, Any], says: str) -> None:
+    """A merchant that leaves its own check out."""
+    manifest = world.manifest()
+    world.agreement = world.make_agreement(**changes)
+    smuggled = changed(manifest, agreement_digest=world.agreement.digest())
+    with pytest.raises(NotAgreed, match=says):
+        world.read(signed_by(MERCHANT, smuggled))
+    with pytest.raises(NotAgreed, match=says):
+        world.manifest()
 
 
 def test_manifest_for_another_schema_is_refused(world: World) -> None:
@@ -280,7 +350,7 @@ def test_manifest_with_other_capacities_than_its_layouts_is_refused(world: World
 def test_substituted_merchant_key_on_one_roster_is_refused(world: World) -> None:
     """The operator shows one holder a roster on which the merchant has the operator's key."""
     substituted = world.make_roster([merchant(bits=2048), *map(holder, HOLDERS)])
-    with pytest.raises(ManifestMismatch):
+    with pytest.raises(AgreementMismatch):
         world.read(roster=substituted)
 
 
@@ -313,26 +383,26 @@ def refused_set(world: World, approvals: list[Signed], error: type[CeibaError], 
 
 
 def test_smaller_set_is_refused(world: World) -> None:
-    refused_set(world, world.approvals()[:2], SetMismatch, "each once")
+    refused_set(world, world.approvals()[:2], SetMismatch, "not those of the agreement")
 
 
 def test_empty_set_is_refused(world: World) -> None:
-    refused_set(world, [], SetMismatch, "each once")
+    refused_set(world, [], SetMismatch, "one of each")
 
 
 def test_holder_in_anothers_place_is_refused(world: World) -> None:
     first, second, _ = world.approvals()
-    refused_set(world, [first, second, second], SetMismatch, "each once")
+    refused_set(world, [first, second, second], SetMismatch, "one of each")
 
 
 def test_duplicated_approval_is_refused(world: World) -> None:
     approvals = world.approvals()
-    refused_set(world, [*approvals, approvals[0]], SetMismatch, "each once")
+    refused_set(world, [*approvals, approvals[0]], SetMismatch, "one of each")
 
 
 def test_two_different_approvals_of_one_holder_are_refused(world: World) -> None:
     again = world.approval(FIRST, mask_key="cd" * 32)
-    refused_set(world, [*world.approvals(), again], SetMismatch, "each once")
+    refused_set(world, [*world.approvals(), again], SetMismatch, "one of each")
 
 
 def test_approval_by_a_stranger_is_refused(world: World) -> None:
@@ -357,7 +427,7 @@ def test_approval_in_anothers_name_is_refused(world: World) -> None:
 
 
 def test_approval_of_another_manifest_is_refused(world: World) -> None:
-    other = world.approval(SECOND, world.read(world.signed_manifest(purpose="marketing")))
+    other = world.approval(SECOND, world.read(world.signed_manifest(number=2)))
     refused_set(world, world.approvals(hungary=other), SetMismatch, "another manifest")
 
 
@@ -368,7 +438,7 @@ def test_approval_of_another_job_is_refused(world: World) -> None:
 
 
 def test_approval_for_another_attempt_is_refused(world: World) -> None:
-    refused_set(world, world.approvals(hungary=world.approval(SECOND, attempt=1)), SetMismatch, "another manifest")
+    refused_set(world, world.approvals(hungary=world.approval(SECOND, attempt=1)), SetMismatch, "same attempt")
 
 
 def test_approval_of_another_version_is_refused(world: World) -> None:
@@ -405,6 +475,77 @@ def test_value_beyond_the_published_capacity_is_never_sent(world: World) -> None
     world.rows = {**world.rows, FIRST: [{"sex": 0, "age": 1, "chol": 1}] * 5}
     with pytest.raises(SlotOverflow):
         world.contribute(FIRST, world.read(), commit_to_set(world.read(), world.approvals()))
+
+
+# --- smaller sets (I3) -------------------------------------------------------------------------------------------
+
+FOUR = {**ROWS, "dresden": [{"sex": 1, "age": 50, "chol": 10}]}
+LEFT = "dresden"
+
+
+@pytest.fixture
+def four() -> World:
+    """Four holders whose agreement lets one leave a job."""
+    world = World(FOUR)
+    world.agreement = world.make_agreement(smallest_set=3)
+    return world
+
+
+def again(world: World, *names: str, attempt: int = 1) -> list[Signed]:
+    return [world.approval(name, attempt=attempt) for name in names or HOLDERS]
+
+
+def test_those_who_remain_answer_with_the_token_of_who_left(four: World) -> None:
+    question = four.read()
+    approvals, aborts = again(four), [four.abort(LEFT)]
+    commitment = commit_to_set(question, approvals, aborts)
+    assert commitment.holders == sorted(HOLDERS)
+    submissions = [four.contribute(name, question, commitment) for name in HOLDERS]
+    opened = open_result(question, approvals, submissions, four.total(submissions), four.private_key, aborts)
+    assert opened.holders == sorted(HOLDERS)
+    assert opened.sums == grouped_sums(question.program, [row for name in HOLDERS for row in ROWS[name]])
+
+
+SMALLER_SETS: dict[str, Callable[[World], tuple[list[Signed], list[Signed]]]] = {
+    "without a token": lambda world: (again(world), []),
+    "in the first attempt": lambda world: (again(world, attempt=0), [world.abort(LEFT)]),
+    "with everybody's approval and a token": lambda world: (again(world, *sorted(FOUR)), [world.abort(LEFT)]),
+    "token in another's name": lambda world: (again(world), [world.abort(FIRST, holder=LEFT)]),
+    "token for another job": lambda world: (again(world), [world.abort(LEFT, job_id="0c" * 16)]),
+    "token for another manifest": lambda world: (again(world), [world.abort(LEFT, manifest_digest=OTHER_DIGEST)]),
+    "forged token": lambda world: (again(world), [sign(abort(world.read(), LEFT), LEFT, signing_key("mallory"))]),
+    "token of a stranger": lambda world: (again(world), [signed_by("mallory", abort(world.read(), "mallory"))]),
+    "too few remain": lambda world: (again(world, *HOLDERS[:2]), [world.abort(LEFT), world.abort(THIRD)]),
+    "two attempts at once": lambda world: (
+        [*again(world, *HOLDERS[:2]), world.approval(THIRD, attempt=2)],
+        [world.abort(LEFT)],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SMALLER_SETS)
+def test_other_smaller_sets_are_refused(four: World, what: str) -> None:
+    approvals, aborts = SMALLER_SETS[what](four)
+    with pytest.raises((SetMismatch, BadSignature, UnknownMember)):
+        commit_to_set(four.read(), approvals, aborts)
+
+
+def test_nobody_may_leave_where_the_agreement_wants_all(four: World) -> None:
+    four.agreement = four.make_agreement()
+    with pytest.raises(SetMismatch, match="fewer than the agreement demands"):
+        commit_to_set(four.read(), again(four), [four.abort(LEFT)])
+
+
+def test_two_attempts_of_one_job_have_nothing_in_common(four: World) -> None:
+    """Answers of the first attempt, combined with those of the second, give no number."""
+    question = four.read()
+    first = commit_to_set(question, four.approvals(question))
+    second = commit_to_set(question, again(four), [four.abort(LEFT)])
+    blobs = dict(zip(HOLDERS, (four.contribute(name, question, second)[1] for name in HOLDERS), strict=True))
+    blobs[FIRST] = four.contribute(FIRST, question, first)[1]
+    product = coordinator_multiply(blobs, second.layout, question.modulus)
+    with pytest.raises(TotalRejected):
+        merchant_open(product, blobs, second.layout, four.private_key)
 
 
 # --- 5. submissions ----------------------------------------------------------------------------------------------
@@ -558,7 +699,7 @@ def test_disagreement_never_gives_a_number(world: World, field: str, liar: int) 
             world.contribute(HOLDERS[liar], question, views[liar])
         return
     answers = [world.contribute(name, question, view) for name, view in zip(HOLDERS, views, strict=True)]
-    with pytest.raises(TotalRejected, match="another context"):
+    with pytest.raises((TotalRejected, MalformedMessage), match=r"another context|another job or attempt"):
         world.open(answers)
     blobs = {name: blob for name, (_, blob) in zip(HOLDERS, answers, strict=True)}
     product = coordinator_multiply(blobs, question.layout, question.modulus)
@@ -567,19 +708,19 @@ def test_disagreement_never_gives_a_number(world: World, field: str, liar: int) 
 
 
 DISAGREEMENTS: dict[str, Callable[[World], Manifest]] = {
-    "purpose": lambda world: world.manifest(purpose="marketing"),
+    "number": lambda world: world.manifest(number=2),
     "window": lambda world: world.manifest(not_after=NOW + 61),
     "plan": lambda world: make_manifest(
         job_id=world.job_id,
+        number=1,
+        agreement=world.agreement,
         merchant=world.merchant,
         plan=plan_of(
             "SELECT sex, COUNT(*) AS n, SUM(age) AS years, AVG(chol) AS chol FROM health.heart "
             "WHERE age > 1 GROUP BY sex"
         ),
         schema=SCHEMA,
-        roster=world.roster,
         offers=world.offers(),
-        purpose="research",
         now=NOW,
         seconds=60,
     ),

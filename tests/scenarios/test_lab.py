@@ -13,7 +13,7 @@ import pytest
 from ceiba_scenarios.stories.health_sharing import split_by_hospital
 from ceiba_scenarios.story import Lab, find_story, story_names
 
-SECONDS = 60
+SECONDS = 240
 MINE = """
 def run(lab):
     rows = [1, 2, lab.seed]
@@ -142,7 +142,11 @@ def test_up_says_how_to_connect_and_stops_on_sigterm(tmp_path: Path) -> None:
         facts = json.loads(up.stdout.readline())
         question = ["query", "SELECT COUNT(*) FROM heart", "--identity", facts["identity"], "--json"]
         asked = subprocess.run(
-            [sys.executable, "-m", "ceiba", *question], capture_output=True, text=True, timeout=SECONDS
+            [sys.executable, "-m", "ceiba", *question],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            env=os.environ | {"CEIBA_PASSPHRASE_FILE": facts["passphrase_file"]},
         )
         up.send_signal(signal.SIGTERM)
         assert up.wait(SECONDS) == 0

@@ -11,6 +11,7 @@ import pytest
 
 from ceiba.space import Space
 from ceiba_protocol.errors import BadSource, CeibaError, UnknownTable
+from ceiba_protocol.trust.sealing import is_sealed
 from ceiba_scenarios import Sandbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sandbox")]  # one worker, so that each space starts once
@@ -71,9 +72,10 @@ def test_dates_and_bools_group(sandbox: Sandbox, files: dict[str, Path]) -> None
 
 
 def test_keys_are_readable_by_their_owner_alone(sandbox: Sandbox) -> None:
-    secrets = [*sandbox.folder.rglob("identity.json"), *sandbox.folder.rglob("authority-key.pem")]
-    assert len(secrets) >= len(HOLDERS) + 2
+    secrets = [*sandbox.folder.rglob("identity.json"), *sandbox.folder.rglob("*.key"), sandbox.passphrase_file]
+    assert len(secrets) >= 3 * len(HOLDERS) + 3  # each with its officer's and publisher's; the CA's, the log's
     assert {path.stat().st_mode & 0o077 for path in secrets} == {0}
+    assert all(is_sealed(path.read_bytes()) for path in secrets if path != sandbox.passphrase_file)
 
 
 def test_the_declared_schema_of_four_hospitals(space_of_four: Sandbox) -> None:

@@ -19,10 +19,11 @@ from pydantic import ValidationError
 
 from ceiba_coordinator.config import Settings as CoordinatorSettings
 from ceiba_node.config import Settings as NodeSettings
+from ceiba_node.house_rules import Policy
 from ceiba_protocol.errors import CeibaError
-from ceiba_protocol.job import TRANSITIONS
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS
+from tests.support.diagrams import drawn
 from tests.support.documents import (
     ROOT,
     Block,
@@ -37,11 +38,6 @@ from tests.support.documents import (
 )
 
 MERCHANT, STATISTICS_PAGE, PROTOCOL = (ROOT / "docs" / name for name in ("merchant.md", "statistics.md", "protocol.md"))
-
-
-def job_state_table() -> list[list[str]]:
-    """The rows of docs/protocol.md's table of states, from the code."""
-    return [[str(state), str(event), str(after)] for (state, event), after in TRANSITIONS.items()]
 
 
 # --- commands --------------------------------------------------------------------------------------------------
@@ -115,9 +111,12 @@ def block_problem(block: Block) -> str | None:
     return None
 
 
-def read_toml(text: str) -> Schema | CoordinatorSettings | NodeSettings:
-    """A sample: a schema if it has columns, coordinator.toml if it names a space, else node.toml."""
+def read_toml(text: str) -> Schema | CoordinatorSettings | NodeSettings | Policy:
+    """A sample: policy.toml if it forbids columns, a schema if it has some, coordinator.toml if it names a space, else
+    node.toml."""
     plain = tomllib.loads(text)
+    if "forbidden_columns" in plain:
+        return Policy.model_validate(plain)
     if "columns" in plain:
         return Schema.from_plain({"table": "example", **plain})
     return CoordinatorSettings.model_validate(plain) if "space" in plain else NodeSettings.model_validate(plain)
@@ -144,8 +143,9 @@ def table_problems() -> Iterator[str]:
     rows = table_rows(MERCHANT, "statistic", "also called")
     if {name for row in rows for name in _names(" ".join(row[:2]))} != _python_names():
         yield "docs/merchant.md: its table of statistics does not have the names that `dir(ceiba)` has"
-    if table_rows(PROTOCOL, "state", "event", "next state") != job_state_table():
-        yield "docs/protocol.md: its table of states is not ceiba_protocol.job.TRANSITIONS"
+    text = PROTOCOL.read_text(encoding="utf-8")
+    if text != drawn(text):
+        yield "docs/protocol.md: its diagrams are not the state tables'; python -m tests.support.diagrams draws them"
 
 
 def _names(cells: str) -> list[str]:

@@ -7,6 +7,7 @@ FOLDER/crash.json, looked at whenever a watched method runs: {"method": "Ledger.
 The file is removed first, so a process crashes once.
 FOLDER/record: if that folder exists when the process starts, every message in and out of its server is written there,
 one file each: NUMBER-in-METHOD or NUMBER-out-METHOD.
+FOLDER/callers: if that folder exists, an empty file NAME-FINGERPRINT says which certificate a caller has shown.
 """
 
 import functools
@@ -45,6 +46,8 @@ def main() -> None:
         watch(getattr(importlib.import_module(place), kind), name, home / "crash.json")
     if (home / "record").is_dir():
         record(home / "record")
+    if module == "ceiba_coordinator":
+        note_callers(home / "callers")
     sys.argv = [module, *sys.argv[2:]]
     importlib.import_module(f"{module}.cli").main()
 
@@ -109,6 +112,23 @@ def record(folder: Path) -> None:
             )
 
         setattr(grpc, f"{name}_rpc_method_handler", handler)
+
+
+def note_callers(folder: Path) -> None:
+    """Note the certificate of every call that is let in."""
+    from ceiba_coordinator.services.calls import Callers
+    from ceiba_protocol.trust.certificates import certificate_fingerprint
+
+    original = Callers.name
+
+    async def noting(self: Any, context: Any, *role: Any) -> str:
+        name = await original(self, context, *role)
+        if folder.is_dir():
+            (certificate,) = context.auth_context()["x509_pem_cert"]
+            (folder / f"{name}-{certificate_fingerprint(certificate)}").touch()
+        return name
+
+    Callers.name = noting  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":

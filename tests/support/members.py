@@ -3,6 +3,7 @@
 Whatever a test needs wrong, it changes in one message: `World().approval("cleveland", attempt=1)`.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -12,12 +13,14 @@ import pandas
 
 from ceiba.sql import parse
 from ceiba_protocol.canonical import Digest, digest
+from ceiba_protocol.disclosure.grade import disclosure_for
 from ceiba_protocol.plan import Plan, grouped_sums
 from ceiba_protocol.program import Row
 from ceiba_protocol.rounds import (
     Commitment,
     Opened,
     Question,
+    abort,
     approve,
     commit_to_set,
     contribute,
@@ -29,12 +32,28 @@ from ceiba_protocol.rounds import (
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.sums.key_proof import key_context, prove_key
 from ceiba_protocol.sums.paillier import Encryptor, encode_modulus
+from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.sums.secure_sum import coordinator_multiply
+from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Agreement, Contract, Notice, Party, Word, read_contract
 from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer, Refusal, Submission
 from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role, Roster, RosterTable
+from ceiba_protocol.trust.log import Checkpoint, Release, entry_of
+from ceiba_protocol.trust.merkle import inclusion_proof, leaf_hash, root_of
+from ceiba_protocol.trust.roster import (
+    OPERATOR,
+    SIGNED_BY_OFFICER,
+    SIGNED_BY_PUBLISHER,
+    SUITE,
+    Descriptor,
+    Duties,
+    EncryptionKey,
+    Role,
+    Roster,
+    RosterTable,
+)
 from ceiba_protocol.trust.signing import D, sign
 from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.log_pb2 import ReceiptParts
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 
@@ -91,8 +110,23 @@ def encryption_key(name: str, bits: int) -> EncryptionKey:
     return EncryptionKey(modulus=encode_modulus(public.n).hex(), proof=proof.hex())
 
 
+def officer(name: str) -> SigningKey:
+    return signing_key(f"the officer of {name}")
+
+
+def publisher(name: str) -> SigningKey:
+    return signing_key(f"the publisher of {name}")
+
+
+LOG_KEY = SigningKey(seeded("the log's key")(32))
+
+
+def duties(name: str) -> Duties:
+    return Duties(officer=officer(name).public.hex(), publisher=publisher(name).public.hex())
+
+
 def holder(name: str, **changes: Any) -> Descriptor:
-    return changed(describe_member(name, Role.HOLDER, signing_key(name)), **changes)
+    return changed(describe_member(name, Role.HOLDER, signing_key(name), duties=duties(name)), **changes)
 
 
 def merchant(name: str = MERCHANT, bits: int = FAST_BITS, **changes: Any) -> Descriptor:
@@ -100,7 +134,14 @@ def merchant(name: str = MERCHANT, bits: int = FAST_BITS, **changes: Any) -> Des
 
 
 def signed_by(name: str, document: Any) -> Signed:
-    return sign(document, name, signing_key(name))
+    """Signed with the key that has the duty; a merchant has but one."""
+    kind = type(document).__name__
+    if name == OPERATOR:
+        return sign(document, name, LOG_KEY)
+    if name in (MERCHANT, "bank-b"):
+        return sign(document, name, signing_key(name))
+    key = officer if kind in SIGNED_BY_OFFICER else publisher if kind in SIGNED_BY_PUBLISHER else signing_key
+    return sign(document, name, key(name))
 
 
 def changed(document: D, **changes: Any) -> D:
@@ -125,7 +166,11 @@ class World:
     """One job among simulated members. Attributes that a test sets before it asks for messages are used by them."""
 
     def __init__(
-        self, rows: Mapping[str, Sequence[Row]] = ROWS, plan: Plan | None = None, bits: int = FAST_BITS
+        self,
+        rows: Mapping[str, Sequence[Row]] = ROWS,
+        plan: Plan | None = None,
+        bits: int = FAST_BITS,
+        random: Random = os.urandom,
     ) -> None:
         self.rows = rows
         self.holders = sorted(rows)
@@ -134,14 +179,17 @@ class World:
         self.schema = SCHEMA
         self.plan = plan or plan_of()
         self.job_id = "0b" * 16
+        self.number = 1
         self.roster = self.make_roster()
+        self.agreement = self.make_agreement()
         self.pins = {
             name: DatasetPin(
                 holder=name, version=digest("version", name.encode()), row_capacity=capacity(len(rows[name]))
             )
             for name in self.holders
         }
-        self.mask_secrets = {name: os.urandom(32) for name in self.holders}
+        self.random = random
+        self.mask_secrets = {name: random(32) for name in self.holders}
 
     def make_roster(self, members: Iterable[Descriptor] | None = None, **changes: Any) -> Roster:
         others = (
@@ -152,10 +200,55 @@ class World:
             "space": "test-space",
             "version": 1,
             "authority_fingerprint": Digest("0" * 64),
+            "log_key": LOG_KEY.public.hex(),
             "members": tuple(members or (self.merchant, *others, *map(holder, self.holders))),
             "tables": (table,),
         }
         return Roster(**(fields | changes))
+
+    # --- the agreement
+
+    def make_agreement(
+        self, holders: Iterable[str] | None = None, merchant: str = MERCHANT, **changes: Any
+    ) -> Agreement:
+        """Everything in the table, with the whole set, for this merchant; `changes` are not checked."""
+        names = sorted(holders or self.holders)
+        made = Agreement(
+            space="test-space",
+            agreement_id="0a" * 16,
+            merchant=self.party(merchant),
+            holders=tuple(map(self.party, names)),
+            table=self.schema.table,
+            schema_digest=self.schema.digest(),
+            columns=tuple(sorted(self.schema.by_name)),
+            operations=tuple(sorted(OPERATIONS)),
+            purpose="research",
+            disclosure=disclosure_for(self.schema.by_name, self.schema),
+            tolerated=1,
+            smallest_set=len(names),
+            jobs=100,
+            approval="standing",
+            not_before=NOW - DAY,
+            not_after=NOW + 300 * DAY,
+        )
+        return changed(made, **changes)
+
+    def party(self, name: str) -> Party:
+        return Party(name=name, descriptor_digest=self.roster.by_name[name].digest())
+
+    def contract(self, agreement: Agreement | None = None, notices: Iterable[Signed] = ()) -> Contract:
+        """Signed by every party."""
+        wanted = agreement or self.agreement
+        return read_contract(self.signatures(wanted), notices, self.roster)
+
+    def signatures(self, agreement: Agreement | None = None) -> list[Signed]:
+        wanted = agreement or self.agreement
+        return [signed_by(party.name, wanted) for party in wanted.parties]
+
+    def notice(self, member: str, word: Word, number: int = 1, **changes: Any) -> Signed:
+        digest = self.agreement.digest()
+        made = Notice(agreement_digest=digest, member=member, number=number, word=word, reason="a test", at=NOW)
+        return signed_by(member, changed(made, **changes))
 
     def offers(self) -> list[Offer]:
         return [
@@ -168,12 +261,12 @@ class World:
     def manifest(self, **changes: Any) -> Manifest:
         made = make_manifest(
             job_id=self.job_id,
+            number=self.number,
+            agreement=self.agreement,
             merchant=self.merchant,
             plan=self.plan,
             schema=self.schema,
-            roster=self.roster,
             offers=self.offers(),
-            purpose="research",
             now=NOW,
             seconds=60,
         )
@@ -183,8 +276,10 @@ class World:
         return signed_by(MERCHANT, self.manifest(**changes))
 
     def read(self, signed: Signed | None = None, now: int = NOW, **others: Any) -> Question:
-        known: dict[str, Any] = {"roster": self.roster, "schema": self.schema} | others
-        return read_manifest(signed or self.signed_manifest(), known["roster"], known["schema"], now)
+        known: dict[str, Any] = {"agreement": self.agreement, "roster": self.roster, "schema": self.schema} | others
+        return read_manifest(
+            signed or self.signed_manifest(), known["agreement"], known["roster"], known["schema"], now
+        )
 
     # --- 2. approvals
 
@@ -192,6 +287,9 @@ class World:
         nonce = seeded(f"nonce of {name}")(16)
         made = approve(question or self.read(), name, self.pins[name], self.mask_secrets[name], nonce)
         return signed_by(name, changed(made, **changes))
+
+    def abort(self, name: str, question: Question | None = None, **changes: Any) -> Signed:
+        return signed_by(name, changed(abort(question or self.read(), name), **changes))
 
     def approvals(self, question: Question | None = None, **replaced: Signed) -> list[Signed]:
         return [replaced.get(name) or self.approval(name, question) for name in self.holders]
@@ -213,7 +311,7 @@ class World:
 
     def contribute(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
         """What the holder answers in that context; once for each, because a mask seed serves once."""
-        encryptor = Encryptor.for_count(question.modulus, 1, os.urandom)
+        encryptor = Encryptor.for_count(question.modulus, 1, self.random)
         submission, ciphertexts = contribute(
             question, commitment, name, self.values(question, name), self.mask_secrets[name], encryptor, bytes(32)
         )
@@ -236,7 +334,8 @@ class World:
     def total(self, submissions: Iterable[tuple[Signed, bytes]]) -> bytes:
         question = self.read()
         contributions = {Submission.parse(signed.body).holder: blob for signed, blob in submissions}
-        return coordinator_multiply(contributions, question.layout, question.modulus)
+        layout = question.layout_for(sorted(contributions))
+        return coordinator_multiply(contributions, layout, question.modulus)
 
     def open(
         self, submissions: Sequence[tuple[Signed, bytes]], total: bytes | None = None, approvals: Sequence[Signed] = ()
@@ -247,6 +346,67 @@ class World:
     def truth(self) -> list[int]:
         """The sums of the pooled rows."""
         return grouped_sums(self.read().program, [row for rows in self.rows.values() for row in rows])
+
+    # --- the log and the receipt
+
+    def receipt_parts(self, left: Iterable[str] = ()) -> ReceiptParts:
+        """What the coordinator sends when the job is done, all in one log; those in `left` gave a token first."""
+        question, gone = self.read(), sorted(left)
+        approvals = [
+            self.approval(name, question, attempt=1 if gone else 0) for name in self.holders if name not in gone
+        ]
+        aborts = [self.abort(name, question) for name in gone]
+        commitment = commit_to_set(question, approvals, aborts)
+        answers = [self.contribute(name, question, commitment) for name in commitment.holders]
+        release = self.release(attempt=commitment.context.attempt, total_digest=digest_of_bytes(self.total(answers)))
+        parts = ReceiptParts(
+            agreement=self.signatures(),
+            manifest=self.signed_manifest(),
+            approvals=approvals,
+            aborts=aborts,
+            submissions=[submission for submission, _ in answers],
+            release=release,
+            schema=self.schema.body(),
+        )
+        before = [*parts.agreement, parts.manifest, *approvals, *aborts, *parts.submissions]
+        later = [self.refusal(name) for name in self.holders]
+        return self.proved(parts, self.log_of([*before, release, *later]), len(before))
+
+    def log_of(self, documents: Iterable[Signed]) -> list[bytes]:
+        """The entries of a log of these documents, one a second."""
+        return [entry_of(signed, NOW + at).body() for at, signed in enumerate(documents)]
+
+    def proved(self, parts: ReceiptParts, log: Sequence[bytes], index: int) -> ReceiptParts:
+        """The parts with that entry of that log, proved and cosigned by every holder."""
+        leaves = [leaf_hash(entry) for entry in log]
+        checkpoint = self.checkpoint(log)
+        made = ReceiptParts()
+        made.CopyFrom(parts)
+        made.entry, made.index, made.inclusion[:] = log[index], index, inclusion_proof(leaves, index, len(log))
+        made.checkpoint.checkpoint.CopyFrom(signed_by(OPERATOR, checkpoint))
+        del made.checkpoint.cosignatures[:]
+        made.checkpoint.cosignatures.extend(signed_by(name, checkpoint) for name in self.holders)
+        return made
+
+    def release(self, **changes: Any) -> Signed:
+        manifest = self.manifest()
+        made = Release(
+            job_id=manifest.job_id,
+            manifest_digest=manifest.digest(),
+            agreement_digest=manifest.agreement_digest,
+            attempt=0,
+            total_digest=digest("a total"),
+            at=NOW + 30,
+        )
+        return signed_by(OPERATOR, changed(made, **changes))
+
+    def checkpoint(self, log: Sequence[bytes], **changes: Any) -> Checkpoint:
+        root = Digest(root_of([leaf_hash(entry) for entry in log], len(log)).hex())
+        return changed(Checkpoint(space="test-space", size=len(log), root=root, at=NOW + 31), **changes)
+
+
+def digest_of_bytes(data: bytes) -> Digest:
+    return Digest(hashlib.sha256(data).hexdigest())
 
 
 def capacity(rows: int) -> int:

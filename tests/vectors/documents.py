@@ -4,11 +4,14 @@ from ceiba_protocol.canonical import Document, digest
 from ceiba_protocol.expression import ColumnValue, Comparing, Number
 from ceiba_protocol.plan import ByColumn, Named, Plan
 from ceiba_protocol.program import Comparison
+from ceiba_protocol.rounds import abort
 from ceiba_protocol.statistics import STATISTICS
+from ceiba_protocol.trust.agreement import Notice, Word
 from ceiba_protocol.trust.documents import Approval, DatasetPin, Offer, Refusal, Submission
 from ceiba_protocol.trust.identity import JoinToken
-from ceiba_protocol.trust.keys import mask_public_key
-from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.trust.keys import x25519_public_key
+from ceiba_protocol.trust.log import Checkpoint, Release, entry_of
+from ceiba_protocol.trust.roster import Role, approval_of
 from ceiba_protocol.trust.signing import pre_authentication_encoding, type_of
 from tests.support.members import NOW, SCHEMA, World, signed_by
 
@@ -63,9 +66,31 @@ def samples() -> list[Document]:
             manifest_digest=manifest.digest(),
             attempt=0,
             dataset_version=version,
-            mask_key=mask_public_key(bytes(range(32))).hex(),
+            mask_key=x25519_public_key(bytes(range(32))).hex(),
             nonce="0d" * 16,
+            log_size=7,
         ),
+        abort(world.read(), "cleveland"),
+        world.agreement,
+        Notice(
+            agreement_digest=world.agreement.digest(),
+            member="cleveland",
+            number=1,
+            word=Word.SUSPEND,
+            reason="The ethics board meets",
+            at=NOW,
+        ),
+        approval_of(world.roster, "cleveland"),
+        Checkpoint(space="test-space", size=2, root=digest("root"), at=NOW),
+        Release(
+            job_id=manifest.job_id,
+            manifest_digest=manifest.digest(),
+            agreement_digest=manifest.agreement_digest,
+            attempt=0,
+            total_digest=digest("total"),
+            at=NOW,
+        ),
+        entry_of(signed_by("cleveland", manifest), NOW),
         Refusal(**names, manifest_digest=manifest.digest(), code="no_domain", fields={"column": "Größe", "a": ""}),
         Submission(
             **names,

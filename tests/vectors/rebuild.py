@@ -19,6 +19,7 @@ from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.secure_sum import RoundContext, set_digest
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
+from tests.vectors import receipts
 from tests.vectors.documents import documents
 
 FOLDER = Path(__file__).parent
@@ -343,6 +344,9 @@ def ciphertext_truncated() -> Vector:
 
 
 vector(documents)
+vector(receipts.log_checkpoints)
+vector(receipts.receipt)
+vector(receipts.receipt_too_few_witnesses)
 
 
 def render(content: Vector) -> str:

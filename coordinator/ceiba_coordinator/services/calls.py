@@ -2,9 +2,10 @@
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
@@ -13,7 +14,7 @@ import structlog
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.store.database import Store
 from ceiba_protocol.canonical import Digest
-from ceiba_protocol.errors import CeibaError, InternalError, UnknownMember, WrongRole
+from ceiba_protocol.errors import CeibaError, InternalError, TooManyCalls, UnknownMember, WrongRole
 from ceiba_protocol.trust.certificates import CertificateName, read_member_certificate
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.wire import to_status
@@ -26,9 +27,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Answer = Callable[[Any, Any, Context], Awaitable[T]]
 Stream = Callable[[Any, Any, Context], AsyncIterator[T]]
 
-
-EVERYBODY = "everybody"
-"""What a change of the roster or the catalogue concerns."""
+CALLS_PER_MEMBER = 64
+"""Open at once. A node has about ten; a notebook has one for each job that it watches. All the server's calls
+(CONCURRENT_CALLS) are more than sixty members can hold together, so that one that misbehaves slows nobody down."""
 
 
 class Desk:
@@ -84,25 +85,51 @@ class Callers:
         self._desk = desk
         self._membership = membership
         self._read: dict[bytes, tuple[CertificateName, Digest] | None] = {}
+        self._open: Counter[Digest] = Counter()
 
     async def name(self, context: Context, role: Role | None = None) -> str:
-        """The calling member's name. Raises UnknownMember, and WrongRole if it must have a role and has another."""
+        """The calling member's name; once a call. Raises UnknownMember, TooManyCalls, and WrongRole if it must have a
+        role and has another."""
         certificates = context.auth_context().get("x509_pem_cert", ())
-        caller = await self._caller(next(iter(certificates), b""))
-        if role is not None and caller.role != role:
-            raise WrongRole(role=caller.role, method=f"what is for a {role}")
+        caller, fingerprint = self._certified(next(iter(certificates), b""))
+        self._count(caller.name, fingerprint, context)
+        if not await self._desk.run(self._membership.is_enrolled, caller.name, caller.role, fingerprint):
+            raise UnknownMember(member=caller.name, role=caller.role)
+        check_role(caller, role)
         return caller.name
 
-    async def _caller(self, certificate: bytes) -> CertificateName:
+    def _count(self, member: str, fingerprint: Digest, context: Context) -> None:
+        """This call is one of that TLS key's until it ends. Before anything is looked up, which is what takes time."""
+        check_calls(member, self._open[fingerprint])
+        self._open[fingerprint] += 1
+        ended: Any = partial(self._end, fingerprint)  # Any: the stubs declare another type than grpc calls
+        context.add_done_callback(ended)
+
+    def _end(self, fingerprint: Digest, _: Context) -> None:
+        self._open[fingerprint] -= 1
+        if not self._open[fingerprint]:
+            del self._open[fingerprint]
+
+    def _certified(self, certificate: bytes) -> tuple[CertificateName, Digest]:
+        """What a certificate says, with the fingerprint of its key."""
         if certificate not in self._read:
             self._read[certificate] = read_member_certificate(certificate) if certificate else None
         read = self._read[certificate]
         if read is None:
             raise UnknownMember(member="the caller", role="member")
-        caller, fingerprint = read
-        if not await self._desk.run(self._membership.is_enrolled, caller.name, caller.role, fingerprint):
-            raise UnknownMember(member=caller.name, role=caller.role)
-        return caller
+        return read
+
+
+def check_role(caller: CertificateName, role: Role | None) -> None:
+    """Raises WrongRole."""
+    if role is not None and caller.role != role:
+        raise WrongRole(role=caller.role, method=f"what is for a {role}")
+
+
+def check_calls(member: str, calls: int) -> None:
+    """A member with so many calls open may open another. Raises TooManyCalls."""
+    if calls >= CALLS_PER_MEMBER:
+        raise TooManyCalls(member=member, limit=CALLS_PER_MEMBER)
 
 
 def answering(method: Answer[T]) -> Answer[T]:

@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator
 
+from ceiba_coordinator.answers import aborts_in, approvals_in
+from ceiba_coordinator.bells import EVERYBODY
 from ceiba_coordinator.jobs import Jobs as JobBook
-from ceiba_coordinator.services.calls import EVERYBODY, Callers, Context, Desk, answering, streaming
+from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
 from ceiba_coordinator.services.work import Presence
 from ceiba_protocol.job import ENDED
 from ceiba_protocol.trust.roster import Role
@@ -44,9 +46,11 @@ class Jobs(JobsServicer):
     async def Result(self, request: pb.JobReference, context: Context) -> AsyncIterator[pb.ResultPart]:
         merchant = await self._callers.name(context, Role.MERCHANT)
         seats, total = await self._desk.run(self._jobs.result, request.job_id, merchant)
-        for seat in seats:
-            yield pb.ResultPart(approval=seat.approval)
-        for seat in seats:
+        for approval in approvals_in(seats):
+            yield pb.ResultPart(approval=approval)
+        for abort in aborts_in(seats):
+            yield pb.ResultPart(abort=abort)
+        for seat in (seat for seat in seats if seat.submission):
             yield pb.ResultPart(submission=seat.submission)
             for part in chunks(await self._desk.run(self._jobs.ciphertexts, request.job_id, seat.holder)):
                 yield pb.ResultPart(ciphertexts=part)

@@ -1,15 +1,20 @@
 """Work (work.proto), and who is connected."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import structlog
 
+from ceiba_coordinator.agreements import Agreements
+from ceiba_coordinator.bells import EVERYBODY, NEW_CHECKPOINT
 from ceiba_coordinator.jobs import Jobs
+from ceiba_coordinator.log import Log
 from ceiba_coordinator.membership import Membership
-from ceiba_coordinator.services.calls import EVERYBODY, Callers, Context, Desk, answering, streaming
-from ceiba_protocol.errors import MalformedMessage, MessageTooLarge
+from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
+from ceiba_protocol.errors import MalformedMessage, MessageTooLarge, TooSlow
 from ceiba_protocol.trust.documents import Submission
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1 import work_pb2 as pb
@@ -17,6 +22,9 @@ from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.work_pb2_grpc import WorkServicer
 
 log = structlog.get_logger()
+
+PART_SECONDS = 60.0
+"""From one part of an answer to the next: a part has at most 1 MiB, which takes a minute at 140 kbit/s."""
 
 
 class Presence:
@@ -42,64 +50,109 @@ class Presence:
             log.info("holder.disconnected", holder=holder)
 
 
+@dataclass
+class Sent:
+    """What one stream has carried, so that it carries nothing twice."""
+
+    jobs: dict[bytes, set[tuple[str, int]]] = field(default_factory=dict)
+    """By job: kinds of task, each with the number of holders who had left, which is the attempt."""
+    agreements: set[tuple[str, int]] = field(default_factory=set)
+    checkpoint: Signed | None = None
+
+
 class Work(WorkServicer):
-    def __init__(self, desk: Desk, callers: Callers, membership: Membership, jobs: Jobs, presence: Presence) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        callers: Callers,
+        membership: Membership,
+        agreements: Agreements,
+        jobs: Jobs,
+        log: Log,
+        presence: Presence,
+    ) -> None:
         self._desk = desk
         self._callers = callers
         self._membership = membership
+        self._agreements = agreements
         self._jobs = jobs
+        self._log = log
         self._presence = presence
 
     @streaming
     async def Pull(self, request: pb.PullRequest, context: Context) -> AsyncIterator[pb.Task]:
         holder = await self._callers.name(context, Role.HOLDER)
-        await self._until_pinned(holder, request.roster_digest)
-        sent: dict[bytes, set[str]] = {}
+        pinned, sent = request.roster_digest.hex(), Sent()
+        async for task in self._rosters_after(pinned):
+            yield task
         with self._presence.connected(holder):
-            async for _ in self._desk.changes(holder, EVERYBODY):
-                if not await self._has_pinned(request.roster_digest):
-                    return  # the holder calls again, with the roster that it has pinned by then
-                async for task in self._news(holder, sent):
+            async for _ in self._desk.changes(holder, EVERYBODY, NEW_CHECKPOINT):
+                if await self._desk.run(self._membership.successors, pinned) is not None:
+                    return  # the holder calls again, and is sent the new roster unless it has pinned it by then
+                for task in await self._desk.run(self._news, holder, sent):
                     yield task
 
-    async def _until_pinned(self, holder: str, roster_digest: bytes) -> None:
-        """Wait while the holder has not pinned the newest roster: it would have to refuse every task."""
+    async def _rosters_after(self, pinned: str) -> AsyncIterator[pb.Task]:
+        """While the caller has not pinned the roster in force, and so would have to refuse every task: what it has to
+        take up, each once."""
+        told = set[bytes]()
         async for _ in self._desk.changes(EVERYBODY):
-            if await self._has_pinned(roster_digest):
+            rosters = await self._desk.run(self._membership.successors, pinned)
+            if rosters is None:
                 return
-            log.warning("holder.has_old_roster", holder=holder)
+            for roster in rosters:
+                if roster.roster not in told:
+                    told.add(roster.roster)
+                    yield pb.Task(roster=pb.RosterTask(roster=roster))
 
-    async def _has_pinned(self, roster_digest: bytes) -> bool:
-        newest = await self._desk.run(self._membership.roster)
-        return bytes.fromhex(newest.digest()) == roster_digest
-
-    async def _news(self, holder: str, sent: dict[bytes, set[str]]) -> AsyncIterator[pb.Task]:
-        """Tasks not yet sent on this stream, and word of jobs that have ended since."""
-        tasks = await self._desk.run(self._jobs.tasks, holder)
-        for task in tasks:
-            kinds = sent.setdefault(task.job_id, set())
-            kind = task.WhichOneof("kind") or ""
+    def _news(self, holder: str, sent: Sent) -> list[pb.Task]:
+        """What was not yet sent on this stream: the log to witness, agreements, jobs, and word of jobs that ended."""
+        tasks = []
+        checkpoint = self._log.unwitnessed(holder)
+        if checkpoint is not None and checkpoint != sent.checkpoint:
+            sent.checkpoint = checkpoint
+            tasks.append(pb.Task(witness=pb.WitnessTask(checkpoint=checkpoint)))
+        for key, evidence in self._agreements.concerning(holder).items():
+            if key not in sent.agreements:
+                sent.agreements.add(key)
+                tasks.append(pb.Task(agreement=evidence))
+        for task in self._jobs.tasks(holder):
+            kinds = sent.jobs.setdefault(task.job_id, set())
+            kind = (task.WhichOneof("kind") or "", task.approve.attempt or len(task.contribute.aborts))
             if kind not in kinds:
                 kinds.add(kind)
-                yield task
-        for job_id in await self._desk.run(self._jobs.ended, list(sent)):
-            del sent[job_id]
-            yield pb.Task(job_id=job_id, forget=pb.ForgetTask())
+                tasks.append(task)
+        for job_id in self._jobs.ended(list(sent.jobs)):
+            del sent.jobs[job_id]
+            tasks.append(pb.Task(job_id=job_id, forget=pb.ForgetTask()))
+        return tasks
 
     @answering
     async def Submit(self, request: AsyncIterator[pb.WorkPart], context: Context) -> pb.SubmitWorkResponse:
         holder = await self._callers.name(context, Role.HOLDER)
-        first = await anext(request, pb.WorkPart())
+        parts = in_time(request)
+        first = await anext(parts, pb.WorkPart())
         match first.WhichOneof("part"):
             case "approval":
                 await self._desk.run(self._jobs.approve, first.approval, holder)
             case "refusal":
-                await self._desk.run(self._jobs.refuse, first.refusal, holder)
+                abort = await self._abort_after_refusal(parts)
+                await self._desk.run(self._jobs.refuse, first.refusal, holder, abort)
             case "submission":
-                await self._contribute(first.submission, request, holder)
+                await self._contribute(first.submission, parts, holder)
+            case "pending":
+                await self._desk.run(self._jobs.wait_for_person, first.pending, holder)
             case _:
                 raise MalformedMessage(message="WorkPart", problem="an answer begins with a signed document")
         return pb.SubmitWorkResponse()
+
+    async def _abort_after_refusal(self, parts: AsyncIterator[pb.WorkPart]) -> Signed | None:
+        following = await anext(parts, None)
+        if following is None:
+            return None
+        if following.WhichOneof("part") != "abort" or await anext(parts, None) is not None:
+            raise MalformedMessage(message="WorkPart", problem="only an abort token follows a refusal")
+        return following.abort
 
     async def _contribute(self, signed: Signed, parts: AsyncIterator[pb.WorkPart], holder: str) -> None:
         job_id = bytes.fromhex(Submission.parse(signed.body).job_id)
@@ -112,3 +165,15 @@ class Work(WorkServicer):
             if len(ciphertexts) > limit:
                 raise MessageTooLarge(message="Submission", limit=limit)
         await self._desk.run(self._jobs.contribute, signed, bytes(ciphertexts), job_id, holder)
+
+
+async def in_time(parts: AsyncIterator[pb.WorkPart]) -> AsyncIterator[pb.WorkPart]:
+    """The same parts, each within PART_SECONDS. Raises TooSlow."""
+    while True:
+        try:
+            part = await asyncio.wait_for(anext(parts), PART_SECONDS)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise TooSlow(message="an answer", seconds=f"{PART_SECONDS:.0f}") from None
+        yield part

@@ -1,8 +1,19 @@
 """The tables. What members signed is stored as they sent it; everything else is an index to find it by."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -26,14 +37,24 @@ members = Table(
     Column("role", String(16), nullable=False),
     Column("descriptor", LargeBinary, nullable=False),  # Signed
     Column("tls_fingerprint", String(64), nullable=False),
-    Column("certificate", LargeBinary, nullable=False),  # PEM
+    Column("certificate", LargeBinary, nullable=False),  # PEM, the newest
 )
 
 rosters = Table(
     "rosters",
     metadata,
     Column("version", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
     Column("body", LargeBinary, nullable=False),  # RFC 8785 JSON
+    Column("in_force_since", BigInteger),  # seconds since 1970 UTC; NULL while it is only proposed
+)
+
+roster_approvals = Table(
+    "roster_approvals",
+    metadata,
+    Column("version", Integer, ForeignKey("rosters.version"), primary_key=True),
+    Column("member", String(64), primary_key=True),
+    Column("approval", LargeBinary, nullable=False),  # Signed
 )
 
 schemas = Table(
@@ -54,16 +75,45 @@ offers = Table(
 )
 """A holder's offers of a table: the current version, and older ones that jobs may still pin."""
 
+agreements = Table(
+    "agreements",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),  # the order in which they were proposed
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("agreement_id", String(32), nullable=False, unique=True),
+    Column("merchant", String(64), nullable=False, index=True),
+    Column("table_name", String(200), nullable=False, index=True),
+)
+
+agreement_documents = Table(
+    "agreement_documents",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),  # the order in which they came
+    Column("digest", String(64), ForeignKey("agreements.digest"), nullable=False),
+    Column("signer", String(64), nullable=False),
+    Column("notice", Integer, nullable=False),  # the notice's number, 0 for a signature
+    Column("document", LargeBinary, nullable=False),  # Signed
+    UniqueConstraint("digest", "signer", "notice"),
+)
+"""The parties' signatures on each agreement and their notices about it. Its state follows from them."""
+
 jobs = Table(
     "jobs",
     metadata,
     Column("job_id", LargeBinary(16), primary_key=True),
     Column("merchant", String(64), nullable=False),
     Column("manifest", LargeBinary, nullable=False),  # Signed
+    Column("agreement_digest", String(64), ForeignKey("agreements.digest"), nullable=False),
+    Column("number", Integer, nullable=False),  # of the agreement's jobs
     Column("state", String(32), nullable=False, index=True),
+    Column("attempt", Integer, nullable=False),
     Column("deadline", BigInteger, nullable=False),  # seconds since 1970 UTC
-    Column("refusal", LargeBinary),  # Signed
+    Column("refusal", LargeBinary),  # Signed; the one that ended the job
+    Column("ended_because", String(64)),  # code of an error
+    Column("release", LargeBinary),  # Signed
+    Column("release_index", BigInteger),  # of its entry in the log
     Column("total", LargeBinary),  # ciphertexts
+    UniqueConstraint("agreement_digest", "number"),
 )
 
 seats = Table(
@@ -71,8 +121,35 @@ seats = Table(
     metadata,
     Column("job_id", LargeBinary(16), ForeignKey("jobs.job_id"), primary_key=True),
     Column("holder", String(64), primary_key=True, index=True),
-    Column("approval", LargeBinary),  # Signed
-    Column("submission", LargeBinary),  # Signed
+    Column("approval", LargeBinary),  # Signed; for the job's attempt
+    Column("submission", LargeBinary),  # Signed; for the job's attempt
     Column("ciphertexts", LargeBinary),
+    Column("refusal", LargeBinary),  # Signed
+    Column("abort", LargeBinary),  # Signed; the holder has left
+    Column("has_submitted", Boolean, nullable=False, default=False),  # in whatever attempt
+    Column("pending", Boolean, nullable=False, default=False),  # a person there has to decide
 )
 """One row for each holder of each job: what it has answered so far."""
+
+log_entries = Table(
+    "log_entries",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),  # from 0, without a gap
+    Column("body", LargeBinary, nullable=False),  # LogEntry, RFC 8785 JSON: the leaf's bytes
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("checkpoint", LargeBinary, nullable=False),  # Signed
+    Column("frontier", LargeBinary, nullable=False),  # from which the next one is made
+)
+
+cosignatures = Table(
+    "cosignatures",
+    metadata,
+    Column("size", BigInteger, ForeignKey("checkpoints.size"), primary_key=True),
+    Column("holder", String(64), primary_key=True, index=True),
+    Column("cosignature", LargeBinary, nullable=False),  # Signed
+)

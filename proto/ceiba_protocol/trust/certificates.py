@@ -28,6 +28,8 @@ SERVER_NAME = "coordinator.ceiba.internal"
 """The DNS name in the coordinator's certificate. Members expect it under the space's CA, wherever it listens."""
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 90
+RENEW_DAYS = 30
+"""Renewed when fewer remain: a month to notice and mend whatever keeps a renewal from succeeding."""
 _BACKDATED = timedelta(minutes=5)
 """Clocks differ; a certificate is valid from a little before it was made."""
 
@@ -203,3 +205,18 @@ def read_member_certificate(certificate: bytes) -> tuple[CertificateName, Digest
 def expires_at(certificate: bytes) -> datetime:
     """End of a certificate's validity, UTC."""
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+
+
+def is_renewal_due(certificate: bytes, now: datetime) -> bool:
+    """Whether fewer than RENEW_DAYS of its validity remain, or none."""
+    return expires_at(certificate) - now < timedelta(days=RENEW_DAYS)
+
+
+def is_issued_by(authority: bytes, certificate: bytes) -> bool:
+    """Whether `certificate` is readable and signed by the CA; both PEM. False for anything else, garbage included."""
+    try:
+        issued = x509.load_pem_x509_certificate(certificate)
+        issued.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True

@@ -4,21 +4,30 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ceiba_protocol.canonical import BigInt, Digest, Document, Hex, Hex32, HexDigest, MemberName, TableName, Text
+from ceiba_protocol.canonical import (
+    BigInt,
+    Digest,
+    Document,
+    Hex32,
+    HexDigest,
+    JobId,
+    MemberName,
+    Seconds,
+    TableName,
+    Text,
+)
 from ceiba_protocol.plan import Plan
 
 NO_DIGEST = Digest("0" * 64)
-"""Stands where a later version's digest will: no gate, no disclosure rules."""
+"""Stands for the digest of something that there is none of, such as the root of an empty log."""
 
-JobId = Annotated[Hex, Field(min_length=32, max_length=32)]
-"""16 random bytes, drawn by the merchant."""
+Attempt = Annotated[int, Field(ge=0, le=1000)]
+"""0 for the agreement's whole set; one more for each time that holders have left the job."""
 Capacity = Annotated[BigInt, Field(ge=1, le=2**40)]
-Seconds = Annotated[int, Field(ge=0, le=253_402_300_799)]
-"""Since 1970-01-01 UTC; until the end of the year 9999, where calendars in software end."""
 
 
 class Offer(Document):
-    """A holder offers the current version of its dataset."""
+    """A holder offers the current version of its dataset. Signed by its publisher."""
 
     table: TableName
     schema_digest: HexDigest
@@ -48,13 +57,15 @@ class Manifest(Document):
     merchant: MemberName
     purpose: Text
     agreement_digest: HexDigest
-    """The roster's digest, which is the standing agreement until agreements exist."""
+    number: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Which of the agreement's jobs this is. Each holder answers each number once, so a replay is no new job."""
     plan: Plan
     datasets: tuple[DatasetPin, ...]
-    """One for each holder of the table, sorted by holder."""
+    """One for each holder of the agreement, sorted by holder."""
     key_id: HexDigest
     layout_digest: HexDigest
-    disclosure_digest: HexDigest = NO_DIGEST
+    disclosure_digest: HexDigest
+    """Of the agreement's Disclosure."""
     not_before: Seconds
     not_after: Seconds
 
@@ -70,12 +81,14 @@ class Approval(Document):
 
     job_id: JobId
     manifest_digest: HexDigest
-    attempt: Annotated[int, Field(ge=0, le=1000)]
+    attempt: Attempt
     holder: MemberName
     dataset_version: HexDigest
     mask_key: Hex32
     """X25519 public key."""
     nonce: JobId
+    log_size: Annotated[int, Field(ge=0)]
+    """Entries of the log that this holder has witnessed: nobody may show the others an older log (P7)."""
 
 
 class Refusal(Document):
@@ -88,11 +101,22 @@ class Refusal(Document):
     fields: dict[Text, Text]
 
 
+class AbortToken(Document):
+    """A holder has sent no submission to this job, in whatever attempt, and never will (PROTOCOL §2.6).
+
+    Only with such a token from everyone who is left out do the others answer a smaller set.
+    """
+
+    job_id: JobId
+    manifest_digest: HexDigest
+    holder: MemberName
+
+
 class Submission(Document):
     """What a holder has sent for one round, without the ciphertexts themselves (step 6)."""
 
     job_id: JobId
-    attempt: Annotated[int, Field(ge=0, le=1000)]
+    attempt: Attempt
     stage: Literal["release"] = "release"
     iteration: Annotated[int, Field(ge=0, le=1000)] = 0
     holder: MemberName

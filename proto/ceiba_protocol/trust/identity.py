@@ -5,28 +5,31 @@ Reading and writing files is the roles' business; here an identity is bytes in a
 
 import base64
 import binascii
+from enum import StrEnum
 from functools import cached_property
 from typing import Self
 
 import phe
 
 from ceiba_protocol.canonical import BigInt, Document, Hex, Hex32, MemberName, Text, sha256
-from ceiba_protocol.errors import BadJoinToken, MalformedDocument, MalformedMessage
+from ceiba_protocol.errors import BadJoinToken, MalformedDocument, MalformedMessage, WrongKey
 from ceiba_protocol.sums.key_proof import key_context, prove_key
 from ceiba_protocol.sums.paillier import encode_modulus, generate_keypair
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.trust.certificates import (
     CertificateName,
     certificate_fingerprint,
+    expires_at,
+    is_issued_by,
     key_fingerprint,
     make_request,
     new_key,
     read_member_certificate,
 )
-from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role
+from ceiba_protocol.trust.keys import SigningKey, x25519_public_key
+from ceiba_protocol.trust.roster import SUITE, Descriptor, Duties, EncryptionKey, Role
 from ceiba_protocol.trust.signing import sign
-from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse
+from ceiba_protocol.v1.enrolment_pb2 import EnrolRequest, EnrolResponse, RenewRequest, RenewResponse
 
 TOKEN_PREFIX = "ceiba-join-"  # noqa: S105 - a prefix, not a secret
 
@@ -83,6 +86,42 @@ class EncryptionSecret(Document):
     __str__ = __repr__
 
 
+class Duty(StrEnum):
+    """What a person at a holder signs, with a key of their own."""
+
+    OFFICER = "officer"
+    """Agreements, and notices about them."""
+    PUBLISHER = "publisher"
+    """Offers of datasets."""
+
+
+class DutyKey(Document):
+    """The key of one person at a holder; the holder's descriptor certifies its public half."""
+
+    duty: Duty
+    signing_seed: Hex32
+
+    @cached_property
+    def signing_key(self) -> SigningKey:
+        return SigningKey(bytes.fromhex(self.signing_seed))
+
+    def require_certified(self, descriptor: Descriptor, path: object) -> None:
+        """Raises WrongKey if the member's descriptor has another key for this duty."""
+        certified = descriptor.duties and getattr(descriptor.duties, self.duty)
+        if certified != self.signing_key.public.hex():
+            raise WrongKey(path=path, duty=self.duty, member=descriptor.name)
+
+    def __repr__(self) -> str:
+        return f"DutyKey(duty={self.duty}, public={self.signing_key.public.hex()})"
+
+    __str__ = __repr__
+
+
+def new_duty_key(duty: Duty, random: Random) -> DutyKey:
+    """Run by the person who has the duty, where the key stays."""
+    return DutyKey(duty=duty, signing_seed=random(32).hex())
+
+
 class Identity(Document):
     """A member's keys and certificate. All of it is secret as a whole; `repr` shows the name only."""
 
@@ -90,6 +129,8 @@ class Identity(Document):
     descriptor: Descriptor
     coordinator: Text
     signing_seed: Hex32
+    sealing_seed: Hex32
+    """X25519 private key to the descriptor's sealing key."""
     storage_key: Hex32
     """AES-256 key under which the member seals short-lived secrets in its own state."""
     tls_key: str
@@ -121,9 +162,12 @@ class Identity(Document):
     __str__ = __repr__
 
 
-def new_identity(token: JoinToken, random: Random) -> Identity:
-    """Run by a new member: all its keys, made where they stay. It has no certificate yet."""
-    seed, storage_key, tls_key = random(32), random(32), new_key()
+def new_identity(token: JoinToken, random: Random, duties: Duties | None = None) -> Identity:
+    """Run by a new member: all its keys, made where they stay. It has no certificate yet.
+
+    `duties`: a holder's officer's and publisher's public keys, which it certifies by signing its descriptor.
+    """
+    seed, sealing_seed, storage_key, tls_key = random(32), random(32), random(32), new_key()
     signing_key = SigningKey(seed)
     encryption = public = None
     if token.role is Role.MERCHANT:
@@ -137,6 +181,8 @@ def new_identity(token: JoinToken, random: Random) -> Identity:
         organisation=token.organisation,
         signing_key=signing_key.public.hex(),
         tls_fingerprint=key_fingerprint(tls_key),
+        sealing_key=x25519_public_key(sealing_seed).hex(),
+        duties=duties,
         encryption_key=public,
     )
     return Identity(
@@ -144,6 +190,7 @@ def new_identity(token: JoinToken, random: Random) -> Identity:
         descriptor=descriptor,
         coordinator=token.coordinator,
         signing_seed=seed.hex(),
+        sealing_seed=sealing_seed.hex(),
         storage_key=storage_key.hex(),
         tls_key=tls_key.decode(),
         certificate="",
@@ -166,7 +213,28 @@ def accept_enrolment(identity: Identity, response: EnrolResponse) -> Identity:
     this member's name and key, or the CA is not the token's."""
     if response.authority.decode() != identity.authority:
         raise MalformedMessage(message="EnrolResponse", problem="its CA is not the one in the join token")
+    return _with_certificate(identity, response.certificate, "EnrolResponse")
+
+
+def renewal_request(identity: Identity) -> RenewRequest:
+    """Run by a member: what it sends for a new certificate of its same key."""
+    return RenewRequest(certificate_request=make_request(identity.tls_key.encode()))
+
+
+def accept_renewal(identity: Identity, response: RenewResponse) -> Identity:
+    """Run by a member: the identity with its new certificate. Raises MalformedMessage if the certificate is not for
+    this member's name and key, or does not end later than the one that it has."""
+    renewed = _with_certificate(identity, response.certificate, "RenewResponse")
+    if expires_at(response.certificate) <= expires_at(identity.certificate.encode()):
+        raise MalformedMessage(message="RenewResponse", problem="the certificate does not end later than the old one")
+    return renewed
+
+
+def _with_certificate(identity: Identity, certificate: bytes, message: str) -> Identity:
+    """The identity with a certificate that its CA issued for its name and key. Raises MalformedMessage."""
+    if not is_issued_by(identity.authority.encode(), certificate):
+        raise MalformedMessage(message=message, problem="the certificate is not by the space's CA")
     expected = CertificateName(identity.space, identity.descriptor.role, identity.name)
-    if read_member_certificate(response.certificate) != (expected, identity.descriptor.tls_fingerprint):
-        raise MalformedMessage(message="EnrolResponse", problem="the certificate is not for this member's key")
-    return identity.model_copy(update={"certificate": response.certificate.decode()})
+    if read_member_certificate(certificate) != (expected, identity.descriptor.tls_fingerprint):
+        raise MalformedMessage(message=message, problem="the certificate is not for this member's key")
+    return identity.model_copy(update={"certificate": certificate.decode()})

@@ -31,7 +31,7 @@ def signature_is_valid(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def mask_public_key(secret: bytes) -> bytes:
-    """The X25519 public key (RFC 7748, 32 bytes) of a holder's mask secret (32 random bytes)."""
+def x25519_public_key(secret: bytes) -> bytes:
+    """The X25519 public key (RFC 7748, 32 bytes) of a secret of 32 random bytes: for masks, or for sealing."""
     key = X25519PrivateKey.from_private_bytes(secret)
     return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ceiba_protocol.v1 import common_pb2 as ceiba__protocol_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ceiba_protocol/v1/enrolment.proto\x12\x08\x63\x65iba.v1\x1a\x1e\x63\x65iba_protocol/v1/common.proto\"`\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12$\n\ndescriptor\x18\x03 \x01(\x0b\x32\x10.ceiba.v1.Signed\"7\n\rEnrolResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\"\x12\n\x10GetRosterRequest\"#\n\x11GetRosterResponse\x12\x0e\n\x06roster\x18\x01 \x01(\x0c\x32\x45\n\tEnrolment\x12\x38\n\x05\x45nrol\x12\x16.ceiba.v1.EnrolRequest\x1a\x17.ceiba.v1.EnrolResponse2Q\n\tDirectory\x12\x44\n\tGetRoster\x12\x1a.ceiba.v1.GetRosterRequest\x1a\x1b.ceiba.v1.GetRosterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ceiba_protocol/v1/enrolment.proto\x12\x08\x63\x65iba.v1\x1a\x1e\x63\x65iba_protocol/v1/common.proto\"`\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12$\n\ndescriptor\x18\x03 \x01(\x0b\x32\x10.ceiba.v1.Signed\"7\n\rEnrolResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\"\x12\n\x10GetRosterRequest\"C\n\x0cSignedRoster\x12\x0e\n\x06roster\x18\x01 \x01(\x0c\x12#\n\tapprovals\x18\x02 \x03(\x0b\x32\x10.ceiba.v1.Signed\":\n\x14\x41pproveRosterRequest\x12\"\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.Signed\"\x17\n\x15\x41pproveRosterResponse\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"$\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x32\x45\n\tEnrolment\x12\x38\n\x05\x45nrol\x12\x16.ceiba.v1.EnrolRequest\x1a\x17.ceiba.v1.EnrolResponse2\xd8\x01\n\tDirectory\x12?\n\tGetRoster\x12\x1a.ceiba.v1.GetRosterRequest\x1a\x16.ceiba.v1.SignedRoster\x12P\n\rApproveRoster\x12\x1e.ceiba.v1.ApproveRosterRequest\x1a\x1f.ceiba.v1.ApproveRosterResponse\x12\x38\n\x05Renew\x12\x16.ceiba.v1.RenewRequest\x1a\x17.ceiba.v1.RenewResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,10 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLRESPONSE']._serialized_end=232
   _globals['_GETROSTERREQUEST']._serialized_start=234
   _globals['_GETROSTERREQUEST']._serialized_end=252
-  _globals['_GETROSTERRESPONSE']._serialized_start=254
-  _globals['_GETROSTERRESPONSE']._serialized_end=289
-  _globals['_ENROLMENT']._serialized_start=291
-  _globals['_ENROLMENT']._serialized_end=360
-  _globals['_DIRECTORY']._serialized_start=362
-  _globals['_DIRECTORY']._serialized_end=443
+  _globals['_SIGNEDROSTER']._serialized_start=254
+  _globals['_SIGNEDROSTER']._serialized_end=321
+  _globals['_APPROVEROSTERREQUEST']._serialized_start=323
+  _globals['_APPROVEROSTERREQUEST']._serialized_end=381
+  _globals['_APPROVEROSTERRESPONSE']._serialized_start=383
+  _globals['_APPROVEROSTERRESPONSE']._serialized_end=406
+  _globals['_RENEWREQUEST']._serialized_start=408
+  _globals['_RENEWREQUEST']._serialized_end=451
+  _globals['_RENEWRESPONSE']._serialized_start=453
+  _globals['_RENEWRESPONSE']._serialized_end=489
+  _globals['_ENROLMENT']._serialized_start=491
+  _globals['_ENROLMENT']._serialized_end=560
+  _globals['_DIRECTORY']._serialized_start=563
+  _globals['_DIRECTORY']._serialized_end=779
 # @@protoc_insertion_point(module_scope)

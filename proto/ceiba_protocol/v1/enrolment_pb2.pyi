@@ -4,8 +4,10 @@ isort:skip_file
 Joining a space, and obtaining its roster."""
 
 from ceiba_protocol.v1 import common_pb2 as _common_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -97,23 +99,120 @@ class GetRosterRequest(_message.Message):
 Global___GetRosterRequest: _TypeAlias = GetRosterRequest  # noqa: Y015
 
 @_typing.final
-class GetRosterResponse(_message.Message):
-    """The newest roster, as the operator has it."""
+class SignedRoster(_message.Message):
+    """A roster, as the operator has it, and who has approved it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROSTER_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
     roster: _builtins.bytes
-    """A Roster, RFC 8785 JSON. MUST NOT be used before its fingerprint was confirmed by other members."""
+    """A Roster, RFC 8785 JSON. MUST NOT be used before its words were confirmed by other members, or a quorum of the
+    signers of the receiver's pinned roster has approved it.
+    """
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
+        """RosterApprovals, each signed by its member."""
+
     def __init__(
         self,
         *,
         roster: _builtins.bytes = ...,
+        approvals: _abc.Iterable[_common_pb2.Signed] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["roster", b"roster"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "roster", b"roster"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetRosterResponse: _TypeAlias = GetRosterResponse  # noqa: Y015
+Global___SignedRoster: _TypeAlias = SignedRoster  # noqa: Y015
+
+@_typing.final
+class ApproveRosterRequest(_message.Message):
+    """A signer's approval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def approval(self) -> _common_pb2.Signed:
+        """A RosterApproval, signed by the calling holder. MUST be refused if it is not for the newest roster."""
+
+    def __init__(
+        self,
+        *,
+        approval: _common_pb2.Signed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRosterRequest: _TypeAlias = ApproveRosterRequest  # noqa: Y015
+
+@_typing.final
+class ApproveRosterResponse(_message.Message):
+    """The approval is stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRosterResponse: _TypeAlias = ApproveRosterResponse  # noqa: Y015
+
+@_typing.final
+class RenewRequest(_message.Message):
+    """Asks for a certificate that ends later than the one in use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
+    certificate_request: _builtins.bytes
+    """PKCS #10 request, PEM, P-256 key. MUST be refused if it is not self-signed, or if its key is not the caller's
+    enrolled one, whose fingerprint stands in the roster. Its names are ignored.
+    """
+    def __init__(
+        self,
+        *,
+        certificate_request: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewRequest: _TypeAlias = RenewRequest  # noqa: Y015
+
+@_typing.final
+class RenewResponse(_message.Message):
+    """The new certificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """X.509 certificate, PEM, valid for 90 days, SAN URI ceiba://<space>/<role>/<name>. MUST be refused if it is not for
+    the caller's name and key and by the space's CA, or if it does not end later than the one in use.
+    """
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewResponse: _TypeAlias = RenewResponse  # noqa: Y015

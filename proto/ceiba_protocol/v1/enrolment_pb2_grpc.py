@@ -118,7 +118,17 @@ class DirectoryStub:
         self.GetRoster = channel.unary_unary(
                 '/ceiba.v1.Directory/GetRoster',
                 request_serializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.GetRosterRequest.SerializeToString,
-                response_deserializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.GetRosterResponse.FromString,
+                response_deserializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.SignedRoster.FromString,
+                _registered_method=True)
+        self.ApproveRoster = channel.unary_unary(
+                '/ceiba.v1.Directory/ApproveRoster',
+                request_serializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.ApproveRosterRequest.SerializeToString,
+                response_deserializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.ApproveRosterResponse.FromString,
+                _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/ceiba.v1.Directory/Renew',
+                request_serializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
+                response_deserializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.RenewResponse.FromString,
                 _registered_method=True)
 
 
@@ -133,13 +143,38 @@ class DirectoryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApproveRoster(self, request, context):
+        """A signer of rosters (a steward, or a holder where there are none) approves the newest one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """A new certificate for the caller's same TLS key, before its old one ends. Both stay good until they end. MUST be
+        refused to a caller that is no member any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DirectoryServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetRoster': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRoster,
                     request_deserializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.GetRosterRequest.FromString,
-                    response_serializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.GetRosterResponse.SerializeToString,
+                    response_serializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.SignedRoster.SerializeToString,
+            ),
+            'ApproveRoster': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveRoster,
+                    request_deserializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.ApproveRosterRequest.FromString,
+                    response_serializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.ApproveRosterResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.RenewRequest.FromString,
+                    response_serializer=ceiba__protocol_dot_v1_dot_enrolment__pb2.RenewResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -169,7 +204,61 @@ class Directory:
             target,
             '/ceiba.v1.Directory/GetRoster',
             ceiba__protocol_dot_v1_dot_enrolment__pb2.GetRosterRequest.SerializeToString,
-            ceiba__protocol_dot_v1_dot_enrolment__pb2.GetRosterResponse.FromString,
+            ceiba__protocol_dot_v1_dot_enrolment__pb2.SignedRoster.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveRoster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ceiba.v1.Directory/ApproveRoster',
+            ceiba__protocol_dot_v1_dot_enrolment__pb2.ApproveRosterRequest.SerializeToString,
+            ceiba__protocol_dot_v1_dot_enrolment__pb2.ApproveRosterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ceiba.v1.Directory/Renew',
+            ceiba__protocol_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
+            ceiba__protocol_dot_v1_dot_enrolment__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

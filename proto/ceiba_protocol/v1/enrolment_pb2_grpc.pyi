@@ -76,16 +76,28 @@ class DirectoryStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DirectoryAsyncStub: ...
-    GetRoster: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.GetRosterRequest, _enrolment_pb2.GetRosterResponse]
+    GetRoster: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.GetRosterRequest, _enrolment_pb2.SignedRoster]
     """The roster as the operator has it. The caller compares its fingerprint out of band before pinning it."""
+    ApproveRoster: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.ApproveRosterRequest, _enrolment_pb2.ApproveRosterResponse]
+    """A signer of rosters (a steward, or a holder where there are none) approves the newest one."""
+    Renew: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.RenewRequest, _enrolment_pb2.RenewResponse]
+    """A new certificate for the caller's same TLS key, before its old one ends. Both stay good until they end. MUST be
+    refused to a caller that is no member any more.
+    """
 
 @_typing.type_check_only
 class DirectoryAsyncStub(DirectoryStub):
     """Served to members over mTLS."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    GetRoster: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.GetRosterRequest, _enrolment_pb2.GetRosterResponse]  # type: ignore[assignment]
+    GetRoster: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.GetRosterRequest, _enrolment_pb2.SignedRoster]  # type: ignore[assignment]
     """The roster as the operator has it. The caller compares its fingerprint out of band before pinning it."""
+    ApproveRoster: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.ApproveRosterRequest, _enrolment_pb2.ApproveRosterResponse]  # type: ignore[assignment]
+    """A signer of rosters (a steward, or a holder where there are none) approves the newest one."""
+    Renew: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.RenewRequest, _enrolment_pb2.RenewResponse]  # type: ignore[assignment]
+    """A new certificate for the caller's same TLS key, before its old one ends. Both stay good until they end. MUST be
+    refused to a caller that is no member any more.
+    """
 
 class DirectoryServicer(metaclass=_abc_1.ABCMeta):
     """Served to members over mTLS."""
@@ -95,7 +107,25 @@ class DirectoryServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _enrolment_pb2.GetRosterRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_enrolment_pb2.GetRosterResponse, _abc.Awaitable[_enrolment_pb2.GetRosterResponse]]:
+    ) -> _typing.Union[_enrolment_pb2.SignedRoster, _abc.Awaitable[_enrolment_pb2.SignedRoster]]:
         """The roster as the operator has it. The caller compares its fingerprint out of band before pinning it."""
+
+    @_abc_1.abstractmethod
+    def ApproveRoster(
+        self,
+        request: _enrolment_pb2.ApproveRosterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.ApproveRosterResponse, _abc.Awaitable[_enrolment_pb2.ApproveRosterResponse]]:
+        """A signer of rosters (a steward, or a holder where there are none) approves the newest one."""
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _enrolment_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.RenewResponse, _abc.Awaitable[_enrolment_pb2.RenewResponse]]:
+        """A new certificate for the caller's same TLS key, before its old one ends. Both stay good until they end. MUST be
+        refused to a caller that is no member any more.
+        """
 
 def add_DirectoryServicer_to_server(servicer: DirectoryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -79,12 +79,19 @@ class JobStatus(_message.Message):
     ONLINE_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    ENDED_BECAUSE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.bytes
     """16 bytes."""
     state: _builtins.str
     """A state of ceiba_protocol/job.py, such as "waiting_for_approvals"."""
     deadline: _builtins.int
     """End of the job's window, seconds since 1970-01-01 UTC."""
+    ended_because: _builtins.str
+    """Why the job failed without a holder's refusal: the stable code of an error in ceiba_protocol/errors.py, such as
+    "unknown_member" after a revocation; absent otherwise.
+    """
     @_builtins.property
     def holders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the job's holders, sorted."""
@@ -105,6 +112,14 @@ class JobStatus(_message.Message):
     def refusal(self) -> _common_pb2.Signed:
         """Why the job ended without a result: a Refusal signed by a holder; absent otherwise."""
 
+    @_builtins.property
+    def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that have left the job with an abort token; the others answer without them."""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those where a person has to decide; for information only."""
+
     def __init__(
         self,
         *,
@@ -116,12 +131,17 @@ class JobStatus(_message.Message):
         online: _abc.Iterable[_builtins.str] | None = ...,
         refusal: _common_pb2.Signed | None = ...,
         deadline: _builtins.int = ...,
+        left: _abc.Iterable[_builtins.str] | None = ...,
+        pending: _abc.Iterable[_builtins.str] | None = ...,
+        ended_because: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "ended_because", b"ended_because", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "deadline", b"deadline", "holders", b"holders", "job_id", b"job_id", "online", b"online", "refusal", b"refusal", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "approved", b"approved", "deadline", b"deadline", "ended_because", b"ended_because", "holders", b"holders", "job_id", b"job_id", "left", b"left", "online", b"online", "pending", b"pending", "refusal", b"refusal", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__ended_because: _TypeAlias = _typing.Literal["ended_because"]  # noqa: Y015
+    _WhichOneofArgType__ended_because: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ended_because) -> _WhichOneofReturnType__ended_because | None: ...
 
 Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
 
@@ -135,6 +155,7 @@ class ResultPart(_message.Message):
     SUBMISSION_FIELD_NUMBER: _builtins.int
     CIPHERTEXTS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    ABORT_FIELD_NUMBER: _builtins.int
     ciphertexts: _builtins.bytes
     """Part of the ciphertexts of the last submission: fixed-width big-endian integers below n², at most 1 MiB a part."""
     total: _builtins.bytes
@@ -147,6 +168,10 @@ class ResultPart(_message.Message):
     def submission(self) -> _common_pb2.Signed:
         """A Submission, signed by its holder; its ciphertexts follow."""
 
+    @_builtins.property
+    def abort(self) -> _common_pb2.Signed:
+        """An AbortToken of a holder that left, signed by it. All of them come after the approvals."""
+
     def __init__(
         self,
         *,
@@ -154,12 +179,13 @@ class ResultPart(_message.Message):
         submission: _common_pb2.Signed | None = ...,
         ciphertexts: _builtins.bytes = ...,
         total: _builtins.bytes = ...,
+        abort: _common_pb2.Signed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "submission", "ciphertexts", "total"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "submission", "ciphertexts", "total", "abort"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 

@@ -3,7 +3,9 @@
 isort:skip_file
 A holder's work. Holders dial out, so that a hospital opens no inbound port."""
 
+from ceiba_protocol.v1 import agreements_pb2 as _agreements_pb2
 from ceiba_protocol.v1 import common_pb2 as _common_pb2
+from ceiba_protocol.v1 import enrolment_pb2 as _enrolment_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -27,8 +29,8 @@ class PullRequest(_message.Message):
 
     ROSTER_DIGEST_FIELD_NUMBER: _builtins.int
     roster_digest: _builtins.bytes
-    """Digest of the roster that the caller has pinned, 32 bytes. While it is not the space's newest, tasks wait: the
-    caller would have to refuse them.
+    """Digest of the roster that the caller has pinned, 32 bytes. While it is not the one in force, tasks wait, because the
+    caller would have to refuse them; it is sent the one in force as a RosterTask.
     """
     def __init__(
         self,
@@ -45,7 +47,7 @@ Global___PullRequest: _TypeAlias = PullRequest  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
-    """One thing to answer."""
+    """One thing to answer or to know."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -53,8 +55,11 @@ class Task(_message.Message):
     APPROVE_FIELD_NUMBER: _builtins.int
     CONTRIBUTE_FIELD_NUMBER: _builtins.int
     FORGET_FIELD_NUMBER: _builtins.int
+    ROSTER_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    WITNESS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.bytes
-    """16 bytes."""
+    """16 bytes; empty for a task that is about no job."""
     @_builtins.property
     def approve(self) -> Global___ApproveTask:
         """Sent while the job waits for approvals and the holder has given none."""
@@ -67,6 +72,18 @@ class Task(_message.Message):
     def forget(self) -> Global___ForgetTask:
         """Sent once, on a stream on which another task of the job was sent."""
 
+    @_builtins.property
+    def roster(self) -> Global___RosterTask:
+        """Sent while the caller has not pinned the roster in force."""
+
+    @_builtins.property
+    def agreement(self) -> _agreements_pb2.AgreementEvidence:
+        """Sent for every agreement at the beginning of a stream, and again whenever a signature or notice is added."""
+
+    @_builtins.property
+    def witness(self) -> Global___WitnessTask:
+        """Sent while the caller has not signed the newest checkpoint."""
+
     def __init__(
         self,
         *,
@@ -74,16 +91,65 @@ class Task(_message.Message):
         approve: Global___ApproveTask | None = ...,
         contribute: Global___ContributeTask | None = ...,
         forget: Global___ForgetTask | None = ...,
+        roster: Global___RosterTask | None = ...,
+        agreement: _agreements_pb2.AgreementEvidence | None = ...,
+        witness: Global___WitnessTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approve", b"approve", "contribute", b"contribute", "forget", b"forget", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "forget", b"forget", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approve", b"approve", "contribute", b"contribute", "forget", b"forget", "job_id", b"job_id", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "forget", b"forget", "job_id", b"job_id", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["approve", "contribute", "forget"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["approve", "contribute", "forget", "roster", "agreement", "witness"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class RosterTask(_message.Message):
+    """A newer roster. MUST be refused unless a quorum of the pinned roster's signers has approved it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROSTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def roster(self) -> _enrolment_pb2.SignedRoster: ...
+    def __init__(
+        self,
+        *,
+        roster: _enrolment_pb2.SignedRoster | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["roster", b"roster"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["roster", b"roster"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RosterTask: _TypeAlias = RosterTask  # noqa: Y015
+
+@_typing.final
+class WitnessTask(_message.Message):
+    """Witness the log up to here: fetch the entries since, compare, and sign (Log.Cosign)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoint(self) -> _common_pb2.Signed:
+        """A Checkpoint, signed by the operator with the log key."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: _common_pb2.Signed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WitnessTask: _TypeAlias = WitnessTask  # noqa: Y015
 
 @_typing.final
 class ApproveTask(_message.Message):
@@ -92,6 +158,9 @@ class ApproveTask(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MANIFEST_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """0 for the agreement's whole set; one more for each time that holders have left the job."""
     @_builtins.property
     def manifest(self) -> _common_pb2.Signed:
         """The job's Manifest, signed by the merchant. MUST be checked against the holder's own pinned roster."""
@@ -100,10 +169,11 @@ class ApproveTask(_message.Message):
         self,
         *,
         manifest: _common_pb2.Signed | None = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "manifest", b"manifest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -116,20 +186,34 @@ class ContributeTask(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVALS_FIELD_NUMBER: _builtins.int
+    ABORTS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def approvals(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
-        """The Approvals of all holders of the job, each signed by its holder. MUST be refused unless they are exactly the
-        holders of the table in the pinned roster and all name the same manifest.
+        """The Approvals of all holders of this attempt, each signed by its holder. MUST be refused unless they are exactly
+        the holders of the agreement, without those who left, and all name the same manifest and attempt.
+        """
+
+    @_builtins.property
+    def aborts(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
+        """AbortTokens of exactly those who left the job, each signed by its holder."""
+
+    @_builtins.property
+    def checkpoint(self) -> _common_pb2.Signed:
+        """The newest Checkpoint, signed by the operator. MUST be refused if it covers less of the log than an approval says
+        its holder has witnessed.
         """
 
     def __init__(
         self,
         *,
         approvals: _abc.Iterable[_common_pb2.Signed] | None = ...,
+        aborts: _abc.Iterable[_common_pb2.Signed] | None = ...,
+        checkpoint: _common_pb2.Signed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborts", b"aborts", "approvals", b"approvals", "checkpoint", b"checkpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -154,7 +238,9 @@ Global___ForgetTask: _TypeAlias = ForgetTask  # noqa: Y015
 
 @_typing.final
 class WorkPart(_message.Message):
-    """Parts of one answer, in order: one signed document, then, after a Submission, its ciphertexts."""
+    """Parts of one answer, in order: one signed document, then, after a Submission, its ciphertexts, and after a Refusal
+    possibly an AbortToken. Or only `pending`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -162,8 +248,12 @@ class WorkPart(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     SUBMISSION_FIELD_NUMBER: _builtins.int
     CIPHERTEXTS_FIELD_NUMBER: _builtins.int
+    ABORT_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
     ciphertexts: _builtins.bytes
     """Ciphertexts: fixed-width big-endian integers below n², at most 1 MiB a part."""
+    pending: _builtins.bytes
+    """The 16 bytes of a job that waits for a person at the calling holder; for the merchant's information only."""
     @_builtins.property
     def approval(self) -> _common_pb2.Signed:
         """An Approval, signed by the calling holder."""
@@ -176,6 +266,10 @@ class WorkPart(_message.Message):
     def submission(self) -> _common_pb2.Signed:
         """A Submission, signed by the calling holder."""
 
+    @_builtins.property
+    def abort(self) -> _common_pb2.Signed:
+        """An AbortToken, signed by the calling holder; follows a Refusal where the agreement lets the others go on."""
+
     def __init__(
         self,
         *,
@@ -183,12 +277,14 @@ class WorkPart(_message.Message):
         refusal: _common_pb2.Signed | None = ...,
         submission: _common_pb2.Signed | None = ...,
         ciphertexts: _builtins.bytes = ...,
+        abort: _common_pb2.Signed | None = ...,
+        pending: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "refusal", b"refusal", "submission", b"submission"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "refusal", b"refusal", "submission", b"submission"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "refusal", "submission", "ciphertexts"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "refusal", "submission", "ciphertexts", "abort", "pending"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 

@@ -1,4 +1,4 @@
-"""Four hospitals answer a research group's questions together, and no patient's row leaves its hospital.
+"""Four hospitals answer a research group's questions under an agreement, and no patient's row leaves its hospital.
 
 The data are real (data/README.md). Every number is checked against the same computation on the pooled rows, which in
 a real space nobody has: DuckDB groups them, Python's fractions and `statistics` finish without an error of their own.
@@ -17,13 +17,16 @@ import pandas
 
 import ceiba
 from ceiba.query import Query
+from ceiba.receipts import Receipt
 from ceiba.result import Result
+from ceiba_protocol.trust import receipt
 from ceiba_scenarios.sandbox import Sandbox
 from ceiba_scenarios.story import Lab
 
 DATA = Path(__file__).parent.parent / "data"
 POOLED = DATA / "heart_disease.csv"
 TABLE = "health.heart"
+PURPOSE, ASK_FIRST = "research on heart disease", "counting patients"
 PREVALENCE = """SELECT sex,
        CASE WHEN age < 45 THEN 'under 45' WHEN age < 60 THEN '45 to 59' ELSE '60 and over' END AS age_band,
        COUNT(*) AS patients,
@@ -36,7 +39,7 @@ LOW, WIDTH, BINS = 60, 30, 5
 
 
 def run(lab: Lab) -> None:
-    """A space of four hospitals, five questions, and who saw what."""
+    """A space of four hospitals, an agreement, five questions, one that people decide on, receipts, who saw what."""
     files = split_by_hospital(lab.folder / "hospitals")
     holders = {hospital: {TABLE: file} for hospital, file in files.items()}
     lab.say("Starting a coordinator, four hospitals with their own patients' records, and a merchant, bank-a ...")
@@ -45,11 +48,14 @@ def run(lab: Lab) -> None:
     )
     with lab.sandbox(holders, schemas={TABLE: DATA / "heart.toml"}) as sandbox:
         asking = Asking(lab, sandbox)
+        asking.agree()
         ask_prevalence(asking)
         ask_prevalence_in_python(asking)
         ask_by_diagnosis(asking)
         ask_correlations(asking)
         ask_histogram(asking)
+        ask_where_people_decide(asking)
+        asking.verify_receipts()
         asking.say_who_saw_what()
 
 
@@ -70,16 +76,50 @@ class Asking:
     def __init__(self, lab: Lab, sandbox: Sandbox) -> None:
         self.lab = lab
         self.sandbox = sandbox
-        self.space = sandbox.merchant("bank-a")
+        self.space = sandbox.merchant("bank-a", agreed=False)
         self.heart = self.space.table(TABLE)
+        self.heart_holders = self.space.roster.table(TABLE).holders
         self._pool = open_pool()
         self._asked: list[Query] = []
+        self._receipts: list[Receipt] = []
+
+    def agree(self) -> None:
+        """The way to the first question: tokens, a roster, an agreement."""
+        roster = self.space.roster
+        self.lab.say(
+            f"""
+Everybody joined with a one-use token and made its own keys. Roster {roster.version} has these words, which in a real
+space the members compare by telephone before they sign it; {roster.quorum} of {len(roster.signers)} hospitals must:
+  {roster.fingerprint}"""
+        )
+        handle = self.sandbox.agree(self.space, TABLE, purpose=PURPOSE, jobs=20, days=30)
+        self.lab.say(f"\nbank-a proposed this agreement, and the officer of each hospital signed it:\n\n{handle.text}")
 
     def ask(self, title: str, query: Query) -> Result:
         """The answer, not shown yet."""
+        self.announce(title, query)
+        return self.remember(query.run())
+
+    def announce(self, title: str, query: Query) -> None:
         self.lab.say(f"\n{len(self._asked) + 1}. {title}")
         self._asked.append(query)
-        return query.run()
+
+    def remember(self, result: Result) -> Result:
+        """For its receipt."""
+        assert result.receipt is not None
+        self._receipts.append(result.receipt)
+        return result
+
+    def verify_receipts(self) -> None:
+        """Every answer's receipt, here and as an auditor would: offline, with nothing but the roster."""
+        for one in self._receipts:
+            one.verify()
+        last, file = self._receipts[-1], self.lab.folder / "receipt.json"
+        last.save(file)
+        self.lab.say(f"\nThe last answer's receipt, kept in {file.name}:\n{last}")
+        offline = [receipt.verify(one.document, self.space.roster)[-1] for one in self._receipts]
+        held = [step.error is None and step.number == len(receipt.STEPS) for step in offline]
+        self.lab.check("receipts that hold offline, with the roster alone", held, [True] * len(held))
 
     def pooled(self, select: str) -> list[tuple[Any, ...]]:
         """What DuckDB finds in all hospitals' rows together."""
@@ -101,6 +141,7 @@ Who saw what, in {len(explained)} questions over {sum(rows.values())} patients o
                no other hospital's figures, and no answer
   coordinator  the questions, who answered and when, and {ciphertexts * len(rows)} ciphertexts that it cannot open;
                hospitals sent {self.lab.wire_bytes:,} bytes for all answers together
+  everybody    the agreements, and a log of who signed what, which the hospitals have witnessed
 No row left a hospital. Small groups are not hidden yet: each group's exact figures are released."""
         )
 
@@ -174,6 +215,21 @@ def ask_histogram(asking: Asking) -> None:
         FROM pool WHERE max_heart_rate IS NOT NULL GROUP BY bin ORDER BY bin"""  # noqa: S608
     expected = [(LOW + WIDTH * place, LOW + WIDTH * (place + 1), patients) for place, patients in asking.pooled(select)]
     asking.lab.check("histogram of max_heart_rate", bins, expected)
+
+
+def ask_where_people_decide(asking: Asking) -> None:
+    """The same agreement, but for each job a person at each hospital decides."""
+    asking.sandbox.agree(asking.space, TABLE, purpose=ASK_FIRST, jobs=5, days=30, approval="each job")
+    query = asking.heart.agg(patients=ceiba.count())
+    asking.announce(
+        f"How many patients are there? Under a second agreement ({ASK_FIRST}), people decide on each job:", query
+    )
+    job = query.submit(purpose=ASK_FIRST)
+    for hospital in asking.heart_holders:
+        asking.sandbox.decide(hospital, job.id)
+        asking.lab.say(f"  a person at {hospital} read it and approved")
+    result = asking.remember(asking.lab.show(job.wait()))
+    asking.lab.check("patients, where people decide", result.value, asking.pooled("SELECT COUNT(*) FROM pool")[0][0])
 
 
 # --- the oracle -------------------------------------------------------------------------------------------------

@@ -1,0 +1,268 @@
+"""What holders answer to jobs: approvals, refusals, abort tokens, submissions (PROTOCOL §2.5).
+
+A task is not stored: it is a seat whose answer is missing in a job that waits for it, so a restart forgets nothing.
+Whatever is stored because somebody signed it is appended to the log in the same transaction.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from ceiba_coordinator.agreements import Agreements
+from ceiba_coordinator.bells import Notify
+from ceiba_coordinator.log import Log
+from ceiba_coordinator.membership import Membership
+from ceiba_coordinator.store.database import Store
+from ceiba_coordinator.store.jobs import Seat, StoredJob
+from ceiba_protocol.canonical import Digest
+from ceiba_protocol.errors import (
+    IllegalTransition,
+    MalformedMessage,
+    SecondPayload,
+    SetMismatch,
+    UnknownJob,
+)
+from ceiba_protocol.job import ENDED, Event, State, advance
+from ceiba_protocol.rounds import (
+    Commitment,
+    Question,
+    check_aborts,
+    check_approval,
+    check_submission,
+    commit_to_set,
+    read_manifest,
+)
+from ceiba_protocol.sums.paillier import ciphertext_bytes
+from ceiba_protocol.sums.secure_sum import coordinator_multiply
+from ceiba_protocol.trust.documents import Approval, Manifest, Refusal, Submission
+from ceiba_protocol.trust.log import Release
+from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, Task
+
+log = structlog.get_logger()
+
+
+class Answers:
+    """The holders' half of `Jobs`, which is the whole."""
+
+    def __init__(
+        self,
+        store: Store,
+        membership: Membership,
+        agreements: Agreements,
+        log: Log,
+        clock: Callable[[], int],
+        notify: Notify = lambda names: None,
+    ) -> None:
+        """`clock` gives seconds since 1970 UTC. `notify` is told whom a change concerns: job ids and holders' names."""
+        self._store = store
+        self._membership = membership
+        self._agreements = agreements
+        self._log = log
+        self._clock = clock
+        self._notify = notify
+        self._questions: dict[bytes, Question] = {}
+
+    # --- what holders do
+
+    def tasks(self, holder: str) -> list[Task]:
+        """Every job that waits for this holder."""
+        tasks = []
+        for job in self._store.open_jobs():
+            seats = self._store.seats(job.job_id)
+            seat = next((seat for seat in seats if seat.holder == holder and seat.abort is None), None)
+            if seat is None:
+                continue
+            if job.state is State.WAITING_FOR_APPROVALS and seat.approval is None:
+                approve = ApproveTask(manifest=job.manifest, attempt=job.attempt)
+                tasks.append(Task(job_id=job.job_id, approve=approve))
+            if job.state is State.WAITING_FOR_SUBMISSIONS and seat.submission is None:
+                contribute = ContributeTask(
+                    approvals=approvals_in(seats), aborts=aborts_in(seats), checkpoint=self._log.newest_checkpoint()
+                )
+                tasks.append(Task(job_id=job.job_id, contribute=contribute))
+        return tasks
+
+    def ended(self, job_ids: Iterable[bytes]) -> list[bytes]:
+        """Those of the jobs that have ended."""
+        still_open = {job.job_id for job in self._store.open_jobs()}
+        return [job_id for job_id in job_ids if job_id not in still_open]
+
+    def wait_for_person(self, job_id: bytes, holder: str) -> None:
+        """Remember, for the merchant, that a person at that holder has to decide. Raises UnknownJob."""
+        job, seat = self._seat(job_id, holder)
+        if job.state is State.WAITING_FOR_APPROVALS and seat.approval is None:
+            self._store.fill_seat(job_id, holder, pending=True)
+            self._notify([job_id.hex()])
+
+    def approve(self, signed: Signed, holder: str) -> None:
+        """Store an approval; with the last one the set is fixed. A repetition changes nothing.
+
+        Raises UnknownJob, MalformedMessage, BadSignature, SecondPayload, SetMismatch, and IllegalTransition, also for
+        an approval of another attempt than the job's.
+        """
+        approval = self._membership.roster().open(signed, Approval, Role.HOLDER)
+        job, seat = self._seat(bytes.fromhex(approval.job_id), holder)
+        if signed.signer != holder:
+            raise MalformedMessage(message="Approval", problem="it is another holder's")
+        if seat.approval == signed:
+            return
+        check_approval(self._question(job), holder, approval)
+        if seat.abort is not None:
+            raise SetMismatch(problem=f"{holder} has left the job")
+        _require(job, State.WAITING_FOR_APPROVALS, approval.attempt, "an approval", seat.approval)
+        with self._store.transaction():
+            self._store.fill_seat(job.job_id, holder, approval=signed.SerializeToString(), pending=False)
+            self._log.append(signed)
+            if all(one.approval for one in self._store.seats(job.job_id) if one.abort is None):
+                self._move(job, Event.LAST_APPROVAL)
+        self._notify([job.job_id.hex()])
+
+    def refuse(self, signed: Signed, holder: str, abort: Signed | None = None) -> None:
+        """A holder says no, or cannot go on: that ends the job, unless it leaves with an abort token before anybody has
+        submitted, and enough others remain, who then begin another attempt. A second refusal changes nothing.
+
+        Raises UnknownJob, MalformedMessage, BadSignature, and SetMismatch for a token that it may not give.
+        """
+        refusal = self._membership.roster().open(signed, Refusal, Role.HOLDER)
+        job, seat = self._seat(bytes.fromhex(refusal.job_id), holder)
+        question = self._question(job)
+        if not refusal.holder == signed.signer == holder or refusal.manifest_digest != question.digest:
+            raise MalformedMessage(message="Refusal", problem="it is for another manifest or in another's name")
+        if abort is not None:
+            _check_leaves(question, abort, seat)
+        if seat.refusal is not None or seat.abort is not None:
+            return
+        with self._store.transaction():
+            self._store.fill_seat(job.job_id, holder, refusal=signed.SerializeToString())
+            self._log.append(signed)
+            if abort is not None:
+                self._store.fill_seat(job.job_id, holder, abort=abort.SerializeToString())
+                self._log.append(abort)
+            if job.state not in ENDED:
+                log.warning("job.refused_by", job=refusal.job_id, holder=holder, code=refusal.code)
+                self._go_on_or_end(job, question, signed, left=abort is not None)
+
+    def _go_on_or_end(self, job: StoredJob, question: Question, refusal: Signed, *, left: bool) -> None:
+        seats = self._store.seats(job.job_id)
+        remaining = sum(seat.abort is None for seat in seats)
+        nobody_has_submitted = all(seat.submission is None for seat in seats)  # whoever has would refuse another set
+        if left and nobody_has_submitted and remaining >= question.agreement.smallest_set:
+            self._store.clear_attempt(job.job_id)
+            self._move(job, Event.ABSTENTION, attempt=job.attempt + 1)
+        else:
+            self._move(job, Event.REFUSAL, refusal=refusal.SerializeToString())
+
+    def expected_bytes(self, job_id: bytes) -> int:
+        """How many bytes of ciphertexts a submission to this job's attempt has. Raises UnknownJob."""
+        job = self._store.job(job_id)
+        if job is None:
+            raise UnknownJob(job=job_id.hex())
+        question = self._question(job)
+        layout = question.layout_for(seat.holder for seat in self._store.seats(job_id) if seat.abort is None)
+        return layout.ciphertexts * ciphertext_bytes(question.modulus)
+
+    def contribute(self, signed: Signed, ciphertexts: bytes, job_id: bytes, holder: str) -> None:
+        """Store a submission; with the last one, the product and its release. A repetition changes nothing.
+
+        Raises UnknownJob, BadSignature, MalformedMessage, BadCiphertext, SecondPayload, and IllegalTransition, also for
+        a submission to another attempt than the job's.
+        """
+        submission = self._membership.roster().open(signed, Submission, Role.HOLDER)
+        job, seat = self._seat(job_id, holder)
+        if signed.signer != holder:
+            raise MalformedMessage(message="Submission", problem="it is in another holder's name")
+        if seat.submission == signed:
+            return
+        _require(job, State.WAITING_FOR_SUBMISSIONS, submission.attempt, "a submission", seat.submission)
+        question, commitment = self._question(job), self._commitment(job)
+        check_submission(signed, ciphertexts, question, commitment)
+        coordinator_multiply({holder: ciphertexts}, commitment.layout, question.modulus)
+        with self._store.transaction():
+            columns = {"submission": signed.SerializeToString(), "ciphertexts": ciphertexts, "has_submitted": True}
+            self._store.fill_seat(job_id, holder, **columns)
+            self._log.append(signed)
+            contributions = self._store.ciphertexts(job_id)
+            if sorted(contributions) == commitment.holders:
+                self._release(job, coordinator_multiply(contributions, commitment.layout, question.modulus))
+        self._notify([job_id.hex()])
+
+    def _release(self, job: StoredJob, total: bytes) -> None:
+        """The job's answer is there: store it, and sign and log that it is handed out."""
+        question = self._question(job)
+        release = self._log.sign(
+            Release(
+                job_id=job.job_id.hex(),
+                manifest_digest=question.digest,
+                agreement_digest=question.manifest.agreement_digest,
+                attempt=job.attempt,
+                total_digest=Digest(hashlib.sha256(total).hexdigest()),
+                at=self._clock(),
+            )
+        )
+        index = self._log.append(release)
+        self._log.checkpoint()
+        self._move(job, Event.LAST_SUBMISSION, total=total, release=release.SerializeToString(), release_index=index)
+
+    def _seat(self, job_id: bytes, holder: str) -> tuple[StoredJob, Seat]:
+        job = self._store.job(job_id)
+        seats = self._store.seats(job_id)
+        for seat in seats:
+            if job is not None and seat.holder == holder:
+                return job, seat
+        raise UnknownJob(job=job_id.hex())
+
+    # --- a job's moves, what it asks, and of whom
+
+    def _move(self, job: StoredJob, event: Event, **columns: object) -> None:
+        """The one place where a job's state changes. Raises IllegalTransition."""
+        state = advance(job.job_id.hex(), job.state, event)
+        self._store.set_state(job.job_id, state, **columns)
+        self._notify([job.job_id.hex(), *(seat.holder for seat in self._store.seats(job.job_id))])
+        log.info("job.moved", job=job.job_id.hex(), state=state, because=event)
+        if state in ENDED:
+            self._questions.pop(job.job_id, None)
+
+    def _question(self, job: StoredJob) -> Question:
+        """What a stored job asks. Its window was checked when it was submitted."""
+        if job.job_id not in self._questions:
+            manifest = Manifest.parse(job.manifest.body)
+            agreement = self._agreements.contract(job.agreement_digest).agreement
+            schema = self._membership.schema(manifest.plan.table)
+            self._questions[job.job_id] = read_manifest(
+                job.manifest, agreement, self._membership.roster(), schema, manifest.not_before
+            )
+        return self._questions[job.job_id]
+
+    def _commitment(self, job: StoredJob) -> Commitment:
+        seats = self._store.seats(job.job_id)
+        return commit_to_set(self._question(job), approvals_in(seats), aborts_in(seats))
+
+
+def approvals_in(seats: Iterable[Seat]) -> list[Signed]:
+    return [seat.approval for seat in seats if seat.approval]
+
+
+def aborts_in(seats: Iterable[Seat]) -> list[Signed]:
+    return [seat.abort for seat in seats if seat.abort]
+
+
+def _check_leaves(question: Question, abort: Signed, seat: Seat) -> None:
+    """The token is this holder's, and not a lie. Raises SetMismatch, BadSignature."""
+    if check_aborts(question, [abort]) != {seat.holder}:
+        raise SetMismatch(problem="the abort token is another holder's")
+    if seat.has_submitted:
+        raise SetMismatch(problem=f"{seat.holder} has submitted to this job and cannot leave it")
+
+
+def _require(job: StoredJob, state: State, attempt: int, what: str, before: Signed | None) -> None:
+    """An answer that is not a repetition comes at its time. Raises SecondPayload, IllegalTransition."""
+    if attempt != job.attempt:
+        event = f"{what} for attempt {attempt}"
+        raise IllegalTransition(job=job.job_id.hex(), state=f"{job.state}, attempt {job.attempt}", event=event)
+    if before is not None:
+        raise SecondPayload(job=job.job_id.hex())
+    if job.state is not state:
+        raise IllegalTransition(job=job.job_id.hex(), state=job.state, event=what)

@@ -1,0 +1,162 @@
+"""Jobs, and what each of their holders has answered."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, func, insert, select, update
+
+from ceiba_coordinator.store import tables
+from ceiba_coordinator.store.rows import Rows, read_signed
+from ceiba_protocol.job import ENDED, State
+from ceiba_protocol.v1.common_pb2 import Signed
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """A job as stored."""
+
+    job_id: bytes
+    merchant: str
+    manifest: Signed
+    agreement_digest: str
+    number: int
+    """Which of the agreement's jobs it is."""
+    state: State
+    attempt: int
+    deadline: int
+    """Seconds since 1970 UTC."""
+    refusal: Signed | None = None
+    """The one that ended it."""
+    ended_because: str | None = None
+    """Code of the error that ended it without a refusal."""
+    release: Signed | None = None
+    release_index: int | None = None
+    """Of the release's entry in the log."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What one holder has answered to one job; approval and submission are for the job's attempt."""
+
+    holder: str
+    approval: Signed | None
+    submission: Signed | None
+    refusal: Signed | None
+    abort: Signed | None
+    """Its abort token, if it has left."""
+    has_submitted: bool
+    """In whatever attempt."""
+    pending: bool
+    """Whether a person there has to decide."""
+
+
+_WITHOUT_TOTAL = [column for column in tables.jobs.c if column.name != "total"]
+_WITHOUT_CIPHERTEXTS = [column for column in tables.seats.c if column.name not in ("job_id", "ciphertexts")]
+
+
+class JobRows(Rows):
+    def job(self, job_id: bytes) -> StoredJob | None:
+        with self.transaction() as connection:
+            row = connection.execute(select(*_WITHOUT_TOTAL).where(_is(tables.jobs, job_id))).one_or_none()
+        return None if row is None else _stored_job(row)
+
+    def open_jobs(self) -> list[StoredJob]:
+        """Jobs that have not ended."""
+        with self.transaction() as connection:
+            query = select(*_WITHOUT_TOTAL).where(tables.jobs.c.state.not_in(sorted(ENDED)))
+            return [_stored_job(row) for row in connection.execute(query)]
+
+    def has_job_number(self, agreement_digest: str, number: int) -> bool:
+        """Whether that number of the agreement's jobs has been used."""
+        table = tables.jobs
+        query = select(func.count()).where(table.c.agreement_digest == agreement_digest, table.c.number == number)
+        with self.transaction() as connection:
+            return bool(connection.scalar(query))
+
+    def add_job(self, job: StoredJob, holders: list[str]) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                insert(tables.jobs).values(
+                    job_id=job.job_id,
+                    merchant=job.merchant,
+                    manifest=job.manifest.SerializeToString(),
+                    agreement_digest=job.agreement_digest,
+                    number=job.number,
+                    state=job.state,
+                    attempt=job.attempt,
+                    deadline=job.deadline,
+                )
+            )
+            connection.execute(insert(tables.seats), [{"job_id": job.job_id, "holder": holder} for holder in holders])
+
+    def set_state(self, job_id: bytes, state: State, **columns: object) -> None:
+        """The job's new state, with what goes with it: its total and release, or what ended it, or its attempt."""
+        with self.transaction() as connection:
+            connection.execute(update(tables.jobs).where(_is(tables.jobs, job_id)).values(state=state, **columns))
+
+    def total(self, job_id: bytes) -> bytes:
+        with self.transaction() as connection:
+            return bytes(connection.execute(select(tables.jobs.c.total).where(_is(tables.jobs, job_id))).scalar_one())
+
+    # --- seats
+
+    def seats(self, job_id: bytes) -> list[Seat]:
+        """Sorted by holder; without ciphertexts."""
+        table = tables.seats
+        query = select(*_WITHOUT_CIPHERTEXTS).where(_is(table, job_id)).order_by(table.c.holder)
+        with self.transaction() as connection:
+            return [_seat(row) for row in connection.execute(query)]
+
+    def fill_seat(self, job_id: bytes, holder: str, **columns: object) -> None:
+        """Store what a holder has answered."""
+        table = tables.seats
+        with self.transaction() as connection:
+            statement = update(table).where(_is(table, job_id), table.c.holder == holder)
+            connection.execute(statement.values(**columns))
+
+    def clear_attempt(self, job_id: bytes) -> None:
+        """Forget the approvals and submissions of a job's attempt, because it begins another one."""
+        nothing = {"approval": None, "submission": None, "ciphertexts": None, "pending": False}
+        with self.transaction() as connection:
+            connection.execute(update(tables.seats).where(_is(tables.seats, job_id)).values(**nothing))
+
+    def ciphertexts(self, job_id: bytes, *holders: str) -> dict[str, bytes]:
+        """The ciphertexts of these holders, or of all."""
+        table = tables.seats
+        query = select(table.c.holder, table.c.ciphertexts).where(_is(table, job_id))
+        with self.transaction() as connection:
+            rows = connection.execute(query.where(table.c.holder.in_(holders)) if holders else query)
+            return {row.holder: row.ciphertexts for row in rows if row.ciphertexts is not None}
+
+
+def _is(table: Any, job_id: bytes) -> Any:
+    return table.c.job_id == job_id
+
+
+def _stored_job(row: Row[Any]) -> StoredJob:
+    return StoredJob(
+        row.job_id,
+        row.merchant,
+        Signed.FromString(row.manifest),
+        row.agreement_digest,
+        row.number,
+        State(row.state),
+        row.attempt,
+        row.deadline,
+        read_signed(row.refusal),
+        row.ended_because,
+        read_signed(row.release),
+        row.release_index,
+    )
+
+
+def _seat(row: Row[Any]) -> Seat:
+    return Seat(
+        row.holder,
+        read_signed(row.approval),
+        read_signed(row.submission),
+        read_signed(row.refusal),
+        read_signed(row.abort),
+        row.has_submitted,
+        row.pending,
+    )

@@ -1,0 +1,37 @@
+"""ceiba-node: the commands of a holder."""
+
+import os
+import sys
+
+import typer
+
+from ceiba_node.cli import agreements, approvals, datasets, joining, running, stopping
+from ceiba_node.cli.datasets import read_schema
+from ceiba_protocol.errors import CeibaError
+
+__all__ = ["app", "main", "read_schema"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run a holder's node in a Ceiba space.")
+for command in (
+    joining.init,
+    joining.key,
+    joining.pin,
+    datasets.publish,
+    running.status,
+    running.serve,
+    stopping.stop,
+    stopping.resume,
+):
+    app.command()(command)
+app.add_typer(agreements.commands, name="agreements")
+app.add_typer(approvals.commands, name="approvals")
+
+
+def main() -> None:
+    """Run the command line; a CeibaError is printed in its own words, with an exit code that tells its kind."""
+    os.umask(0o077)  # whatever is written, by SQLite and DuckDB too, is for this user alone
+    try:
+        app()
+    except CeibaError as error:
+        typer.echo(f"{error.public}\n{error.what_to_do}", err=True)
+        sys.exit(error.fault.exit_code)

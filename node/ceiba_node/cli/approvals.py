@@ -1,0 +1,105 @@
+"""approvals: jobs that a person has to decide on."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from ceiba_node.cli.common import DEFAULT_HOME, SHORT, AsJson, Desk, Folder, desk, in_columns, now, show
+from ceiba_node.ledger import Waiting
+from ceiba_node.policy import Decision
+from ceiba_protocol.canonical import to_plain
+from ceiba_protocol.errors import NotWaiting
+from ceiba_protocol.trust.agreement import operations_of
+from ceiba_protocol.trust.documents import Manifest
+from ceiba_protocol.trust.rendering import moment, quoted
+
+commands = typer.Typer(no_args_is_help=True, help="Decide on questions that wait for a person.")
+
+Which = Annotated[str, typer.Argument(help="The job's id, or its first digits.")]
+Private = Annotated[str, typer.Option(help="Why, for this house alone.")]
+
+
+@commands.command("list")
+def list_waiting(home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """List the jobs that wait for a decision, oldest first.
+
+    Example: ceiba-node approvals list
+    """
+    with desk(home) as here:
+        facts = [_facts(one) for one in here.ledger.undecided(now())]
+    rows = [
+        [one["job"][:SHORT], one["merchant"], one["table"], quoted(one["purpose"]), f"until {moment(one['until'])}"]
+        for one in facts
+    ]
+    show({"waiting": facts}, in_columns(rows) if rows else "Nothing waits.", as_json)
+
+
+@commands.command("show")
+def show_waiting(job: Which, home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Show who asks what, for which purpose, under which agreement.
+
+    Example: ceiba-node approvals show 0b1c
+    """
+    with desk(home) as here:
+        facts = _facts(_find(here, job))
+    lines = [f"{name:12} {value}" for name, value in facts.items() if name not in ("plan", "until", "since")]
+    lines += [f"{name:12} {moment(facts[name])}" for name in ("since", "until")]
+    show(facts, "\n".join([*lines, "plan", json.dumps(facts["plan"], indent=2)]), as_json)
+
+
+@commands.command("approve")
+def approve(job: Which, private: Private = "", home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Let a job be answered; the running node does, unless another rule forbids it by then.
+
+    Example: ceiba-node approvals approve 0b1c
+    """
+    _decide(job, Decision(approved=True, reason=""), private, home, as_json)
+
+
+@commands.command("refuse")
+def refuse(
+    job: Which,
+    reason: Annotated[str, typer.Option(help="Why, for the merchant.")],
+    private: Private = "",
+    home: Folder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Refuse a job, with a reason for the merchant and, if need be, another one for this house.
+
+    Example: ceiba-node approvals refuse 0b1c --reason "Outside the study" --private "Asked three times this week"
+    """
+    _decide(job, Decision(approved=False, reason=reason), private, home, as_json)
+
+
+def _decide(job: str, decision: Decision, private: str, home: Any, as_json: bool) -> None:
+    with desk(home) as here:
+        waiting = _find(here, job)
+        here.ledger.decide(waiting.job_id, decision, private, now())
+    facts = {"job": waiting.job_id.hex(), "approved": decision.approved}
+    show(facts, f"{'Approved' if decision.approved else 'Refused'}; a running node answers.", as_json)
+
+
+def _find(here: Desk, text: str) -> Waiting:
+    """By the beginning of its id. Raises NotWaiting, also if that is more than one job's."""
+    found = [one for one in here.ledger.undecided(now()) if one.job_id.hex().startswith(text)]
+    if len(found) != 1:
+        raise NotWaiting(job=text)
+    return found[0]
+
+
+def _facts(waiting: Waiting) -> dict[str, Any]:
+    manifest = Manifest.parse(waiting.manifest.body)  # verified before it was put there
+    return {
+        "job": waiting.job_id.hex(),
+        "merchant": manifest.merchant,
+        "table": manifest.plan.table,
+        "purpose": manifest.purpose,
+        "columns": sorted(manifest.plan.columns),
+        "operations": sorted(operations_of(manifest.plan)),
+        "agreement": manifest.agreement_digest,
+        "number": manifest.number,
+        "since": waiting.since,
+        "until": waiting.expires_at,
+        "plan": to_plain(manifest.plan),
+    }

@@ -1,0 +1,101 @@
+"""policy.toml: what this house allows, whatever an agreement says. The stricter of the two counts."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ceiba_protocol.canonical import MemberName, TableName
+from ceiba_protocol.errors import BadConfiguration
+from ceiba_protocol.schema import Grade
+
+POLICY_FILE = "policy.toml"
+
+SAMPLE_POLICY = """\
+# What this house allows, whatever an agreement says: the stricter of the two counts. Every key is optional, and the
+# values here are the ones that apply without it. A running node reads this file anew for every question.
+
+# Merchants that may ask, by name. Empty: every merchant with whom the officer signed an agreement.
+merchants = []
+
+# Purposes that may be pursued, word for word as agreements have them. Empty: any that the officer signed.
+purposes = []
+
+# Columns that may be read, such as "health.heart.age". Empty: all that are agreed. Tables that are not named here at
+# all are not limited by it.
+columns = []
+
+# Columns that may not be read, in the same form. These win.
+forbidden_columns = []
+
+# The highest grade of a column that may be read: "public", "internal" or "sensitive".
+highest_grade = "sensitive"
+
+# How many subjects (k) and holders (h) an agreement must at least demand of every released cell.
+minimum_subjects = 1
+minimum_cell_holders = 1
+
+# The fewest holders that may answer a job together (m), and how many of them an agreement must expect to collude (t).
+minimum_holders = 3
+tolerated = 1
+
+# For each merchant and day (UTC): jobs, and cells of results. In one job: cells.
+jobs_per_day = 200
+cells_per_day = 1_000_000
+cells_per_job = 200_000
+
+# Ask a person (`ceiba-node approvals`) about every question that reads a column of this grade or a higher one. With
+# "important" nobody is asked, except where the agreement says "each job".
+ask_from_grade = "important"
+
+# Ask a person about every question that no person has approved before.
+ask_for_new_questions = false
+
+# Treat two sets that nearly coincide alike, whether the same merchant asks or another: refuse the second.
+strict_sets = false
+"""
+
+Bound = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+class Policy(BaseModel):
+    """policy.toml, key by key; SAMPLE_POLICY explains them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    merchants: tuple[MemberName, ...] = ()
+    purposes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    forbidden_columns: tuple[str, ...] = ()
+    highest_grade: Grade = Grade.SENSITIVE
+    minimum_subjects: Bound = 1
+    minimum_cell_holders: Bound = 1
+    minimum_holders: Annotated[int, Field(ge=3, le=1000)] = 3
+    tolerated: Annotated[int, Field(ge=1, le=1000)] = 1
+    jobs_per_day: Bound = 200
+    cells_per_day: Bound = 1_000_000
+    cells_per_job: Bound = 200_000
+    ask_from_grade: Grade = Grade.IMPORTANT
+    ask_for_new_questions: bool = False
+    strict_sets: bool = False
+
+    def allows_column(self, table: TableName, column: str) -> bool:
+        """Whether a column may be read, whatever its grade."""
+        name = f"{table}.{column}"
+        listed = {one for one in self.columns if one.startswith(f"{table}.")}
+        return name not in self.forbidden_columns and (not listed or name in listed)
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy as it stands in the file. Raises BadConfiguration, in words of our own: also where the file is gone,
+    because a house that loses its rules must not fall back to laxer ones."""
+    try:
+        return Policy.model_validate(tomllib.loads(path.read_text()))
+    except OSError:
+        raise BadConfiguration(path=path, problem="it cannot be read; `ceiba-node init` makes it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise BadConfiguration(path=path, problem="it is not TOML") from None
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise BadConfiguration(path=path, problem=f"these keys are unknown or wrong: {keys}") from None

@@ -1,0 +1,103 @@
+"""The ledger's tables. Times are seconds since 1970 UTC; documents are Signed messages, as sent or received."""
+
+VERSION = 2
+
+TABLES = """
+CREATE TABLE jobs (
+    job_id BLOB PRIMARY KEY,            -- 16 bytes
+    agreement_digest TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    merchant TEXT NOT NULL,
+    organisation TEXT NOT NULL,         -- the merchant's
+    dataset TEXT NOT NULL,              -- table name
+    dataset_version TEXT NOT NULL,
+    plan_digest TEXT NOT NULL,
+    cells INTEGER NOT NULL,             -- debited when the job was approved, and never given back
+    manifest BLOB NOT NULL,
+    approved_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    UNIQUE (agreement_digest, number)   -- a manifest's number is one job, for ever
+) STRICT;
+CREATE INDEX jobs_by_day ON jobs (merchant, approved_at);
+CREATE TABLE answers (
+    job_id BLOB NOT NULL REFERENCES jobs (job_id),
+    attempt INTEGER NOT NULL,
+    approval BLOB NOT NULL,
+    mask_secret BLOB,                   -- sealed; NULL once the job has ended
+    PRIMARY KEY (job_id, attempt)
+) STRICT;
+CREATE TABLE payloads (
+    job_id BLOB NOT NULL,
+    attempt INTEGER NOT NULL,
+    stage TEXT NOT NULL,
+    iteration INTEGER NOT NULL,
+    context_digest TEXT NOT NULL,
+    holders TEXT NOT NULL,              -- the set, names separated by commas
+    submission BLOB NOT NULL,
+    ciphertexts BLOB,                   -- as sent; NULL once the job has ended
+    salt BLOB NOT NULL,                 -- sealed; opens the submission's commitment to an auditor on site
+    stored_at INTEGER NOT NULL,
+    PRIMARY KEY (job_id, attempt, stage, iteration),
+    FOREIGN KEY (job_id, attempt) REFERENCES answers (job_id, attempt)
+) STRICT;
+CREATE TABLE left_jobs (                -- jobs that never get a payload from this holder
+    job_id BLOB PRIMARY KEY,
+    refusal BLOB NOT NULL,
+    token BLOB NOT NULL,
+    left_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE waiting (                  -- jobs for a person
+    job_id BLOB PRIMARY KEY,
+    attempt INTEGER NOT NULL,
+    manifest BLOB NOT NULL,
+    since INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    approved INTEGER,                   -- 1, 0, or NULL while nobody has decided
+    reason TEXT NOT NULL,               -- for the merchant
+    private_reason TEXT NOT NULL,       -- for this house
+    decided_at INTEGER,
+    replied INTEGER NOT NULL            -- 1 once the decision has become an answer
+) STRICT;
+CREATE TABLE stops (
+    kind TEXT NOT NULL,                 -- all, dataset, merchant, agreement
+    name TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (kind, name)
+) STRICT;
+CREATE TABLE agreements (               -- every signature on every agreement
+    digest TEXT NOT NULL,
+    signer TEXT NOT NULL,
+    signed BLOB NOT NULL,
+    PRIMARY KEY (digest, signer)
+) STRICT;
+CREATE TABLE notices (
+    agreement_digest TEXT NOT NULL,
+    body_digest TEXT NOT NULL,
+    signed BLOB NOT NULL,
+    PRIMARY KEY (agreement_digest, body_digest)
+) STRICT;
+CREATE TABLE documents (                -- everything that this holder has signed, before it was sent
+    type TEXT NOT NULL,
+    body_digest TEXT NOT NULL,
+    signed BLOB NOT NULL,
+    to_upload INTEGER NOT NULL,         -- 1 while the coordinator has not taken it; the answers to tasks are asked for
+    in_log INTEGER NOT NULL,            -- 1 once the log was seen to have it
+    signed_at INTEGER NOT NULL,
+    PRIMARY KEY (type, body_digest)
+) STRICT;
+CREATE TABLE witnessed (                -- checkpoints that this holder has verified; the last is the newest
+    size INTEGER PRIMARY KEY,
+    root TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    frontier BLOB NOT NULL,
+    checkpoint BLOB NOT NULL
+) STRICT;
+CREATE TABLE fault (                    -- at most one row: why this node answers nothing any more
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    code TEXT NOT NULL,
+    fields TEXT NOT NULL,               -- JSON
+    checkpoint BLOB NOT NULL,           -- the evidence
+    since INTEGER NOT NULL
+) STRICT;
+"""

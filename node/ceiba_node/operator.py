@@ -1,0 +1,59 @@
+"""The coordinator's services that a node calls unasked: its log, and what takes people's signatures."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from ceiba_protocol.v1.agreements_pb2 import SubmitAgreementRequest
+from ceiba_protocol.v1.agreements_pb2_grpc import AgreementsStub
+from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.enrolment_pb2 import ApproveRosterRequest
+from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub
+from ceiba_protocol.v1.log_pb2 import CosignRequest, EntriesRequest, GetCheckpointRequest
+from ceiba_protocol.v1.log_pb2_grpc import LogStub
+from ceiba_protocol.wire import from_rpc_error
+
+CALL_SECONDS = 120.0
+
+
+class Operator:
+    """Every method raises NotReachable, or the error that the coordinator answers with. Safe for several threads."""
+
+    def __init__(self, channel: grpc.Channel, target: str) -> None:
+        self._target = target
+        self._log = LogStub(channel)
+        self._agreements = AgreementsStub(channel)
+        self._directory = DirectoryStub(channel)
+
+    def newest(self) -> Signed | None:
+        """The newest checkpoint, if there is one."""
+        with self._translated():
+            checkpoint = self._log.GetCheckpoint(GetCheckpointRequest(), timeout=CALL_SECONDS).checkpoint
+        return checkpoint if checkpoint.type else None
+
+    def entries(self, first: int, end: int) -> Iterator[bytes]:
+        """Entries [first, end), in order."""
+        with self._translated():
+            for part in self._log.Entries(EntriesRequest(first=first, end=end), timeout=CALL_SECONDS):
+                yield from part.entries
+
+    def cosign(self, cosignature: Signed) -> None:
+        """Hand in this holder's signature on a checkpoint."""
+        with self._translated():
+            self._log.Cosign(CosignRequest(cosignature=cosignature), timeout=CALL_SECONDS)
+
+    def upload(self, signed: Signed) -> None:
+        """Hand in an agreement's signature, a notice, or a roster's approval."""
+        with self._translated():
+            if signed.type == "ceiba.v1.RosterApproval":
+                self._directory.ApproveRoster(ApproveRosterRequest(approval=signed), timeout=CALL_SECONDS)
+            else:
+                self._agreements.Submit(SubmitAgreementRequest(document=signed), timeout=CALL_SECONDS)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._target) from None

@@ -1,0 +1,147 @@
+"""An agreement as text: what a merchant proposes and what an officer reads before signing (PROTOCOL §2.6).
+
+Every fact that the parties sign stands in it, one to a line. What a party wrote itself is quoted so that it cannot pass
+for a line of ours: what would be invisible, or could move text about, is shown as an escape.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from ceiba_protocol.disclosure.grade import Disclosure
+from ceiba_protocol.trust.agreement import Agreement, Contract, Overlap, Party, State
+from ceiba_protocol.trust.roster import Roster
+from ceiba_protocol.trust.words import MEMBER_WORDS, words_of
+
+NOT_ENFORCED = "agreed, not enforced by this version"
+"""Of the rules on small cells: the gate that will enforce them is not built yet."""
+
+_LABEL_WIDTH = 14
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+"""Letters and marks that Unicode calls ignorable: they print nothing (DerivedCoreProperties.txt)."""
+_VARIATIONS = ((0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
+"""Variation selectors, first and last."""
+
+
+def render(contract: Contract, roster: Roster, now: int, overlaps: Sequence[Overlap] = ()) -> list[str]:
+    """Lines of text for a person who decides on an agreement. `now`: seconds since 1970 UTC.
+
+    `roster`: for the members' organisations. `overlaps`: as `agreement.overlaps` finds them; the merchant has none.
+    """
+    agreement = contract.agreement
+    return [
+        f"Agreement {agreement.agreement_id}",
+        *_facts(agreement, roster),
+        _line("digest", contract.digest),
+        _line("state", _state(contract, now)),
+        *_notices(contract),
+        *map(_overlap, overlaps),
+    ]
+
+
+def rules_of(disclosure: Disclosure) -> str:
+    """What is agreed on released cells, and that it is not enforced yet."""
+    return (
+        f"grade {disclosure.grade}: at least {disclosure.minimum_subjects} subjects and "
+        f"{disclosure.minimum_holders} holders in every released cell ({NOT_ENFORCED})"
+    )
+
+
+def quoted(text: str) -> str:
+    """A text that somebody else wrote, in double quotes; no two texts give the same.
+
+    Escaped, as in Python: quotes and backslashes, what prints nothing or turns the writing around, every space but the
+    ordinary one, and an ordinary one after another, with which a line could be filled up to look like two.
+    """
+    shown = [
+        f"\\U{ord(sign):08x}" if _is_hidden(sign, before) else f"\\{sign}" if sign in '\\"' else sign
+        for before, sign in zip(" " + text, text, strict=False)
+    ]
+    return f'"{"".join(shown)}"'
+
+
+def moment(seconds: int) -> str:
+    """A time in ISO 8601, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+# --- parts -----------------------------------------------------------------------------------------------------
+
+
+def _facts(agreement: Agreement, roster: Roster) -> list[str]:
+    """Every field of an agreement."""
+    count = len(agreement.holders)
+    return [
+        _line("space", agreement.space),
+        _line("merchant", _party(agreement.merchant, roster)),
+        *(_line(f"holder {place} of {count}", _party(one, roster)) for place, one in enumerate(agreement.holders, 1)),
+        _line("purpose", quoted(agreement.purpose)),
+        _line("table", agreement.table),
+        _line("columns", ", ".join(agreement.columns)),
+        _line("operations", ", ".join(agreement.operations)),
+        _line("jobs", f"{agreement.jobs} at most; {_APPROVAL[agreement.approval]}"),
+        _line("from", moment(agreement.not_before)),
+        _line("until", moment(agreement.not_after)),
+        _line("who answers", _smallest(agreement)),
+        _line("tolerated", f"{agreement.tolerated} of the holders may collude with the merchant and the coordinator"),
+        _line("small cells", rules_of(agreement.disclosure)),
+        _line("schema", agreement.schema_digest),
+        _line("suite", agreement.suite),
+    ]
+
+
+_APPROVAL = {
+    "standing": "standing approval: no person decides on a single job",
+    "each job": "a person at each holder decides on each job",
+}
+
+
+def _smallest(agreement: Agreement) -> str:
+    count, smallest = len(agreement.holders), agreement.smallest_set
+    if smallest == count:
+        return f"all {count} holders, or nobody"
+    return f"all {count} holders; at least {smallest} of them when the others have signed that they leave a job"
+
+
+def _party(party: Party, roster: Roster) -> str:
+    member = roster.by_name.get(party.name)
+    is_known = member is not None and member.digest() == party.descriptor_digest
+    known = quoted(member.organisation) if member and is_known else "NOT ON THE ROSTER WITH THESE KEYS"
+    return f"{party.name}, {known}, keys {words_of(party.descriptor_digest, MEMBER_WORDS)}"
+
+
+def _state(contract: Contract, now: int) -> str:
+    state = contract.state(now)
+    if not contract.missing:
+        return f"{state}; every party has signed"
+    asked = "not signed yet by" if state is State.PROPOSED else "never signed by"
+    return f"{state}; {asked} {', '.join(contract.missing)}"
+
+
+def _notices(contract: Contract) -> list[str]:
+    ordered = sorted(contract.notices, key=lambda notice: (notice.at, notice.member, notice.number))
+    return [
+        _line(notice.word, f"{notice.member}, {moment(notice.at)}, notice {notice.number}: {quoted(notice.reason)}")
+        for notice in ordered
+    ]
+
+
+def _overlap(overlap: Overlap) -> str:
+    other, whose = overlap.other, "the same merchant" if overlap.same_merchant else "another merchant"
+    return _line(
+        "WARNING",
+        f"{whose} ({other.merchant.name}) has the agreement {other.agreement_id} on {other.table} with a set that "
+        f"differs only by {', '.join(overlap.holders)}: the difference of two totals would show their figures",
+    )
+
+
+def _line(label: str, text: str) -> str:
+    return f"  {label:{_LABEL_WIDTH}} {text}"
+
+
+def _is_hidden(sign: str, before: str) -> bool:
+    ignorable = sign in _INVISIBLE or _within(ord(sign), _VARIATIONS)
+    return ignorable or not sign.isprintable() or sign == before == " "
+
+
+def _within(code: int, ranges: Iterable[tuple[int, int]]) -> bool:
+    return any(first <= code <= last for first, last in ranges)

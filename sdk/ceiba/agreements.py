@@ -1,0 +1,280 @@
+"""Agreements as a merchant proposes, follows and ends them: `space.agreements`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import grpc
+
+from ceiba.choosing import Wish, choose, require_fit
+from ceiba.display import Listing
+from ceiba.polling import backing_off
+from ceiba.terms import built
+from ceiba_protocol.disclosure.grade import RULES, disclosure_for
+from ceiba_protocol.errors import AgreementNotActive, BadQuestion, CeibaError, DatasetMissing, UnknownAgreement
+from ceiba_protocol.schema import Schema, nearest
+from ceiba_protocol.trust.agreement import (
+    DAY,
+    OPERATIONS,
+    Agreement,
+    Contract,
+    Notice,
+    Party,
+    State,
+    Word,
+    check_parties,
+    check_terms,
+    give_notice,
+    read_contract,
+)
+from ceiba_protocol.trust.rendering import moment, render
+from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.trust.signing import sign
+from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence, ListAgreementsRequest, SubmitAgreementRequest
+from ceiba_protocol.v1.agreements_pb2_grpc import AgreementsStub
+from ceiba_protocol.wire import from_rpc_error
+
+if TYPE_CHECKING:
+    from ceiba.space import Space
+
+CALL_SECONDS = 30.0
+JOBS, DAYS = 100, 90
+"""What is proposed if the merchant says nothing."""
+ID_SHOWN = 12
+"""Digits of an agreement's id in a table; any first digits that fit one agreement name it."""
+
+
+class AgreementHandle:
+    """One agreement of this merchant, as it was last seen; `state`, `wait` and `refresh` ask again."""
+
+    def __init__(self, agreements: Agreements, contract: Contract) -> None:
+        self._agreements = agreements
+        self.contract = contract
+
+    @property
+    def id(self) -> str:
+        """32 hexadecimal digits."""
+        return self.contract.agreement.agreement_id
+
+    @property
+    def text(self) -> str:
+        """What the holders read before they sign, with the state that was last seen."""
+        return "\n".join(render(self.contract, self._agreements.space.roster, _now()))
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def refresh(self) -> AgreementHandle:
+        """Ask the coordinator for signatures and notices. Raises UnknownAgreement, NotReachable."""
+        self.contract = self._agreements.contract(self.id)
+        return self
+
+    def state(self) -> State:
+        """What it is now, from what the parties have signed."""
+        return self.refresh().contract.state(_now())
+
+    def wait(self, deadline: float = 600) -> AgreementHandle:
+        """Until every party has signed; `deadline` in seconds.
+
+        Raises AgreementNotActive if it is refused, withdrawn, ended, or still proposed at the deadline.
+        """
+        state = State.PROPOSED
+        for _ in backing_off(deadline):
+            state = self.state()
+            if state is not State.PROPOSED:
+                break
+        if state is not State.ACTIVE:
+            raise AgreementNotActive(agreement=self.id, state=state)
+        return self
+
+    def withdraw(self, reason: str = "") -> None:
+        """Take back a proposal that not everybody has signed. Raises IllegalNotice."""
+        self._say(Word.WITHDRAW, reason)
+
+    def suspend(self, reason: str = "") -> None:
+        """Nothing is answered under it until this merchant resumes it. Raises IllegalNotice."""
+        self._say(Word.SUSPEND, reason)
+
+    def resume(self, reason: str = "") -> None:
+        """End this merchant's own suspension. Raises IllegalNotice."""
+        self._say(Word.RESUME, reason)
+
+    def terminate(self, reason: str = "") -> None:
+        """End it for good. Raises IllegalNotice."""
+        self._say(Word.TERMINATE, reason)
+
+    def _say(self, word: Word, reason: str) -> None:
+        me = self._agreements.space.identity.name
+        notice = built(give_notice, contract=self.refresh().contract, member=me, word=word, reason=reason, now=_now())
+        self.contract = self._agreements.submit(notice)
+
+
+class AgreementList(Listing[AgreementHandle]):
+    """Agreements, oldest first; shows itself as a table."""
+
+    noun = "agreements"
+
+    def facts(self, entry: AgreementHandle) -> dict[str, Any]:
+        return entry._agreements.facts(entry.contract)
+
+
+class Agreements:
+    """This merchant's agreements: call it for all, `space.agreements()`, or take one, `space.agreements["3f2a"]`."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self._stub = AgreementsStub(space.channel)
+
+    def __call__(self) -> AgreementList:
+        """Raises NotReachable."""
+        return self.space.with_newest_roster(self._list)
+
+    def _list(self) -> AgreementList:
+        contracts, unread = self._contracts()
+        notes = [f"Left out, because they do not verify under the pinned roster: {unread}"] if unread else []
+        return AgreementList([AgreementHandle(self, contract) for contract in contracts], notes)
+
+    def __getitem__(self, beginning: str) -> AgreementHandle:
+        """The agreement whose id begins so. Raises UnknownAgreement unless it is exactly one."""
+        return AgreementHandle(self, self.contract(beginning))
+
+    # --- proposing
+
+    def propose(
+        self,
+        table: str,
+        *,
+        purpose: str,
+        columns: Sequence[str] | None = None,
+        operations: Sequence[str] | None = None,
+        holders: Sequence[str] | None = None,
+        jobs: int = JOBS,
+        days: int = DAYS,
+        approval: Literal["standing", "each job"] = "standing",
+        tolerated: int | None = None,
+        smallest_set: int | None = None,
+    ) -> AgreementHandle:
+        """Sign an agreement and ask the holders to sign it; `wait` for them.
+
+        >>> space.agreements.propose("health.heart", purpose="premium study", columns=["age", "sex"], jobs=20).wait()
+
+        Left out: every column that may be asked about at all, every operation, all the table's holders, the roster's
+        number of tolerated colluders, and a smallest set of all of them. Asking for less is granted sooner.
+        `approval`: whether a person at each holder decides on each job. Raises UnknownTable, UnknownColumn,
+        UnknownMember, DatasetMissing, BadQuestion, GradeForbids, TooFewHolders, NotReachable.
+        """
+        schema = self.space.table(table).schema
+        names = sorted(set(self._holders(table) if holders is None else holders))
+        asked = sorted(set(_may_be_asked(schema) if columns is None else columns))
+        now = _now()
+        agreement = built(
+            Agreement,
+            space=self.space.roster.space,
+            agreement_id=secrets.token_hex(16),
+            merchant=self._party(self.space.identity.name, Role.MERCHANT),
+            holders=tuple(self._party(name, Role.HOLDER) for name in names),
+            table=table,
+            schema_digest=schema.digest(),
+            columns=tuple(asked),
+            operations=tuple(sorted(map(_operation, set(OPERATIONS if operations is None else operations)))),
+            purpose=purpose,
+            disclosure=disclosure_for(asked, schema),
+            tolerated=self.space.roster.charter.tolerated if tolerated is None else tolerated,
+            smallest_set=len(names) if smallest_set is None else smallest_set,
+            jobs=jobs,
+            approval=approval,
+            not_before=now,
+            not_after=now + days * DAY,
+        )
+        if strangers := sorted(set(names) - set(self._holders(table))):
+            raise DatasetMissing(holders=", ".join(strangers), table=table)
+        check_parties(agreement, self.space.roster)
+        check_terms(agreement, schema)
+        return AgreementHandle(self, self.submit(agreement))
+
+    def _holders(self, table: str) -> tuple[str, ...]:
+        return self.space.roster.table(table).holders
+
+    def _party(self, name: str, role: Role) -> Party:
+        return Party(name=name, descriptor_digest=self.space.roster.member(name, role).digest())
+
+    # --- what `Space.submit` and `explain` need
+
+    def choose(self, wish: Wish, named: AgreementHandle | str | None = None) -> Contract:
+        """The agreement to ask under. Raises NoAgreement; for a named one also NotAgreed, AgreementNotActive."""
+        asked, roster = self.space.home.jobs_asked, self.space.roster
+        if named is None:
+            return choose(self._contracts()[0], wish, roster, asked)
+        contract = self.contract(named if isinstance(named, str) else named.id)
+        return require_fit(contract, wish, roster, asked(contract.agreement))
+
+    # --- asking the coordinator
+
+    def contract(self, beginning: str) -> Contract:
+        """The one whose id begins so, as it is now. Raises UnknownAgreement."""
+        found = [one for one in self._contracts()[0] if one.agreement.agreement_id.startswith(beginning.lower())]
+        if len(found) != 1 or not beginning:
+            raise UnknownAgreement(agreement=beginning)
+        return found[0]
+
+    def submit(self, document: Agreement | Notice) -> Contract:
+        """Sign it and have it stored; the agreement as it is afterwards."""
+        signed = sign(document, self.space.identity.name, self.space.identity.signing_key)
+        try:
+            evidence = self._stub.Submit(SubmitAgreementRequest(document=signed), timeout=CALL_SECONDS)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.space.address) from None
+        return self._read(evidence)
+
+    def facts(self, contract: Contract) -> dict[str, Any]:
+        """A row of the table; jobs are those that this folder has asked, of those agreed on."""
+        agreement = contract.agreement
+        return {
+            "id": agreement.agreement_id[:ID_SHOWN],
+            "table": agreement.table,
+            "state": str(contract.state(_now())),
+            "purpose": agreement.purpose,
+            "holders": ", ".join(agreement.holder_names),
+            "not_signed": ", ".join(contract.missing),
+            "jobs": f"{self.space.home.jobs_asked(agreement)} of {agreement.jobs}",
+            "until": moment(agreement.not_after),
+        }
+
+    def _contracts(self) -> tuple[list[Contract], int]:
+        """This merchant's agreements that verify, and how many do not."""
+        try:
+            listed = self._stub.List(ListAgreementsRequest(), timeout=CALL_SECONDS).agreements
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.space.address) from None
+        read = [self._read_or_none(evidence) for evidence in listed]
+        own = [one for one in read if one is not None and one.agreement.merchant.name == self.space.identity.name]
+        return own, read.count(None)
+
+    def _read_or_none(self, evidence: AgreementEvidence) -> Contract | None:
+        try:
+            return self._read(evidence)
+        except CeibaError:
+            return None
+
+    def _read(self, evidence: AgreementEvidence) -> Contract:
+        return read_contract(evidence.signatures, evidence.notices, self.space.roster)
+
+
+def _may_be_asked(schema: Schema) -> list[str]:
+    """Columns of a grade that may be answered; all of them if there is none, so that the refusal names the grade."""
+    allowed = [column.name for column in schema.columns if column.grade in RULES]
+    return allowed or list(schema.by_name)
+
+
+def _operation(name: str) -> str:
+    if name not in OPERATIONS:
+        problem = f"there is no operation {name}; the nearest is {nearest(name, OPERATIONS)}"
+        raise BadQuestion(problem=problem, hint=f"Operations are {', '.join(OPERATIONS)}.")
+    return name
+
+
+def _now() -> int:
+    return int(time.time())
