@@ -20,6 +20,7 @@ from ceiba.space import Space
 from ceiba_coordinator.config import Config
 from ceiba_node.answering import Answering, Reply
 from ceiba_node.ledger import Ledger
+from ceiba_node.operator import Operator
 from ceiba_node.service import assemble
 from ceiba_protocol.errors import CeibaError, IllegalTransition, JobCancelled, JobExpired, NotReachable
 from ceiba_protocol.trust.certificates import CertificateName, issue_member, make_authority, make_request, new_key
@@ -290,6 +291,7 @@ def in_place_of(lab: Sandbox, holder: str) -> Iterator[StandIn]:
     answering = assemble(lab.node_home(holder), lambda: int(time.time()), os.urandom)
     try:
         with secure_channel(lab.address, identity_of(lab, holder)) as channel:
+            answering.witness.connect(Operator(channel, lab.address))
             yield StandIn(channel, answering)
     finally:
         answering.close()
@@ -324,7 +326,8 @@ def test_malformed_answers_are_refused_and_the_right_one_still_counts(lab: Sandb
         node.send(WorkPart(approval=approval))
         # a submission
         task = node.task(job, "contribute")
-        reply = node.answering.contribute(task.job_id, task.contribute.approvals)
+        fixed = task.contribute
+        reply = node.answering.contribute(task.job_id, fixed.approvals, fixed.aborts, fixed.checkpoint)
         signed, blob = parts_of(reply)
         node.refused("malformed_document", WorkPart(submission=approval), blob)
         node.refused("malformed_document", WorkPart(submission=damaged(reply.signed, "body")), blob)
