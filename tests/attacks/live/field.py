@@ -280,6 +280,12 @@ class Field:
         reply = answers.get()
         return reply, said(reply)
 
+    def hear_contribution(
+        self, holder: str, signed: Signed, approvals: Sequence[Signed], checkpoint: Signed | None = None
+    ) -> tuple[Reply | None, str]:
+        shown = checkpoint or self.mallory.checkpoint(seconds_now())
+        return self.hear(holder, self.task(signed, contribute=ContributeTask(approvals=approvals, checkpoint=shown)))
+
     def hear_approval(self, holder: str, signed: Signed) -> tuple[Reply | None, str]:
         return self.hear(holder, self.task(signed, approve=ApproveTask(manifest=signed)))
 
@@ -346,7 +352,7 @@ def _complaint(log: Path, seen: int, job_id: str) -> str | None:
         entry = json.loads(line)
         if entry["event"] == "roster.not_taken_up" and not job_id:
             return "Too few of the pinned roster's signers have approved it."
-        if entry["event"] == "task.failed" and entry.get("job") == job_id:
+        if entry["event"] in ("task.failed", "task.not_answered") and entry.get("job", "") == job_id:
             return error_from(entry.get("code", entry.get("exception")), entry.get("fields", {})).public
     return None
 

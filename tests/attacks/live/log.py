@@ -20,8 +20,8 @@ from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.log_pb2 import ReceiptParts, WitnessedCheckpoint
 from ceiba_protocol.v1.work_pb2 import Task, WitnessTask
 from ceiba_scenarios.attack import Outcome, attack
-from tests.attacks.live.field import HOLDERS, SCHEMA, SECRET, VICTIM, WEAKENED, Field, said
-from tests.attacks.live.places import another_agreement, roll_back, saved_ledger, unspoilt
+from tests.attacks.live.field import HOLDERS, SCHEMA, VICTIM, WEAKENED, Field
+from tests.attacks.live.places import roll_back, saved_ledger, unspoilt
 from tests.support.clock import seconds_now
 
 OTHERS = [holder for holder in HOLDERS if holder != VICTIM]
@@ -43,14 +43,14 @@ def show(field: Field, holder: str, log: list[bytes], later: int = 0) -> tuple[S
     checkpoint = field.mallory.checkpoint(seconds_now() + later, log=log)
     field.mallory.send(holder, Task(witness=WitnessTask(checkpoint=checkpoint)))
     for _ in range(TRIES):
-        reply = field.approve(holder, field.ask())
+        reply, saying = field.hear_approval(holder, field.ask())
         with contextlib.suppress(queue.Empty):
             while True:
                 signed = field.mallory.cosignatures[holder].get_nowait()
                 if signed.body == checkpoint.body:
                     return signed, f"{holder} has signed it"
-        if reply.approval is None:
-            return None, said(reply)
+        if reply is None or reply.approval is None:
+            return None, saying
     raise AssertionError(f"{holder} neither signs nor refuses")
 
 
@@ -95,14 +95,6 @@ def rolled_back_log(field: Field, without: str | None) -> Outcome:
 # --- old states of a node ----------------------------------------------------------------------------------------
 
 
-def settle(field: Field, holder: str, signed: Signed) -> None:
-    """Return once a holder knows the agreement that a question is under."""
-    for _ in range(TRIES):
-        if field.approve(holder, signed).approval is not None:
-            return
-    raise AssertionError(f"{holder} does not hear of the agreement")
-
-
 def log_all(field: Field, documents: Sequence[Signed | None]) -> None:
     for signed in documents:
         assert signed is not None
@@ -111,33 +103,23 @@ def log_all(field: Field, documents: Sequence[Signed | None]) -> None:
 
 @attack(without="own entries compared with the ledger")
 def rolled_back_holder(field: Field, without: str | None) -> Outcome:
-    """A hospital has answered, its ledger of yesterday is put back, and it is made to leave the very same job."""
-    with unspoilt(field, without, VICTIM), another_agreement(field, "bank-b", smallest_set=3):
-        signed = field.ask("bank-b")
-        number = field.number
-        for holder in HOLDERS:
-            settle(field, holder, field.ask("bank-b"))
-        old = saved_ledger(field, VICTIM)
+    """A hospital has answered, its ledger of yesterday is put back, and it is asked the same question again."""
+    with unspoilt(field, without, VICTIM):
+        signed, old = field.ask(), saved_ledger(field, VICTIM)
         approvals = field.approve_all(signed)
         replies = {holder: field.contribute(holder, signed, approvals) for holder in HOLDERS}
-        whole = field.total(replies, field.question(signed))
-        assert whole is not None
+        assert field.total(replies, field.question(signed)) is not None
         log_all(field, [signed, *approvals, *(reply.submission for reply in replies.values())])
         roll_back(field, VICTIM, old)
-        # It is sent another job with the same number first, so that it has a reason of its own to leave this one.
-        first = field.approve(VICTIM, field.ask("bank-b", number=number))
-        if first.approval is None:
-            return Outcome(False, said(first))
-        token = field.approve(VICTIM, signed).abort
-        assert token is not None
-        again = field.approve_all(signed, OTHERS, attempt=1)
-        rest = field.total(
-            {holder: field.contribute(holder, signed, again, [token]) for holder in OTHERS}, field.question(signed)
-        )
-        if rest is None:
-            return Outcome(False, "no second total")
-        difference = whole[-1] - rest[-1]
-        return Outcome(difference == SECRET, f"{VICTIM}'s own total, {difference}: the whole set's less the others'")
+        approved, saying = field.hear_approval(VICTIM, signed)
+        if approved is None or approved.approval is None:
+            return Outcome(False, saying)
+        others = [approval for approval in approvals if approval.signer != VICTIM]
+        again, saying = field.hear_contribution(VICTIM, signed, [*others, approved.approval])
+        if again is None or again.submission is None:
+            return Outcome(False, saying)
+        different = again.ciphertexts != replies[VICTIM].ciphertexts
+        return Outcome(different, f"{VICTIM} has signed two different answers to one question")
 
 
 @attack(without="the longest log anybody has seen")
@@ -161,9 +143,9 @@ def hidden_log(field: Field, without: str | None) -> Outcome:
         second = field.ask()
         approvals = field.approve_all(second)
         checkpoint = field.mallory.checkpoint(seconds_now(), log=hidden)
-        reply = field.contribute(VICTIM, second, approvals, checkpoint=checkpoint)
-        if reply.submission is None:
-            return Outcome(False, said(reply))
+        reply, saying = field.hear_contribution(VICTIM, second, approvals, checkpoint)
+        if reply is None or reply.submission is None:
+            return Outcome(False, saying)
         replied = {holder: field.contribute(holder, second, approvals) for holder in OTHERS}
         total = field.total({**replied, VICTIM: reply}, field.question(second))
         return Outcome(total is not None, f"a new total with {VICTIM}'s figures, {total and total[-1]}, after its stop")
