@@ -33,19 +33,13 @@ START_SECONDS = 60.0
 
 @contextmanager
 def unspoilt(field: Field, without: str | None, *weakened: str) -> Iterator[None]:
-    """These nodes, or all, lack the check; afterwards every ledger and the operator's log are as they were before."""
-    log, ledgers = list(field.mallory.log), {holder: saved_ledger(field, holder) for holder in HOLDERS}
+    """Everything as the field was made, these nodes, or all, without the check; whatever is done to the nodes' files
+    meanwhile, the next attack begins anew."""
+    field.begin(without, *weakened)
     try:
-        field.use(without, *weakened)
         yield
     finally:
-        field.mallory.log = log
-        field.mallory.logs.clear()
-        for holder in HOLDERS:
-            field.sandbox.processes[holder].stop()
-            put_back(field, holder, ledgers[holder])
-        field.use(None)
-        field.restart(*(holder for holder in HOLDERS if not field.sandbox.processes[holder].is_running()))
+        field.mallory.touched.update(HOLDERS)
 
 
 def saved_ledger(field: Field, holder: str) -> bytes:
