@@ -618,12 +618,13 @@ def crowd(count: int) -> dict[str, Any]:
 
 
 def test_an_agreement_may_be_as_large_and_as_small_as_its_fields_say() -> None:
-    for allowed in (
+    extremes: list[dict[str, Any]] = [
         {"jobs": 1, "operations": ("count",), "columns": ("age",), "approval": "each job"},
         {"jobs": 1_000_000, "tolerated": 1000},
         crowd(4) | {"smallest_set": 3},
         crowd(1001) | {"smallest_set": 1000},
-    ):
+    ]
+    for allowed in extremes:
         made = Agreement(**fields(**allowed))
         assert Agreement.parse(made.body()) == made
     with pytest.raises(ValidationError):
