@@ -1,7 +1,9 @@
 """Agreements: the same for every party, whatever arrives when, and nothing is signed or answered beyond them."""
 
 import itertools
+import re
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -36,6 +38,7 @@ from ceiba_protocol.trust.agreement import (
     Contract,
     Event,
     Notice,
+    Overlap,
     Party,
     State,
     Word,
@@ -122,6 +125,14 @@ def test_every_state_is_reached_and_nothing_leads_out_of_an_ending() -> None:
         assert all(TRANSITIONS[state, event] in ENDINGS for event in (Event.TERMINATION, Event.END))
 
 
+def test_what_is_written_down_is_read_again() -> None:
+    """Words that stand in signed documents and in every ledger, and times that everybody must count alike."""
+    assert list(Word) == ["refuse", "withdraw", "suspend", "resume", "terminate"]
+    assert (AGREEMENT.suite, Agreement.model_fields["suite"].default) == ("K1", "K1")
+    assert (DAY, NEARBY_SECONDS, LONGEST_AGREEMENT) == (86_400, 2_592_000, 94_867_200)
+    assert changed(AGREEMENT, approval="each job").digest() != AGREEMENT.digest()
+
+
 def test_active_means_that_every_party_has_signed() -> None:
     signed = [contract(signed=count).state(NOW) for count in range(len(SIGNATURES) + 1)]
     assert signed == [State.PROPOSED] * len(SIGNATURES) + [State.ACTIVE]
@@ -178,6 +189,13 @@ def test_an_older_notice_that_is_replayed_changes_nothing(replayed: int) -> None
     assert contract(*said, said[replayed - 1]).state(NOW) is State.ACTIVE
     assert contract(*said).latest_number(FIRST) == 4
     assert contract(*said).latest_number(SECOND) == 0
+
+
+@pytest.mark.parametrize(("silent", "speaks"), [(FIRST, SECOND), (SECOND, FIRST)])
+def test_a_notice_is_no_other_partys(silent: str, speaks: str) -> None:
+    known = contract(notice(speaks, Word.SUSPEND, 4))
+    assert (known.latest_number(silent), known.latest_number(speaks)) == (0, 4)
+    assert (known.suspends(silent), known.suspends(speaks)) == (False, True)
 
 
 def test_of_two_notices_with_one_number_the_suspension_counts_in_either_order() -> None:
@@ -266,6 +284,22 @@ def test_nothing_is_said_about_what_has_expired() -> None:
             give_notice(contract(), member, word, "why", AFTER)
 
 
+AACHEN = World({"aachen": [], **WORLD.rows})
+
+
+@pytest.mark.parametrize(("name", "may", "may_not"), [
+    ("aachen", Word.REFUSE, Word.WITHDRAW), (MERCHANT, Word.WITHDRAW, Word.REFUSE), (THIRD, Word.REFUSE, Word.WITHDRAW),
+])  # fmt: skip
+def test_the_merchant_withdraws_and_holders_refuse_whatever_their_names(name: str, may: Word, may_not: Word) -> None:
+    proposed = read_contract(AACHEN.signatures()[:1], [], AACHEN.roster)
+    assert give_notice(proposed, name, may, "why", NOW).word is may
+    assert AACHEN.contract(notices=[AACHEN.notice(name, may)]).notices[0].word is may
+    with pytest.raises(IllegalNotice):
+        give_notice(proposed, name, may_not, "why", NOW)
+    with pytest.raises(IllegalNotice):
+        AACHEN.contract(notices=[AACHEN.notice(name, may_not)])
+
+
 # --- reading what others sent ------------------------------------------------------------------------------------
 
 
@@ -310,6 +344,15 @@ def test_signatures_are_parties_on_the_same_bytes_with_the_duty(what: str) -> No
 
 NOTICES_REFUSED: dict[str, tuple[Callable[[], Signed], type[CeibaError]]] = {
     "in another's name": (lambda: signed_by(FIRST, notice(SECOND, Word.SUSPEND)), AgreementMismatch),
+    "in an earlier one's name": (lambda: signed_by(SECOND, notice(FIRST, Word.SUSPEND)), AgreementMismatch),
+    "about an agreement of a low digest": (
+        lambda: WORLD.notice(FIRST, Word.SUSPEND, agreement_digest=Digest("00" * 32)),
+        AgreementMismatch,
+    ),
+    "about one of a high digest": (
+        lambda: WORLD.notice(FIRST, Word.SUSPEND, agreement_digest=Digest("ff" * 32)),
+        AgreementMismatch,
+    ),
     "about another agreement": (
         lambda: WORLD.notice(FIRST, Word.SUSPEND, agreement_digest=OTHER_DIGEST),
         AgreementMismatch,
@@ -366,10 +409,23 @@ MERCHANT_AS_HOLDER = Party(name=FIRST, descriptor_digest=WORLD.party(FIRST).desc
 HOLDER_IS_MERCHANT = tuple(sorted((*AGREEMENT.holders[1:], WORLD.party("bank-b")), key=lambda party: party.name))
 
 PARTIES_REFUSED: dict[str, tuple[Agreement, Roster, type[CeibaError], str]] = {
-    "another space": (changed(AGREEMENT, space="other"), WORLD.roster, AgreementMismatch, "another space"),
+    "another space": (changed(AGREEMENT, space="other"), WORLD.roster, AgreementMismatch, "another space's."),
+    "one more space": (changed(AGREEMENT, space="the-other"), WORLD.roster, AgreementMismatch, "another space's."),
     "another table": (changed(AGREEMENT, table="health.lung"), WORLD.roster, UnknownTable, "health.lung"),
     "another schema": (
         changed(AGREEMENT, schema_digest=OTHER_DIGEST),
+        WORLD.roster,
+        AgreementMismatch,
+        "another schema",
+    ),
+    "a schema of a low digest": (
+        changed(AGREEMENT, schema_digest=Digest("00" * 32)),
+        WORLD.roster,
+        AgreementMismatch,
+        "the roster has another schema of its table.",
+    ),
+    "a schema of a high digest": (
+        changed(AGREEMENT, schema_digest=Digest("ff" * 32)),
         WORLD.roster,
         AgreementMismatch,
         "another schema",
@@ -431,8 +487,21 @@ PARTIES_REFUSED: dict[str, tuple[Agreement, Roster, type[CeibaError], str]] = {
 @pytest.mark.parametrize("what", PARTIES_REFUSED)
 def test_parties_are_the_rosters_and_enough(what: str) -> None:
     agreement, roster, error, says = PARTIES_REFUSED[what]
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=re.escape(says)):
         check_parties(agreement, roster)
+
+
+@pytest.mark.parametrize("digit", ["00", "ff"])
+def test_a_party_has_no_other_keys(digit: str) -> None:
+    party = Party(name=SECOND, descriptor_digest=Digest(digit * 32))
+    holders = (AGREEMENT.holders[0], party, AGREEMENT.holders[2])
+    with pytest.raises(AgreementMismatch, match=f"{SECOND} has other keys"):
+        check_parties(changed(AGREEMENT, holders=holders), WORLD.roster)
+
+
+def test_more_holders_than_must_be_are_enough() -> None:
+    check_parties(MORE.agreement, MORE.roster)
+    check_parties(changed(MORE.agreement, smallest_set=4), MORE.roster)
 
 
 def graded(**grades: str) -> Schema:
@@ -452,9 +521,10 @@ def test_terms_are_for_the_schema_and_as_strict_as_its_grades() -> None:
     check_terms(terms(sensitive, columns=("age", "sex")), sensitive)
     check_terms(terms(SCHEMA, disclosure=strict), SCHEMA)
     refused: list[tuple[Agreement, Schema, type[CeibaError], str]] = [
-        (AGREEMENT, sensitive, AgreementMismatch, "another schema"),
+        (AGREEMENT, sensitive, AgreementMismatch, "it was made for another schema."),
         (changed(AGREEMENT, table="health.lung"), SCHEMA, AgreementMismatch, "another schema"),
-        (terms(sensitive), sensitive, AgreementMismatch, "laxer"),
+        (changed(AGREEMENT, table="health.aorta"), SCHEMA, AgreementMismatch, "another schema"),
+        (terms(sensitive), sensitive, AgreementMismatch, "laxer than its columns' grades demand."),
         (terms(sensitive, disclosure=changed(strict, minimum_subjects=10)), sensitive, AgreementMismatch, "laxer"),
         (terms(sensitive, disclosure=changed(strict, minimum_holders=2)), sensitive, AgreementMismatch, "laxer"),
         (terms(sensitive, disclosure=changed(strict, grade=Grade.INTERNAL)), sensitive, AgreementMismatch, "laxer"),
@@ -462,7 +532,7 @@ def test_terms_are_for_the_schema_and_as_strict_as_its_grades() -> None:
         (terms(graded(chol="important")), graded(chol="important"), GradeForbids, "grade important"),
     ]
     for agreement, schema, error, says in refused:
-        with pytest.raises(error, match=says):
+        with pytest.raises(error, match=re.escape(says)):
             check_terms(agreement, schema)
 
 
@@ -476,7 +546,7 @@ COVERED = {
 
 @pytest.mark.parametrize("says", COVERED)
 def test_what_a_plan_reads_and_does_is_agreed_on(says: str) -> None:
-    with pytest.raises(NotAgreed, match=f"does not cover {says}."):
+    with pytest.raises(NotAgreed, match=re.escape(f"does not cover {says}.")):
         check_covers(changed(AGREEMENT, **COVERED[says]), WORLD.plan)
 
 
@@ -484,6 +554,7 @@ def test_a_column_that_is_only_filtered_by_must_be_agreed_on() -> None:
     plan = plan_of("SELECT COUNT(*) AS n FROM health.heart WHERE age > 50")
     least = changed(AGREEMENT, columns=("age",), operations=("count", "filter"))
     check_covers(least, plan)
+    check_covers(AGREEMENT, plan)
     for missing in ({"columns": ("sex",)}, {"operations": ("count",)}):
         with pytest.raises(NotAgreed):
             check_covers(changed(least, **missing), plan)
@@ -502,6 +573,7 @@ def fields(**changes: Any) -> dict[str, Any]:
 
 
 BAD_FIELDS: dict[str, dict[str, Any]] = {
+    "ends before it begins": {"not_after": AGREEMENT.not_before - 1},
     "ends when it begins": {"not_after": AGREEMENT.not_before},
     "longer than three years": {"not_after": AGREEMENT.not_before + LONGEST_AGREEMENT + 1},
     "holders not sorted": {"holders": AGREEMENT.holders[::-1]},
@@ -521,6 +593,8 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
     "smallest set of two": {"smallest_set": 2},
     "nobody may collude": {"tolerated": 0},
     "no jobs": {"jobs": 0},
+    "too many jobs": {"jobs": 1_000_001},
+    "too many may collude": {"tolerated": 1001},
     "approval by nobody": {"approval": "none"},
     "another suite": {"suite": "K2"},
     "direction of writing changed": {"purpose": "research \u202e"},
@@ -537,6 +611,28 @@ def test_an_agreement_that_is_none_is_not_made(what: str) -> None:
 def test_the_longest_agreement_is_one() -> None:
     longest = Agreement(**fields(not_after=AGREEMENT.not_before + LONGEST_AGREEMENT))
     assert Agreement.parse(longest.body()) == longest
+
+
+def crowd(count: int) -> dict[str, Any]:
+    return {"holders": tuple(Party(name=f"h{at:04}", descriptor_digest=OTHER_DIGEST) for at in range(count))}
+
+
+def test_an_agreement_may_be_as_large_and_as_small_as_its_fields_say() -> None:
+    extremes: list[dict[str, Any]] = [
+        {"jobs": 1, "operations": ("count",), "columns": ("age",), "approval": "each job"},
+        {"jobs": 1_000_000, "tolerated": 1000},
+        crowd(4) | {"smallest_set": 3},
+        crowd(1001) | {"smallest_set": 1000},
+    ]
+    for allowed in extremes:
+        made = Agreement(**fields(**allowed))
+        assert Agreement.parse(made.body()) == made
+    with pytest.raises(ValidationError):
+        Agreement(**fields(**crowd(1001), smallest_set=1001))
+
+
+def test_the_last_notice_has_the_number_of_a_million() -> None:
+    assert Notice(**(dict(notice(FIRST, Word.SUSPEND)) | {"number": 1_000_000})).number == 1_000_000
 
 
 def test_minimum_holders_is_three_or_t_and_two() -> None:
@@ -611,8 +707,9 @@ def test_overlapping_agreements_are_named_with_the_holders_that_they_would_show(
     assert all(one.same_merchant for one in found)
 
 
-def test_agreements_on_another_table_do_not_overlap() -> None:
-    assert overlaps(NEW, [signed_for("chz", table="health.lung")], MORE.roster, NOW) == []
+@pytest.mark.parametrize("table", ["health.aorta", "health.lung"])
+def test_agreements_on_another_table_do_not_overlap(table: str) -> None:
+    assert overlaps(NEW, [signed_for("chz", table=table)], MORE.roster, NOW) == []
 
 
 @pytest.mark.parametrize("ago", [NEARBY_SECONDS - 1, NEARBY_SECONDS, NEARBY_SECONDS + 1])
@@ -625,6 +722,7 @@ def test_overlaps_reach_back_thirty_days(ago: int) -> None:
 def test_the_same_organisation_under_another_name_is_the_same_merchant() -> None:
     other = signed_for("chz", "bank-b")
     assert [one.same_merchant for one in overlaps(NEW, [other], MORE.roster, NOW)] == [False]
+    assert [one.same_merchant for one in overlaps(other, [NEW], MORE.roster, NOW)] == [False]
     twin = merchant("bank-b", organisation=MORE.roster.member(MERCHANT, Role.MERCHANT).organisation)
     roster = MORE.make_roster((MORE.merchant, twin, *map(holder, MORE.holders)))
     assert [one.same_merchant for one in overlaps(NEW, [other], roster, NOW)] == [True]
@@ -635,6 +733,12 @@ def test_a_revoked_merchant_under_a_new_name_is_the_same_merchant() -> None:
     gone = Revocation(descriptor=merchant("bank-b", organisation=MERCHANT), revoked_at=NOW - 1, reason="a lost key")
     roster = MORE.make_roster((MORE.merchant, *map(holder, MORE.holders)), revoked=(gone,))
     assert [one.same_merchant for one in overlaps(NEW, [other], roster, NOW)] == [True]
+
+
+def test_what_was_verified_stays_as_it_is() -> None:
+    for made in (contract(), Overlap(NEW, (), True)):
+        with pytest.raises(FrozenInstanceError):
+            setattr(made, next(iter(vars(made))), None)
 
 
 def test_the_largest_t_in_play_decides_how_many_are_few() -> None:

@@ -12,15 +12,29 @@ from pathlib import Path
 from types import CodeType
 
 # Imported once and inherited by every process: starting them anew takes most of a short run.
-import hypothesis  # noqa: F401
+import cryptography.hazmat.primitives.ciphers  # noqa: F401
+import gmpy2  # noqa: F401
+import google.protobuf.text_format  # noqa: F401
+import hypothesis
 import numpy  # noqa: F401
+import pandas  # noqa: F401
+import phe  # noqa: F401
 import pydantic  # noqa: F401
 import pytest
+import sqlglot  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 2
 CPU_SECONDS = 60
 """A mutant that computes for longer is in an endless loop, which counts as noticed."""
+
+# The same examples in every run, fewer, and no time spent on making a counterexample short: nobody reads it.
+hypothesis.settings.register_profile(
+    "mutants",
+    hypothesis.settings.get_profile("ci"),
+    max_examples=20,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 
 
 class Mutant(SourceFileLoader):
@@ -45,7 +59,7 @@ class Mutant(SourceFileLoader):
         sys.dont_write_bytecode = True
         sys.meta_path.insert(0, self)  # type: ignore[arg-type]
         options = ["-x", "--noconftest", "-pno:cacheprovider", "-pno:xdist", f"-otimeout={2 * CPU_SECONDS}"]
-        options += ["--hypothesis-profile=ci"]  # the same examples in every run, and none kept
+        options += ["--hypothesis-profile=mutants", "--assert=plain", "--tb=no"]  # no explanation of failures
         os._exit(pytest.main([*options, *tests]))
 
 

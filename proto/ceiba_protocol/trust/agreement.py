@@ -365,7 +365,7 @@ class Overlap:
 def differ_by_few(one: Iterable[str], other: Iterable[str], minimum: int) -> tuple[str, ...]:
     """The holders in exactly one of two sets, if the sets differ and these are fewer than `minimum`."""
     difference = set(one) ^ set(other)
-    return tuple(sorted(difference)) if 0 < len(difference) < minimum else ()
+    return tuple(sorted(difference)) if len(difference) < minimum else ()
 
 
 def overlaps(agreement: Agreement, others: Sequence[Agreement], roster: Roster, now: int) -> list[Overlap]:
