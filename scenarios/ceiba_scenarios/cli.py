@@ -74,7 +74,7 @@ def attack(
     found = load_suite(suite)
     if list_only or not (names or run_all):
         titles = {name: {"title": one.title, "without": one.without} for name, one in found.attacks.items()}
-        lines = [f"{name:28} {one['title']}" for name, one in titles.items()]
+        lines = [f"{name:32} {one['title']}" for name, one in titles.items()]
         typer.echo(json.dumps(titles) if as_json else "\n".join(lines))
         return
     folder = out.absolute() / f"attack-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"

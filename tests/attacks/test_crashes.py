@@ -21,7 +21,7 @@ from ceiba_scenarios import Sandbox
 from tests.support.members import HOLDERS, SCHEMA, frames
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("crashes")]  # one worker, so that each space starts once
+pytestmark = pytest.mark.slow
 
 DOUBLES = Path(__file__).parents[1] / "support" / "doubles.py"
 SQL = "SELECT COUNT(*) AS n, SUM(age) AS years, SUM(chol) AS chol FROM health.heart"

@@ -22,7 +22,7 @@ from ceiba_scenarios import Sandbox
 from tests.support.seeded import seeded
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("leaks")]  # one worker, so that each space starts once
+pytestmark = pytest.mark.slow
 
 HOLDERS = ("cleveland", "hungary", "zurich")
 TABLE = "bank.accounts"

@@ -21,7 +21,6 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("live")  # one worker, so that the space starts once
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_attack(field: Field, attack: Attack) -> None:
     duel = run_attack(attack, field)

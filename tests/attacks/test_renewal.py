@@ -33,7 +33,7 @@ from ceiba_scenarios import Sandbox
 from tests.support.members import HOLDERS, SCHEMA, changed, duties, frames
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("renewal")]  # one worker, so that the space starts once
+pytestmark = pytest.mark.slow
 
 DOUBLES = Path(__file__).parents[1] / "support" / "doubles.py"
 FIRST, SECOND, THIRD = HOLDERS

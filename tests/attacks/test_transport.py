@@ -39,7 +39,7 @@ from tests.support.members import HOLDERS, SCHEMA, changed, frames
 from tests.support.seeded import seeded
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("transport")]  # one worker, so that each space starts once
+pytestmark = pytest.mark.slow
 
 SQL = "SELECT COUNT(*) AS n, SUM(age) AS years FROM health.heart"
 TRUTH = (6, 301)

@@ -14,7 +14,7 @@ from ceiba_protocol.errors import BadSource, CeibaError, UnknownTable
 from ceiba_protocol.trust.sealing import is_sealed
 from ceiba_scenarios import Sandbox
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sandbox")]  # one worker, so that each space starts once
+pytestmark = pytest.mark.slow
 
 ROWS = 20_000
 SECONDS = 20

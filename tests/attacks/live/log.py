@@ -158,7 +158,7 @@ def hidden_log(field: Field, without: str | None) -> Outcome:
 def unwitnessed_receipt(field: Field, without: str | None) -> Outcome:
     """The operator makes a receipt from a log that it has shown to nobody but two colluding hospitals."""
     colluding = ("dresden", "hungary")
-    field.use(None)
+    field.begin(None)
     signed = field.ask()
     approvals = field.approve_all(signed)
     replies = [field.contribute(holder, signed, approvals) for holder in HOLDERS]
