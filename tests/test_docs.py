@@ -90,6 +90,14 @@ def test_diagrams_are_drawn_from_the_state_tables() -> None:
     assert set(re.findall(r"```mermaid (\w+)", text)) == set(diagrams.DIAGRAMS)
 
 
+def test_the_threat_model_names_tests_that_there_are() -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_/]+\.py)::(\w+)`", text)
+    assert len(named) >= 5
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
 # --- samples ---------------------------------------------------------------------------------------------------
 
 
