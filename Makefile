@@ -18,10 +18,10 @@ demo: setup            ## start a space of four hospitals, ask, check, stop
 	$(BIN)/ceiba-lab run health_sharing
 
 test: setup            ## everything that CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile  # a file's tests share a running space
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # a file's tests share a running space
 
 test-fast: setup       ## without what starts processes or takes more than a few seconds
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 mutants: setup         ## does a test fail for every small change of the modules that decide? minutes
 	$(BIN)/python -m tests.support.check_mutants
