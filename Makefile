@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+LAB_STAMP := $(VENV)/.lab
 ROOTS := proto/ceiba_protocol node/ceiba_node coordinator/ceiba_coordinator sdk/ceiba scenarios/ceiba_scenarios
 
 .PHONY: setup demo test test-fast mutants check proto vectors bench clean
@@ -14,7 +15,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: setup            ## start a space of four hospitals, ask, check, stop
+$(LAB_STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab]'
+	touch $@
+
+demo: $(LAB_STAMP)     ## start a space of four hospitals, ask, check, stop
 	$(BIN)/ceiba-lab run health_sharing
 
 test: setup            ## everything that CI runs
