@@ -23,7 +23,7 @@ from ceiba_protocol.sums.secure_sum import (
     merchant_open,
     set_digest,
 )
-from ceiba_protocol.trust.keys import mask_public_key
+from ceiba_protocol.trust.keys import x25519_public_key
 
 Figure = dict[str, float | str | None]
 MANY = 10**6
@@ -109,7 +109,7 @@ class Round:
         self.private_key = private_key
         self._n = int(private_key.public_key.n)
         self._secrets = {holder: os.urandom(32) for holder in holders}
-        self._keys = {holder: mask_public_key(secret) for holder, secret in self._secrets.items()}
+        self._keys = {holder: x25519_public_key(secret) for holder, secret in self._secrets.items()}
         self._set = set_digest({holder: (bytes(32), key) for holder, key in self._keys.items()})
         self._attempts = itertools.count()
         self._shares = [bound // len(holders) for bound in (*layout.header, *layout.cell * layout.cells)]
