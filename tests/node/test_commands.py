@@ -319,6 +319,7 @@ def test_status_tells_what_a_person_needs(house: House) -> None:
     house.learn(MERCHANT)
     facts = house.json("status")
     assert (facts["agreements"], facts["witnessed"], facts["fault"]) == ({"proposed": 1}, 0, None)
+    assert facts["not_in_log"] == 0
     assert facts["roster"] == house.world.roster.fingerprint and facts["words"]
     assert "1 proposed" in house.run("status")
 

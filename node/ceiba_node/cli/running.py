@@ -59,6 +59,7 @@ def _from_ledger(place: Home, roster: Roster) -> dict[str, Any]:
             "agreements": dict(states),
             "waiting": len(ledger.undecided(now())),
             "witnessed": ledger.frontier().size,
+            "not_in_log": ledger.not_in_log(),
             "jobs": ledger.counts(),
         }
     finally:
