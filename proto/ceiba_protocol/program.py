@@ -303,6 +303,24 @@ def start_of(unit: CalendarUnit, day: int) -> int:
             return days_since_epoch(moment.replace(month=1, day=1))
 
 
+def children(node: Node) -> tuple[Node, ...]:
+    """The nodes that a node is made of."""
+    match node:
+        case Add() | Multiply() | RoundedQuotient() | Compare():
+            return (node.left, node.right)
+        case FloorQuotient() | IsNull():
+            return (node.value,)
+        case CalendarStart():
+            return (node.day,)
+        case AllOf() | AnyOf():
+            return node.terms
+        case Negation():
+            return (node.term,)
+        case Choose():
+            return (*(part for branch in node.branches for part in branch), node.otherwise)
+    return ()
+
+
 # --- meaning ---------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from ceiba_protocol.program import (
     Negation,
     Node,
     RoundedQuotient,
+    children,
 )
 
 ROWS = "rows"
@@ -256,22 +257,5 @@ def _absolute(node: Node, value: exp.Expression) -> exp.Expression:
 
 def _rounding_depth(node: Node) -> int:
     """How many rounded quotients stand within one another in `node`."""
-    inner = max(map(_rounding_depth, _children(node)), default=0)
+    inner = max(map(_rounding_depth, children(node)), default=0)
     return inner + isinstance(node, RoundedQuotient)
-
-
-def _children(node: Node) -> tuple[Node, ...]:
-    match node:
-        case Add() | Multiply() | RoundedQuotient() | Compare():
-            return (node.left, node.right)
-        case FloorQuotient() | IsNull():
-            return (node.value,)
-        case CalendarStart():
-            return (node.day,)
-        case AllOf() | AnyOf():
-            return node.terms
-        case Negation():
-            return (node.term,)
-        case Choose():
-            return (*(part for branch in node.branches for part in branch), node.otherwise)
-    return ()

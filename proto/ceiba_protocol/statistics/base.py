@@ -30,6 +30,8 @@ class Statistic(Document, ABC):
 
     sql: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """SQL functions that mean this statistic, each with the options that it fixes."""
+    disjoint: ClassVar[bool] = False
+    """Whether no row adds to two of its sums, so that each of them can be released or withheld by itself."""
 
     @classmethod
     def name(cls) -> str:

@@ -24,6 +24,7 @@ class Histogram(Statistic):
     bins: Annotated[int, Field(ge=1, le=1000)]
 
     sql = {"HISTOGRAM": {}}
+    disjoint = True
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,0 +1,264 @@
+"""Tests: what must be many in a cell before one of its sums is released (PROTOCOL §3.2, §3.5).
+
+A sum is made by the rows that add something to it. `SUM(CASE WHEN rare THEN 1 ELSE 0 END)`, `COUNT(*) FILTER (rare)`
+and `AVG(x)` where x is rarely measured are all sums over few people in a cell of many. So every sum has tests, and a
+test is about a condition that a row meets: enough subjects at enough holders must. The tests follow from the plan
+alone, and every party computes the same ones.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+from ceiba_protocol import program
+from ceiba_protocol.plan import ROW_COUNT, Program
+from ceiba_protocol.program import (
+    FALSE,
+    NULL,
+    TRUE,
+    Add,
+    AllOf,
+    CalendarStart,
+    Choose,
+    Comparison,
+    Constant,
+    FloorQuotient,
+    IsNull,
+    Load,
+    Multiply,
+    Negation,
+    Node,
+    children,
+)
+
+ROWS = 0
+"""The first test of every program: the rows of the cell. Where it fails, nothing of the cell is released."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """One condition within a cell."""
+
+    __test__ = False  # to pytest
+
+    support: Node
+    """The rows whose distinct subjects are counted: those that add something other than 0."""
+    members: Node
+    """The rows whose subjects are compared with those of other answers: all that take part, also with a 0."""
+    columns: frozenset[str] = frozenset()
+    """Those that the sums behind the test add up."""
+    audited: bool = True
+    """Whether it is compared with other answers."""
+    magnitudes: tuple[int, ...] = ()
+    """The sums behind the test that no one subject may dominate."""
+    is_difference: bool = False
+    """The rows that two other tests do not share. None of them is as good as many: then both are about the same."""
+
+    @property
+    def is_chosen(self) -> bool:
+        """The question chooses these rows itself. If not, they are merely those that have a value, and are compared
+        only with sums over the same columns: how many values are missing is no secret here."""
+        return is_chosen(self.members)
+
+    def is_comparable(self, other: "Test") -> bool:
+        """Whether the difference of a sum behind each could be a sum over the rows that they do not share."""
+        return (self.is_chosen and other.is_chosen) or not self.columns.isdisjoint(other.columns)
+
+
+@dataclass(frozen=True)
+class Tests:
+    """A program's tests, the same in every cell."""
+
+    __test__ = False
+
+    tests: tuple[Test, ...]
+    needs: tuple[tuple[int, ...], ...]
+    """For each sum of the program, the tests that must hold before it is released; ROWS is always the first."""
+    together: tuple[int, ...]
+    """Tests that hold all or none: a part that is left out of several could be found from their whole."""
+
+    def __len__(self) -> int:
+        return len(self.tests)
+
+    @cached_property
+    def audited(self) -> tuple[int, ...]:
+        """The tests whose members are compared with those of other answers."""
+        return tuple(place for place, test in enumerate(self.tests) if test.audited)
+
+
+def tests_of(compiled: Program) -> Tests:
+    """The tests of a program's sums.
+
+    1. Each sum's own rows. 2. Every condition by which it chooses rows. 3. What two of these do not share, where the
+    difference of two sums would be a sum over that.
+    """
+    builder = _Builder()
+    needs = [builder.add_sum(place, one.node) for place, one in enumerate(compiled.sums)]
+    disjoint = _is_disjoint(compiled)
+    differences = {} if disjoint else builder.add_differences()
+    for own in needs:
+        own += [builder.place(test) for one in list(own) for test in differences.get(one, ())]
+    parts = [place for place, test in enumerate(builder.tests()) if place != ROWS and test.audited and test.is_chosen]
+    together = () if disjoint or len(parts) < 2 else tuple(parts)
+    return Tests(tuple(builder.tests()), tuple(tuple(dict.fromkeys((ROWS, *own))) for own in needs), together)
+
+
+_Key = tuple[Node, Node, bool, bool, bool]
+
+
+class _Builder:
+    """Collects tests; those that differ only in the sums behind them are one."""
+
+    def __init__(self) -> None:
+        self._columns: dict[_Key, frozenset[str]] = {}
+        self._magnitudes: dict[_Key, tuple[int, ...]] = {}
+        self.place(Test(TRUE, TRUE))
+
+    def place(self, test: Test) -> int:
+        """The test's place, the same for all that are about the same rows."""
+        key = (test.support, test.members, test.audited, bool(test.magnitudes), test.is_difference)
+        self._columns[key] = self._columns.get(key, frozenset()) | test.columns
+        self._magnitudes[key] = self._magnitudes.get(key, ()) + test.magnitudes
+        return list(self._columns).index(key)
+
+    def tests(self) -> list[Test]:
+        return [
+            Test(support, members, columns, audited, self._magnitudes[key], is_difference)
+            for key, columns in self._columns.items()
+            for support, members, audited, _, is_difference in (key,)
+        ]
+
+    def add_sum(self, place: int, node: Node) -> list[int]:
+        """The places of a sum's own tests."""
+        counts, rows = is_count(node), members(node)
+        columns, audited = columns_of(node), not counts or is_chosen(rows)
+        own = [self.place(Test(support(node), rows, columns, audited, () if counts else (place,)))]
+        return own + [self.place(Test(condition, condition)) for condition in conditions(node)]
+
+    def add_differences(self) -> dict[int, list[Test]]:
+        """Place → the tests of what it does not share with others that it is comparable with."""
+        found: dict[int, list[Test]] = {}
+        audited = [(place, test) for place, test in enumerate(self.tests()) if test.audited]
+        for (left, one), (right, other) in combinations(audited, 2):
+            if one.members != other.members and one.is_comparable(other):
+                rows = difference(one.members, other.members)
+                test = Test(rows, rows, audited=False, is_difference=True)
+                for place in {left, right} - {ROWS}:
+                    found.setdefault(place, []).append(test)
+        return found
+
+
+def _is_disjoint(compiled: Program) -> bool:
+    """One statistic alone whose sums are disjoint by definition, and the cell's row count is not asked for."""
+    return [use.statistic.disjoint for use in compiled.uses] == [True] and not uses_row_count(compiled)
+
+
+def uses_row_count(compiled: Program) -> bool:
+    """Whether an output is made of the cell's row count. Otherwise it is not released."""
+    return any(ROW_COUNT in use.sums for use in compiled.uses)
+
+
+# --- conditions ------------------------------------------------------------------------------------------------
+
+
+def support(node: Node) -> Node:
+    """TRUE in the rows where the node is neither NULL nor 0."""
+    match node:
+        case Constant():
+            return FALSE if node in (NULL, FALSE) else TRUE
+        case Multiply(left=left, right=right):
+            return program.all_of(tuple(dict.fromkeys((support(left), support(right)))))
+        case Choose(branches=((condition, value),), otherwise=otherwise) if otherwise in (NULL, FALSE):
+            return program.all_of(_parts(condition, support(value)))
+    if node.is_truth:
+        return node
+    if node.low > 0 or node.high < 0:
+        return present(node)
+    return program.compare(Comparison.NOT_EQUAL, node, FALSE)
+
+
+def members(node: Node) -> Node:
+    """TRUE in the rows that take part in a sum of the node: it is not NULL there, and chosen."""
+    match node:
+        case Multiply(left=left, right=right):
+            return program.all_of(tuple(dict.fromkeys((*_terms(members(left)), *_terms(members(right))))))
+        case Choose(branches=((condition, value),), otherwise=otherwise) if otherwise in (NULL, FALSE):
+            return program.all_of(_parts(condition, members(value)))
+    return node if node.is_truth else present(node)
+
+
+def present(node: Node) -> Node:
+    """TRUE where the node is not NULL; of a sum or product, where none of its parts is."""
+    if isinstance(node, Add | Multiply):
+        return program.all_of(_parts(present(node.left), present(node.right)))
+    return program.negation(program.is_null(node))
+
+
+def difference(left: Node, right: Node) -> Node:
+    """TRUE in the rows for which exactly one of two conditions is TRUE."""
+    only_left, only_right = program.all_of((left, _is_not(right))), program.all_of((right, _is_not(left)))
+    return program.any_of((only_left, only_right))
+
+
+def _is_not(condition: Node) -> Node:
+    """TRUE where the condition is FALSE or NULL."""
+    return program.any_of((program.negation(condition), program.is_null(condition)))
+
+
+def _parts(*nodes: Node) -> tuple[Node, ...]:
+    """The terms of several conditions, each once."""
+    return tuple(dict.fromkeys(term for node in nodes for term in _terms(node)))
+
+
+def _terms(condition: Node) -> tuple[Node, ...]:
+    return condition.terms if isinstance(condition, AllOf) else (condition,)
+
+
+def is_chosen(condition: Node) -> bool:
+    """Whether the question chooses rows by it; not, if it only asks that columns have a value."""
+    return condition == TRUE or not all(_is_presence(term) for term in _terms(condition))
+
+
+def _is_presence(term: Node) -> bool:
+    match term:
+        case Negation(term=IsNull(value=value)):
+            return _is_null_where_columns_are(value)
+    return term == TRUE
+
+
+def _is_null_where_columns_are(node: Node) -> bool:
+    """A quotient is NULL where its divisor is 0, and CASE where the question wants it: these would be choices."""
+    allowed = Load | Constant | Add | Multiply | FloorQuotient | CalendarStart
+    return isinstance(node, allowed) and node != NULL and all(map(_is_null_where_columns_are, children(node)))
+
+
+def conditions(node: Node) -> Iterator[Node]:
+    """The conditions by which a value's program chooses rows, each as a whole."""
+    if node.is_truth:
+        if is_chosen(node) and node not in (TRUE, FALSE):
+            yield node
+        return
+    if isinstance(node, Choose):
+        for condition, value in node.branches:
+            yield from conditions(condition)
+            yield from conditions(value)
+        yield from conditions(node.otherwise)
+        return
+    for child in children(node):
+        yield from conditions(child)
+
+
+def columns_of(node: Node) -> frozenset[str]:
+    """The columns whose values the node adds up; those in its conditions are left out."""
+    if node.is_truth:
+        return frozenset()
+    if isinstance(node, Load):
+        return frozenset({node.name})
+    parts = [value for _, value in node.branches] + [node.otherwise] if isinstance(node, Choose) else children(node)
+    return frozenset().union(*map(columns_of, parts))
+
+
+def is_count(node: Node) -> bool:
+    """Whether the sum counts rows: each adds 1 or nothing."""
+    return node.is_truth or (node.low >= 0 and node.high <= 1 and not columns_of(node))
