@@ -13,9 +13,9 @@ from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ceiba_protocol.canonical import Document, FieldName, TableName, Text, canonical_json, digest_of
 from ceiba_protocol.errors import BadSchema, MalformedDocument, ManifestMismatch, UnknownCategory, UnknownColumn
@@ -222,6 +222,8 @@ class Schema(Document):
     title: Text = ""
     subject_key: Text | None = None
     """The source's column that identifies the person or firm; never queryable. None: each row its own subject."""
+    max_holders_per_subject: Annotated[int, Field(ge=1, le=1000)] = 1
+    """At how many holders one subject may have rows. Multiplies the minimum cohort and the sensitivities."""
     columns: tuple[Column, ...]
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from ceiba.choosing import Wish
 from ceiba.explanation import Explanation, NoTerms, Terms, explain
 from ceiba.home import Home
 from ceiba.jobs import Job
+from ceiba.noise import Wanted, terms_for
 from ceiba.progress import show_nothing, show_on_terminal
 from ceiba.query import Query, Table
 from ceiba.result import Result
@@ -37,7 +38,7 @@ from ceiba_protocol.errors import (
     UnknownTable,
 )
 from ceiba_protocol.joining import renew, successor
-from ceiba_protocol.rounds import make_manifest
+from ceiba_protocol.rounds import check_noise, make_manifest
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import Offer
@@ -174,27 +175,31 @@ class Space:
         deadline: float | timedelta = DEADLINE_SECONDS,
         purpose: str | None = None,
         version: Versions | None = None,
+        noise: Wanted = None,
     ) -> Job:
         """Ask without waiting, under an agreement: the named one (or the first digits of its id), else the active one
         that covers the question with the fewest columns, for that purpose if one is given.
 
+        `noise`: a `ceiba.Noise`, True for the default one, False for exact figures; else what the agreement demands.
         `deadline`: seconds until the job ends even if a holder has not answered. Every job takes one of the agreement's
         numbers, also if it fails. Raises NoAgreement, NotAgreed, AgreementNotActive, UnknownAgreement, DatasetMissing.
         """
         started = time.monotonic()
         seconds = max(1, int(deadline.total_seconds() if isinstance(deadline, timedelta) else deadline))
         signed, agreed = self.with_newest_roster(
-            lambda: self._manifest(query, self._wish(query, seconds, purpose), agreement, version or {})
+            lambda: self._manifest(query, self._wish(query, seconds, purpose), agreement, version or {}, noise)
         )
         job = Job(self, self._jobs, query, signed, agreed, started)
         job.send()
         return job
 
     def _manifest(
-        self, query: Query, wish: Wish, named: AgreementHandle | str | None, version: Versions
+        self, query: Query, wish: Wish, named: AgreementHandle | str | None, version: Versions, noise: Wanted
     ) -> tuple[Signed, Agreement]:
         """The signed manifest, and the agreement that it cites."""
         agreement = self.agreements.choose(wish, named).agreement
+        terms = terms_for(noise, agreement.disclosure)
+        check_noise(terms, agreement)
         manifest = make_manifest(
             job_id=secrets.token_hex(16),
             number=1,
@@ -205,6 +210,7 @@ class Space:
             offers=self._entry(query.plan().table).offers(version).values(),
             now=wish.now,
             seconds=wish.until - wish.now,
+            noise=terms,
         )
         # The number comes last, so that what cannot be asked uses up none.
         numbered = manifest.model_copy(update={"number": self.home.next_number(agreement)})

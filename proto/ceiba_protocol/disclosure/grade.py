@@ -1,6 +1,7 @@
 """Grades and the disclosure rules that follow from them, as a table (PROTOCOL §3.1)."""
 
 from collections.abc import Iterable
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 
@@ -120,3 +121,8 @@ def disclosure_for(columns: Iterable[str], schema: Schema) -> Disclosure:
 def grade_of(columns: Iterable[str], schema: Schema) -> Grade:
     """A result's grade is the highest of what it touches. Raises UnknownColumn."""
     return max((schema.column(name).grade for name in columns), key=ORDER.index, default=Grade.PUBLIC)
+
+
+def as_rho(millionths: int) -> str:
+    """ρ as people write it, such as 0.005."""
+    return format((Decimal(millionths) / MILLION).normalize(), "f")

@@ -1,0 +1,132 @@
+"""What may leave this house for one job: the engine's figures, with noise or with what the gate needs to know."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ceiba_node.differencing import Membership, memberships, nearest
+from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
+from ceiba_node.engines.evidence import Evidence
+from ceiba_node.house_rules import Policy
+from ceiba_node.ledger import Ledger
+from ceiba_node.ledger.disclosure import Budget, Charge
+from ceiba_node.snapshots import Snapshot, SnapshotStore
+from ceiba_protocol.canonical import digest
+from ceiba_protocol.disclosure.gate import exact_words, noisy_words
+from ceiba_protocol.disclosure.grade import DATASET_FACTOR, Disclosure
+from ceiba_protocol.plan import ROW_COUNT
+from ceiba_protocol.rounds import Commitment, Question, noise_for
+from ceiba_protocol.sums.masks import Words
+from ceiba_protocol.sums.randomness import Random
+
+Place = tuple[int, int]
+"""A cell and one of its tests."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What the engine found for one question."""
+
+    values: list[int]
+    """Clip counts, then the sums, cell by cell; without noise."""
+    evidence: Evidence | None
+    """For an exact job's gate."""
+
+
+class Disclosing:
+    """For one holder. What is answered with noise is bounded and blurred here; what is exact is compared with everything
+    that was answered before."""
+
+    def __init__(
+        self, engine: DuckDBEngine, ledger: Ledger, snapshots: SnapshotStore, noise_key: bytes,
+        policy: Callable[[], Policy], random: Random,
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._ledger = ledger
+        self._snapshots = snapshots
+        self._noise_key = noise_key
+        self._policy = policy
+        self._random = random
+
+    def rules(self, question: Question) -> Disclosure:
+        """What was agreed, or this house's stricter rule."""
+        return self._policy().tightened(question.rules)
+
+    # --- before the approval
+
+    def charge(self, question: Question, now: int) -> tuple[Charge, Budget]:
+        """What the job costs, and what may be spent."""
+        manifest, rules = question.manifest, self.rules(question)
+        versions = "".join(f"{pin.holder}:{pin.version};" for pin in manifest.datasets)
+        noise = manifest.noise.digest() if manifest.noise else "exact"
+        charge = Charge(
+            job_id=bytes.fromhex(manifest.job_id),
+            dataset=question.program.table,
+            merchant=manifest.merchant,
+            organisation=question.merchant.legal_person,
+            rho=manifest.noise.rho if manifest.noise else 0,
+            sticky=digest("ceiba/v1/sticky", versions.encode(), manifest.plan.digest().encode(), noise.encode()),
+            exact=manifest.noise is None,
+            version=digest("ceiba/v1/versions", versions.encode()),
+            charged_at=now,
+        )
+        return charge, Budget(rules.rho_per_year, DATASET_FACTOR * rules.rho_per_year, rules.exact_jobs)
+
+    # --- figures
+
+    def compute(self, question: Question, snapshot: Snapshot, cancellation: Cancellation) -> Computed:
+        """The engine's part, which takes the time. The set of holders does not change it."""
+        program, noise = question.program, question.manifest.noise
+        if noise is not None:
+            order_key = bytes.fromhex(digest("ceiba/v1/cells-of-subjects", self._noise_key))
+            sums = self._engine.bounded_sums(
+                snapshot, program, noise.cells_per_subject, order_key, snapshot.is_one_row_each, cancellation
+            )
+            return Computed([0] * len(program.clipped_columns) + sums, None)  # clip counts are exact, and would tell
+        clipped = [snapshot.clipped.get(column, 0) for column in program.clipped_columns]
+        values = clipped + self._engine.grouped_sums(snapshot, program, cancellation)
+        if question.gate(len(question.holders)) is None:
+            return Computed(values, None)
+        rules = self.rules(question)
+        evidence = self._engine.evidence(
+            snapshot, program, question.tests, rules, snapshot.is_one_row_each, cancellation
+        )
+        return Computed(values, evidence)
+
+    def values(self, question: Question, commitment: Commitment, computed: Computed) -> list[int]:
+        """With this holder's noise, where there is any: the same for the same question over the same data."""
+        if question.manifest.noise is None:
+            return computed.values
+        header = len(question.program.clipped_columns)
+        noise = noise_for(question, commitment, self._noise_key)
+        sums = [value + extra for value, extra in zip(computed.values[header:], noise, strict=True)]
+        return computed.values[:header] + sums
+
+    # --- the gate
+
+    def words(
+        self, question: Question, commitment: Commitment, computed: Computed, own: Mapping[Place, Membership]
+    ) -> Words:
+        """What this holder sends to the gate, before it is masked. `own`: as `memberships` gives it."""
+        gate = commitment.gate
+        assert gate is not None
+        if gate.noisy:
+            header, width = len(question.program.clipped_columns), len(question.program.sums)
+            return noisy_words(gate, self.values(question, commitment, computed)[header + ROW_COUNT :: width])
+        assert computed.evidence is not None
+        history = self._ledger.history(question.program.table, bytes.fromhex(question.manifest.job_id), self._changed)
+        distance = np.full(computed.evidence.subjects.shape, gate.threshold.cap, dtype=np.int64)
+        for place, membership in own.items():
+            distance[place] = nearest(membership, history, gate.threshold.cap)
+        return exact_words(gate, computed.evidence.subjects, distance, computed.evidence.dominated, self._random)
+
+    def memberships(self, question: Question, commitment: Commitment, computed: Computed) -> Mapping[Place, Membership]:
+        """The subjects behind each test of the answer; empty with noise, which needs no comparison."""
+        if computed.evidence is None:
+            return {}
+        versions = tuple((pin.holder, str(pin.version)) for pin in self._pins(question, commitment))
+        return memberships(question.program, question.tests, computed.evidence.members, versions)
+
+    def _pins(self, question: Question, commitment: Commitment) -> list[object]:
+        raise NotImplementedError
