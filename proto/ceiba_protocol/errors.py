@@ -542,12 +542,6 @@ class NoiseUndefined(CeibaError):
     remedy = "Correct the privacy loss, the bounds or the number of holders that may collude."
 
 
-class NoiseUndefined(CeibaError):
-    code, fault, status = "noise_undefined", Fault.CALLER, "INVALID_ARGUMENT"
-    text = "The noise of an answer is not defined: {problem}."
-    remedy = "Correct the privacy loss, the bounds or the number of holders that may collude."
-
-
 class NearbySet(CeibaError):
     code, fault, status = "nearby_set", Fault.POLICY, "PERMISSION_DENIED"
     text = "Within 30 days another set was agreed on or answered for {table}; the two differ only by {holders}."
