@@ -169,7 +169,7 @@ class Jobs(LedgerFile):
         self, payload: Payload, salt: bytes, stored_at: int, behind: Candidates | Settled | None = None
     ) -> None:
         """Store what is about to be sent, with the subjects behind it. Raises SecondPayload if the job has one of
-        another attempt or set already, or was left: whatever others sign, a holder's figures go into one set of a job."""
+        another attempt or set already, or was left: whatever others sign, a holder's figures go into one set of it."""
         row = (
             payload.job_id,
             payload.attempt,
