@@ -8,7 +8,7 @@ who is behind an answer.
 import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
@@ -56,16 +56,22 @@ class History(Protocol):
     def of_size(self, size: int) -> Sequence[Membership]:
         """The parts with so many subjects."""
 
+    def has(self, identity: str) -> bool:
+        """Whether a part of that identity was released."""
+
     def changed(self, older: str, newer: str) -> BitMap | None:
         """As `Changed`."""
 
 
 def nearest(new: Membership, history: History, limit: int) -> int:
     """By how many subjects `new` differs from an earlier part, a union of two, or what one leaves of another: the least
-    of these, at most `limit`. 0 where too many would have to be compared, so that the part is withheld.
+    of these, at most `limit`. 0 where too many would have to be compared, so that the part is withheld. What was
+    released before in the same words was compared then, and with all that came after it.
 
     Sizes alone exclude most: sets that differ by fewer than `limit` differ by less in size.
     """
+    if history.has(new.identity):
+        return limit
     pairs = list(islice(_pairs(new, history, limit), MAX_COMPARED + 1))
     if len(pairs) > MAX_COMPARED:
         return 0
@@ -173,29 +179,55 @@ def memberships(names: Names, members: Mapping[Place, BitMap]) -> dict[Place, Me
     }
 
 
-def margins(names: Names, own: Mapping[Place, Membership], released: Released, job_id: str) -> list[Membership]:
-    """What follows from the released cells by adding them up: for each audited test the whole table, and with several
-    keys each value of each key. Where a cell was withheld, the union is not the coarser question's, and has another
-    name."""
+def distances(names: Names, own: Mapping[Place, Membership], history: History, limit: int) -> dict[Place, int]:
+    """`nearest` of each part, and of the unions that it is in: what cells add up to is released with them."""
+    found = {place: nearest(one, history, limit) for place, one in own.items()}
+    for union in unions(names, own):
+        near = nearest(union.whole, history, limit)
+        for place in union.places:
+            found[place] = min(found[place], near)
+    return found
+
+
+@dataclass(frozen=True)
+class Union:
+    """Cells that add up to one of a coarser question."""
+
+    places: tuple[Place, ...]
+    whole: Membership
+
+
+def unions(names: Names, own: Mapping[Place, Membership]) -> list[Union]:
+    """For each audited test the whole table, and with several keys each value of each key."""
     keys = range(len(names.program.keys))
     wanted: list[tuple[int, ...]] = [()] if keys else []
     wanted += [(key,) for key in keys] if len(keys) > 1 else []
+    groups = [names.groups(cell) for cell in range(names.program.cells)] if keys else []
     found = []
     for kept in wanted:
-        for place in names.tests.audited:
-            unions: dict[tuple[int | None, ...], tuple[BitMap, bool]] = {}
-            for cell in range(names.program.cells):
-                groups = names.groups(cell)
-                value = tuple(groups[key] for key in kept)
-                union, whole = unions.get(value, (BitMap(), True))
-                passes = bool(released[cell, place])
-                subjects = union | own[cell, place].subjects if passes else union
-                unions[value] = subjects, whole and passes
-            for value, (subjects, whole) in unions.items():
-                test = names.tests.tests[place]
-                made = names.membership(dict(zip(kept, value, strict=True)), test, subjects)
-                identity = made.identity if whole else _digest(made.identity, job_id)
-                found.append(Membership(identity, made.chosen, made.columns, made.version, subjects))
+        cells: dict[tuple[int | None, ...], list[int]] = {}
+        for cell, values in enumerate(groups):
+            cells.setdefault(tuple(values[key] for key in kept), []).append(cell)
+        for value, members in cells.items():
+            for test in names.tests.audited:
+                subjects = BitMap.union(*(own[cell, test].subjects for cell in members))
+                whole = names.membership(dict(zip(kept, value, strict=True)), names.tests.tests[test], subjects)
+                found.append(Union(tuple((cell, test) for cell in members), whole))
+    return found
+
+
+def margins(names: Names, own: Mapping[Place, Membership], released: Released, job_id: str) -> list[Membership]:
+    """What follows from the released cells by adding them up. Where a cell was withheld, the union of the others is not
+    the coarser question's, and has another name."""
+    found = []
+    for union in unions(names, own):
+        passed = [place for place in union.places if released[place]]
+        if len(passed) == len(union.places):
+            found.append(union.whole)
+        elif passed:
+            subjects = BitMap.union(*(own[place].subjects for place in passed))
+            identity = _digest(union.whole.identity, job_id)
+            found.append(replace(union.whole, identity=identity, subjects=subjects))
     return found
 
 

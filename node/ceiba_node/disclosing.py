@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from pyroaring import BitMap
 
-from ceiba_node.differencing import Names, margins, memberships, nearest
+from ceiba_node.differencing import Names, distances, margins, memberships
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.engines.evidence import Evidence
 from ceiba_node.house_rules import Policy
@@ -115,10 +115,11 @@ class Disclosing:
             return noisy_words(gate, self.values(question, commitment, computed)[header + ROW_COUNT :: width]), None
         candidates = self._candidates(question, commitment, evidence, snapshot)
         history = self._ledger.history(candidates.table, candidates.job_id, partial(self._changed, candidates.table))
-        distance = np.full(evidence.subjects.shape, gate.threshold.cap, dtype=np.int64)
-        for place, membership in candidates.memberships.items():
-            distance[place] = nearest(membership, history, gate.threshold.cap)
-        return exact_words(gate, evidence.subjects, distance, evidence.dominated, self._random), candidates
+        names, cap = self._names(question, commitment, snapshot), gate.threshold.cap
+        nearest = np.full(evidence.subjects.shape, cap, dtype=np.int64)
+        for place, near in distances(names, candidates.memberships, history, cap).items():
+            nearest[place] = near
+        return exact_words(gate, evidence.subjects, nearest, evidence.dominated, self._random), candidates
 
     def settled(
         self, question: Question, commitment: Commitment, computed: Computed, snapshot: Snapshot,

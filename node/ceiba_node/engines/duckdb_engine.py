@@ -92,6 +92,46 @@ class DuckDBEngine:
             cursor.close()
         return self._spread(program, rows)
 
+    def bounded_sums(self, snapshot, program, cells_per_subject, order_key, one_row_each, cancellation=None):
+        return self.grouped_sums(snapshot, program, cancellation)
+
+    def evidence(self, snapshot, program, tests, rules, one_row_each, cancellation=None):
+        import numpy as np
+        from pyroaring import BitMap
+        from ceiba_node.engines.evidence import Evidence
+        from ceiba_protocol.disclosure.dominance import cannot_dominate, dominates
+        from ceiba_protocol.program import evaluate
+
+        cursor = self._cursor(snapshot)
+        rel = cursor.execute('SELECT * FROM "rows"')
+        names = [d[0] for d in rel.description]
+        subj, mem, mags = {}, {}, {}
+        for row in rel.fetchall():
+            r = dict(zip(names, row))
+            if program.condition is not None and evaluate(program.condition, r) != 1:
+                continue
+            cell = program.cell_of(tuple(evaluate(k.node, r) for k in program.keys))
+            for n, t in enumerate(tests.tests):
+                if evaluate(t.support, r) == 1:
+                    subj.setdefault((cell, n), set()).add(r["#subject"])
+                if t.audited and evaluate(t.members, r) == 1:
+                    mem.setdefault((cell, n), BitMap()).add(r["#subject"])
+                for one in t.magnitudes:
+                    v = evaluate(program.sums[one].node, r)
+                    if v is not None:
+                        d = mags.setdefault((cell, n, one), {})
+                        d[r["#subject"]] = d.get(r["#subject"], 0) + abs(v)
+        subjects = np.zeros((program.cells, len(tests)), dtype=np.int64)
+        for k, v in subj.items():
+            subjects[k] = len(v)
+        dom = np.zeros((program.cells, len(tests)), dtype=bool)
+        for (cell, n, one), d in mags.items():
+            if not cannot_dominate(program.sums[one].node, rules) and dominates(
+                max(d.values()), sum(d.values()), rules
+            ):
+                dom[cell, n] = True
+        return Evidence(subjects, mem, dom)
+
     def close(self) -> None:
         """Close every snapshot; later questions open theirs again."""
         with self._lock:

@@ -108,6 +108,11 @@ class Disclosures(LedgerFile):
             for identity, chosen, columns, version, members in self._all(query, table, job_id, size)
         ]
 
+    def has_released(self, table: str, identity: str) -> bool:
+        """Whether an answer with a part of that identity was released."""
+        query = "SELECT 1 FROM answered_sets WHERE (dataset, identity, settled) = (?, ?, 1) LIMIT 1"
+        return self._one(query, table, identity) is not None
+
     def forget_sets(self, before: int) -> int:
         """Those of answers before that time; how many."""
         with self._transaction() as connection:
@@ -126,6 +131,9 @@ class LedgerHistory:
     @cached_property
     def sizes(self) -> list[int]:
         return self._ledger.sizes_of_sets(*self._where)
+
+    def has(self, identity: str) -> bool:
+        return self._ledger.has_released(self._where[0], identity)
 
     def _of_size(self, size: int) -> list[Membership]:
         return self._ledger.sets_of_size(*self._where, size)
@@ -157,7 +165,7 @@ def charge(connection: sqlite3.Connection, one: Charge, budget: Budget) -> None:
 
 def keep_candidates(connection: sqlite3.Connection, candidates: Candidates, now: int) -> None:
     for (cell, test), one in candidates.memberships.items():
-        _keep(connection, candidates.table, candidates.job_id, (cell, test), one, now)
+        _keep(connection, candidates, (cell, test), one, now)
 
 
 def settle(connection: sqlite3.Connection, settled: Settled, now: int) -> None:
@@ -167,21 +175,22 @@ def settle(connection: sqlite3.Connection, settled: Settled, now: int) -> None:
     for cell, test in kept - settled.passed:
         where = (settled.job_id, cell, test)
         connection.execute("DELETE FROM answered_sets WHERE (job_id, cell, test) = (?, ?, ?)", where)
+    connection.execute("UPDATE answered_sets SET settled = 1 WHERE job_id = ?", (settled.job_id,))
     for number, one in enumerate(settled.margins):
-        _keep(connection, settled.table, settled.job_id, (-1, number), one, now)
+        _keep(connection, settled, (-1, number), one, now)
 
 
-def _keep(connection: sqlite3.Connection, table: str, job_id: bytes, place: Place, one: Membership, now: int) -> None:
+def _keep(connection: sqlite3.Connection, of: Candidates | Settled, place: Place, one: Membership, now: int) -> None:
     row = (
-        table, job_id, *place, one.identity, int(one.chosen), ",".join(sorted(one.columns)), one.version,
-        len(one.subjects), one.subjects.serialize(), now,
+        of.table, of.job_id, *place, one.identity, int(one.chosen), ",".join(sorted(one.columns)), one.version,
+        len(one.subjects), one.subjects.serialize(), int(isinstance(of, Settled)), now,
     )  # fmt: skip
-    connection.execute("INSERT OR IGNORE INTO answered_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    connection.execute("INSERT OR IGNORE INTO answered_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def _spent(connection: sqlite3.Connection, dataset: str, organisation: str, now: int) -> tuple[int, int]:
     query = (
-        "SELECT coalesce(SUM(rho) FILTER (organisation = ?), 0), coalesce(SUM(rho), 0) FROM charges"
+        "SELECT coalesce(SUM(rho) FILTER (WHERE organisation = ?), 0), coalesce(SUM(rho), 0) FROM charges"
         " WHERE dataset = ? AND charged_at > ?"
     )
     own, everybody = connection.execute(query, (organisation, dataset, now - YEAR)).fetchone()

@@ -63,10 +63,12 @@ CREATE TABLE answered_sets (            -- who was behind exact answers, or will
     version TEXT NOT NULL,              -- of this holder's dataset
     size INTEGER NOT NULL,
     members BLOB NOT NULL,              -- subject numbers, as pyroaring writes them
+    settled INTEGER NOT NULL,           -- 1 once the answer was released
     at INTEGER NOT NULL,
     PRIMARY KEY (job_id, cell, test)
 ) STRICT;
 CREATE INDEX answered_sets_by_size ON answered_sets (dataset, size);
+CREATE INDEX answered_sets_by_identity ON answered_sets (identity);
 CREATE TABLE left_jobs (                -- jobs that never get a payload from this holder
     job_id BLOB PRIMARY KEY,
     refusal BLOB NOT NULL,
