@@ -16,6 +16,8 @@ from ceiba_protocol.plan import Program
 from ceiba_protocol.program import (
     FALSE,
     NULL,
+    SUBJECT,
+    SUBJECTS,
     TRUE,
     Add,
     AllOf,
@@ -111,6 +113,8 @@ class _Renderer:
         """The aggregate over rows: SUM, or COUNT where it comes to the same and costs less."""
         if node == TRUE:
             return exp.Count(this=exp.Star())
+        if node == SUBJECTS:
+            return exp.Count(this=exp.Distinct(expressions=[self.subject()]))
         match _counted(node):
             case None:
                 return exp.Sum(this=self.plain(node))
@@ -119,6 +123,9 @@ class _Renderer:
             case condition:
                 where = exp.Where(this=self.condition(condition))
                 return exp.Filter(this=exp.Count(this=exp.Star()), expression=where)
+
+    def subject(self) -> exp.Expression:
+        return exp.column(exp.to_identifier(SUBJECT, quoted=True))
 
     # --- numbers -----------------------------------------------------------------------------------------------
 
