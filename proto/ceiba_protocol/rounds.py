@@ -201,9 +201,7 @@ def make_manifest(
         raise DatasetMissing(holders=", ".join(missing), table=plan.table)
     datasets = tuple(pins[holder] for holder in agreement.holder_names)
     program = compile_plan(plan, schema)
-    variances = share_variances(
-        program, noise, agreement.tolerated, schema.max_holders_per_subject, len(datasets)
-    )
+    variances = share_variances(program, noise, agreement.tolerated, schema.max_holders_per_subject, len(datasets))
     layout = _layout(program, datasets, merchant, variances)
     return Manifest(
         job_id=job_id,

@@ -42,7 +42,9 @@ class Forecast:
         return float(self.chances.sum())
 
 
-def forecast(program: Program, schema: Schema, capacities: Sequence[int], gate: GateForm, variance: int = 0) -> Forecast:
+def forecast(
+    program: Program, schema: Schema, capacities: Sequence[int], gate: GateForm, variance: int = 0
+) -> Forecast:
     """Run by anybody: which cells of an answer are likely to be withheld by this gate.
 
     `capacities`: each holder's published one, a power of two with at least half as many rows. `variance`: of the noise
