@@ -530,6 +530,12 @@ class ExactForbidden(CeibaError):
     remedy = "Ask with noise: `run(noise=True)`; `query.explain()` says what it costs."
 
 
+class BudgetSpent(CeibaError):
+    code, fault, status = "budget_spent", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "The budget of {what} does not reach: {used} of {limit} are used, and this job costs {cost}."
+    remedy = "`query.explain()` shows what is left. Ask with noise, a smaller `rho`, or when older answers have aged."
+
+
 class HistoryFull(CeibaError):
     code, fault, status = "history_full", Fault.POLICY, "RESOURCE_EXHAUSTED"
     text = "{holder} keeps {limit} sets of subjects behind answers about {table}, and cannot compare with more."

@@ -80,16 +80,27 @@ def key_shares(key: Key, schema: Schema) -> Numbers:
 
     NULL has no published share, and is taken to be as frequent as the column's rarest value.
     """
-    names = _columns_read(key.node)
-    column = schema.column(next(iter(names))) if len(names) == 1 else None
-    if column is None or column.shares is None:
+    column = _published(key, schema)
+    if column is None:
         return np.full(len(key.values), 1 / len(key.values))
     places = {value: place for place, value in enumerate(key.values)}
     found = np.zeros(len(key.values))
     for code, share in _value_shares(column):
         value = code if isinstance(key.node, Load) else evaluate(key.node, {column.name: code})
         found[places[value]] += share
-    return found / found.sum()
+    return np.asarray(found / found.sum())
+
+
+def keys_without_shares(program: Program, schema: Schema) -> list[str]:
+    """The names of the keys whose values are all taken for equally frequent."""
+    return [key.name for key in program.keys if _published(key, schema) is None]
+
+
+def _published(key: Key, schema: Schema) -> Column | None:
+    """The column that the key is made of, if it is one and its shares are published."""
+    names = _columns_read(key.node)
+    column = schema.column(next(iter(names))) if len(names) == 1 else None
+    return None if column is None or column.shares is None else column
 
 
 def _value_shares(column: Column) -> list[tuple[int | None, float]]:
