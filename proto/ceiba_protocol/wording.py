@@ -42,9 +42,12 @@ def is_condition(key: GroupKey) -> bool:
 
 
 def statistic_text(statistic: Statistic) -> str:
-    """A statistic as it was asked for: `variance(age, True)`."""
-    given = [name for name in type(statistic).model_fields if name in statistic.model_fields_set - {"statistic"}]
-    return f"{statistic.statistic}({', '.join(_argument(getattr(statistic, name)) for name in given)})"
+    """A statistic with its arguments, up to the last that is not left at its default: `variance(age, True)`."""
+    fields = {name: field for name, field in type(statistic).model_fields.items() if name != "statistic"}
+    given = [(getattr(statistic, name), field.default) for name, field in fields.items()]
+    while given and given[-1][0] == given[-1][1]:
+        given.pop()
+    return f"{statistic.statistic}({', '.join(_argument(value) for value, _ in given)})"
 
 
 def _argument(value: Any) -> str:

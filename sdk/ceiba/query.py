@@ -274,7 +274,8 @@ class Query:
         return self.runner.submit(self, **options)
 
     def explain(self, **options: Any) -> Any:
-        """Under which agreement it would be asked, who sees what, and how large it is; asks nothing."""
+        """Who would see what, what is likely withheld, what would refuse it and what it costs; asks nothing. Options as
+        for `submit`, without a deadline."""
         return self.runner.explain(self, **options)
 
     def mock(self, rows: int = 1000, seed: int = 0) -> Result:

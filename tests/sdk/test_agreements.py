@@ -1,5 +1,6 @@
 """Agreements on the merchant's side: proposing, following, and choosing one for a question."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ceiba.choosing import Wish, choose
+from ceiba.noise import Noise
 from ceiba.space import Space
 from ceiba_protocol.disclosure.grade import disclosure_for
 from ceiba_protocol.errors import (
     AgreementNotActive,
     BadQuestion,
+    BudgetSpent,
     DatasetMissing,
     IllegalNotice,
     JobFailed,
@@ -335,13 +338,37 @@ def test_a_plan_says_under_which_agreement_it_would_be_asked(
     world: World, space: Space, coordinator: Coordinator
 ) -> None:
     query = space.sql(SQL)
-    assert "Agreement: none. No agreement" in str(query.explain())
+    without = query.explain()
+    assert [error.code for error in without.refusals] == ["no_agreement"] and "agreement      none" in str(without)
     coordinator.add(world.agreement)
     space.home.next_number(world.agreement)
-    text = str(query.explain())
-    assert '0a0a0a0a0a0a, for "research"' in text and "99 of 100 jobs are left" in text
-    assert "grade internal: at least 5 subjects and 3 holders" in text and "not enforced by this version" in text
+    explained = query.explain()
+    assert '0a0a0a0a0a0a, for "research"' in str(explained) and "grade internal: at least 5" in str(explained)
+    assert not explained.refusals and not explained.needs_a_person and explained.noise is None
+    jobs, exact = explained.accounts
+    assert (jobs.used, jobs.limit, jobs.remains) == ("1", "100", "98")
+    assert (exact.used, exact.limit, exact.remains) == ("0", "50", "49")
+    assert "by this folder's own count" in str(explained)
+    assert json.loads(json.dumps(explained.to_dict()))["agreement"] == "0a" * 16
     assert not coordinator.manifests
+
+
+def test_what_was_asked_counts_by_the_folders_own_book(
+    world: World, space: Space, monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator
+) -> None:
+    coordinator.add(world.agreement)
+    query = space.sql(SQL)
+    monkeypatch.setattr("ceiba.jobs.Job.send", lambda self: None)
+    for noise in (Noise(rho=0.4), Noise(rho=0.3), False):
+        query.submit(noise=noise)
+    (_, rho), (_, exact) = (query.explain(noise=noise).accounts for noise in (Noise(rho=0.2), False))
+    assert (rho.cost, rho.used, rho.limit, rho.remains) == ("at most 0.2", "0.7", "1", "0.1")
+    assert (exact.used, exact.remains) == ("1", "48")
+    (refused,) = query.explain(noise=Noise(rho=0.4)).refusals
+    assert isinstance(refused, BudgetSpent) and "0.7 of 1 are used" in refused.public
+    with_noise = query.explain(noise=True)
+    assert with_noise.noise is not None and with_noise.noise.epsilon == pytest.approx(0.43, abs=0.01)
+    assert with_noise.noise.shares == pytest.approx({"n": 0.005 / 3, "years": 0.01 / 3})
 
 
 # --- a newer roster ---------------------------------------------------------------------------------------------
