@@ -149,7 +149,7 @@ def _parties(job: Derived) -> dict[str, str]:
     passes, withheld = (" of what passes the gate", ", and what was withheld") if gate else ("", "")
     return {
         "merchant": f"the totals over {everybody}{passes} ({size}){noisy}{withheld}; no holder's own figures",
-        "each holder": f"the question{_shown_by(gate, job)}; no other holder's figures, and not the totals",
+        "each holder": f"the question{_shown_by(gate, job)}",
         "coordinator": f"the question, who answers and when{', what passes the gate' if gate else ''}, and ciphertexts "
         "that it cannot open",
         "everybody else": "nothing; the log that holders witness has names and digests, no figures",
@@ -157,15 +157,18 @@ def _parties(job: Derived) -> dict[str, str]:
 
 
 def _shown_by(gate: GateForm | None, job: Derived) -> str:
-    """What the holders learn from the gate."""
+    """What the holders learn from the gate, and what they do not learn."""
     if gate is None:
-        return ""
+        return "; no other holder's figures, and not the totals"
     if gate.noisy:
-        return f"; of the gate, each cell's rows over all {len(job.holders)}, with noise"
+        everybody = f"all {len(job.holders)} holders"
+        return f"; of the gate, each cell's rows at {everybody}, with noise; no other holder's figures or other totals"
     cap, tests = gate.threshold.cap, len(gate.tests)
-    each = "cell" if tests == 1 else f"cell and each of {tests} tests"
-    most = cap * len(job.holders)
-    return f"; of the gate, for each {each}, how many subjects, counted up to {cap} at each holder, so up to {most}"
+    each, most = "cell" if tests == 1 else f"cell and each of {tests} tests", cap * len(job.holders)
+    return (
+        f"; of the gate, for each {each}, how many subjects, counted up to {cap} at each holder, so up to {most}; "
+        "no other holder's figures, and not the totals"
+    )
 
 
 # --- what comes of it ------------------------------------------------------------------------------------------

@@ -51,11 +51,12 @@ class NoiseFacts:
 
     def lines(self) -> list[str]:
         """In words."""
-        shares = ", ".join(f"{name} {rho:.2g}" for name, rho in self.shares.items())
+        parts = ", ".join(f"{name} {rho:.2g}" for name, rho in self.shares.items())
+        spread = [f"parts of ρ: {parts}; a sum that two outputs are made of counts in both"]
         return [
             f"ρ {self.rho:g}, which is ε {self.epsilon:.2f} at δ {DELTA:g}; σ of a count is {self.count_sigma:.1f}; "
             f"cells that one subject adds to: at most {self.cells_per_subject}",
-            f"parts of ρ: {shares}; a sum that two outputs are made of counts in both",
+            *(spread if len(self.shares) > 1 else ()),
         ]
 
 
@@ -166,7 +167,7 @@ class Explanation:
     def _withheld_text(self) -> str:
         if self.forecast is None:
             return "no cell is"
-        return f"about {self.withheld:.1f} of {self.cells} cells, if {self.assumptions}"
+        return f"about {self.withheld:.1f} of the cells ({self.cells}), if {self.assumptions}"
 
 
 def _line(label: str, text: str) -> str:

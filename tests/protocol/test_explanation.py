@@ -110,7 +110,7 @@ def test_programs_get_what_people_read() -> None:
 def test_holders_learn_capped_counts_or_noisy_ones_and_without_a_gate_nothing() -> None:
     exact, noisy = explained().parties, explained(noise=NOISE).parties
     assert "counted up to 5 at each holder, so up to 15" in exact["each holder"]
-    assert "each cell's rows over all 3, with noise" in noisy["each holder"] and "with noise" in noisy["merchant"]
+    assert "each cell's rows at all 3 holders, with noise" in noisy["each holder"] and "with noise" in noisy["merchant"]
     public = explained(grade=Grade.PUBLIC, disclosure=RULES[Grade.PUBLIC])
     assert "gate" not in "".join(public.parties.values()) and public.forecast is None and public.tests == 0
     assert not [one for one in public.accounts if "exact" in one.what]
