@@ -14,7 +14,15 @@ from ceiba_protocol.disclosure.forecast import Forecast, forecast, keys_without_
 from ceiba_protocol.disclosure.gate import GateForm, gate_of
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR, MILLION, Disclosure, NoiseRule, as_rho, disclosure_for
 from ceiba_protocol.disclosure.support import tests_of
-from ceiba_protocol.errors import BudgetSpent, CeibaError, DatasetMissing, GateTooLarge, GradeForbids, NoAgreement
+from ceiba_protocol.errors import (
+    BudgetExhausted,
+    CeibaError,
+    DatasetMissing,
+    ExactQuotaUsed,
+    GateTooLarge,
+    GradeForbids,
+    NoAgreement,
+)
 from ceiba_protocol.explanation import DELTA, Account, Explanation, NoiseFacts
 from ceiba_protocol.plan import ROW_COUNT, Plan, Program, compile_plan
 from ceiba_protocol.rounds import check_noise, layout_of, share_variances
@@ -257,29 +265,26 @@ def _needs_a_person(job: Derived, book: Book) -> bool:
 
 
 def _accounts(job: Derived, book: Book) -> tuple[list[Account], list[CeibaError]]:
-    """The limits that the job counts against, and those that it would exceed."""
-    accounts: list[Account] = []
-    short: list[CeibaError] = []
-    rules, noise = book.rules or job.rules, job.asked.noise
+    """The limits that the job counts against, and what refuses it where one does not reach."""
+    found: list[tuple[Account, CeibaError]] = []
+    rules, noise, table = book.rules or job.rules, job.asked.noise, job.program.table
     if job.agreement:
-        agreed = job.agreement
-        accounts.append(_counted("the agreement's jobs", book.jobs, agreed.jobs))
-        if book.jobs >= agreed.jobs:
-            problem = f"all {agreed.jobs} jobs of {agreed.agreement_id} were asked"
-            short.append(NoAgreement(table=agreed.table, problem=problem))
-    spending: list[Account] = []
+        jobs = job.agreement.jobs
+        problem = f"all {jobs} jobs of {job.agreement.agreement_id} were asked"
+        account = _counted("the agreement's jobs", book.jobs, jobs)
+        found.append((account, NoAgreement(table=table, problem=problem)))
     if rules is not None and noise is not None:
-        table = job.program.table
-        spending.append(_rho(f"this merchant's ρ on {table} in 365 days", noise.rho, book.spent, rules.rho_per_year))
+        spent = [("this merchant's", book.spent, rules.rho_per_year)]
         if book.spent_by_all is not None:
-            limit = DATASET_FACTOR * rules.rho_per_year
-            spending.append(_rho(f"all merchants' ρ on {table} in 365 days", noise.rho, book.spent_by_all, limit))
+            spent.append(("all merchants'", book.spent_by_all, DATASET_FACTOR * rules.rho_per_year))
+        for whose, used, limit in spent:
+            account = _rho(f"{whose} ρ on {table} in 365 days", noise.rho, used, limit)
+            left = as_rho(max(0, limit - used))
+            found.append((account, BudgetExhausted(table=table, cost=as_rho(noise.rho), left=left)))
     elif rules is not None and rules.has_gate:
-        spending.append(_counted("this merchant's exact answers from these data", book.exact, rules.exact_jobs))
-    short += [
-        BudgetSpent(what=one.what, used=one.used, limit=one.limit, cost=one.cost) for one in spending if not one.remains
-    ]
-    return accounts + spending, short
+        account = _counted("this merchant's exact answers from these data", book.exact, rules.exact_jobs)
+        found.append((account, ExactQuotaUsed(table=table, used=book.exact, limit=rules.exact_jobs)))
+    return [account for account, _ in found], [error for account, error in found if not account.remains]
 
 
 def _counted(what: str, used: int, limit: int) -> Account:

@@ -467,11 +467,14 @@ def noise_for(question: Question, commitment: Commitment, noise_key: bytes) -> l
     The same question over the same versions, by the same holders, gets the same noise, so asking again shows nothing
     new. `noise_key`: 32 bytes that the holder keeps.
     """
-    versions = [(pin.holder, pin.version) for pin in question.manifest.datasets if pin.holder in commitment.mask_keys]
+    manifest = question.manifest
+    assert manifest.noise is not None
+    versions = {pin.holder: pin.version for pin in manifest.datasets if pin.holder in commitment.mask_keys}
+    asked = (bytes.fromhex(document.digest()) for document in (manifest.plan, manifest.noise))
     return noise_vector(
         noise_key,
         versions_digest=versions_digest(versions),
-        plan_digest=bytes.fromhex(question.manifest.plan.digest()),
+        plan_digest=sha256("ceiba/v1/noisy-question", *asked),
         members_digest=members_digest(commitment.holders),
         variances=question.variances(len(commitment.holders)),
         cells=question.program.cells,

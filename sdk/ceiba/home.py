@@ -8,13 +8,12 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from ceiba_protocol.canonical import digest
 from ceiba_protocol.disclosure.grade import BUDGET_SECONDS
 from ceiba_protocol.errors import BadIdentity, LedgerDamaged, MalformedDocument, NoAgreement, RosterNotPinned
 from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, ask_passphrase, close_keys, open_keys
@@ -47,11 +46,6 @@ class AskedJob(BaseModel):
 
 
 _ASKED = TypeAdapter(tuple[AskedJob, ...])
-
-
-def versions_digest(versions: Mapping[str, str]) -> str:
-    """Of the data that a job runs on: holder → version."""
-    return digest("ceiba/v1/asked-versions", *(f"{holder}:{versions[holder]}".encode() for holder in sorted(versions)))
 
 
 class Home:

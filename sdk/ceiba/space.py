@@ -18,13 +18,14 @@ import grpc
 from ceiba.agreements import AgreementHandle, Agreements
 from ceiba.catalogue import Catalogue, CatalogueEntry
 from ceiba.choosing import Wish
-from ceiba.home import AskedJob, Home, versions_digest
+from ceiba.home import AskedJob, Home
 from ceiba.jobs import Job
 from ceiba.noise import Wanted, terms_for
 from ceiba.progress import show_nothing, show_on_terminal
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba_protocol.disclosure.grade import disclosure_for
+from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_protocol.errors import (
     AgreementMismatch,
     AgreementNotActive,
@@ -262,7 +263,7 @@ class Space:
         """What this folder knows of earlier jobs; other folders of the same merchant have their own."""
         agreed = agreement if isinstance(agreement, Agreement) else None
         names = agreed.holder_names if agreed else tuple(offers)
-        versions = versions_digest({name: offers[name].version for name in names if name in offers})
+        versions = versions_digest({name: offers[name].version for name in names if name in offers}).hex()
         table = wish.plan.table
         return Book(
             whose="by this folder's own count",
@@ -351,7 +352,7 @@ def _asked_job(manifest: Manifest) -> AskedJob:
         at=manifest.not_before,
         agreement=manifest.agreement_digest,
         table=manifest.plan.table,
-        versions=versions_digest({pin.holder: pin.version for pin in manifest.datasets}),
+        versions=versions_digest(manifest.versions).hex(),
         rho=manifest.noise.rho if manifest.noise else None,
     )
 

@@ -37,7 +37,7 @@ from ceiba_protocol.trust.sealing import is_sealed
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2 import SignedRoster
-from tests.support.members import HOLDERS, MERCHANT, NOW, World, changed, holder, signed_by
+from tests.support.members import HOLDERS, MERCHANT, NOW, World, changed, graded, holder, signed_by
 from tests.support.one_node import ME
 from tests.support.seeded import seeded
 
@@ -72,7 +72,7 @@ class House:
         monkeypatch.setattr("ceiba_node.cli.common.time.time", lambda: NOW)
         self.home = Home.make(folder / "node")
         self.duties = make_duties(self.home)
-        self.world = World()
+        self.world = World(schema=graded("internal"))
         mine = holder(ME, duties=self.duties)
         members = tuple(mine if one.name == ME else one for one in self.world.roster.members)
         self.world.roster = self.world.make_roster(members)
@@ -332,7 +332,7 @@ def test_a_houses_stricter_rules_count_in_its_inbox(house: House) -> None:
     (house.home.folder / "policy.toml").write_text("exact_jobs = 0\n")
     wait_for_a_person(house)
     (refused,) = house.json("approvals", "show", "0b")["explanation"]["refusals"]
-    assert refused["code"] == "budget_spent" and "0 of 0 are used" in refused["text"]
+    assert refused["code"] == "exact_quota_used" and "All 0 exact answers" in refused["text"]
 
 
 def test_what_cannot_be_explained_is_shown_with_the_reason(house: House) -> None:

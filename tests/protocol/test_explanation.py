@@ -17,7 +17,7 @@ from ceiba_protocol.rounds import make_manifest, read_manifest
 from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import NoiseTerms
-from tests.support.members import HOLDERS, MERCHANT, NOW, World, signed_by
+from tests.support.members import HOLDERS, MERCHANT, NOW, World, graded, signed_by
 
 SENSITIVE = RULES[Grade.SENSITIVE]
 NOISE = NoiseTerms(rho=5_000)
@@ -65,7 +65,7 @@ def codes(explanation: Explanation) -> list[str]:
 @pytest.mark.parametrize("noise", [None, NOISE])
 def test_both_sides_read_the_same(noise: NoiseTerms | None) -> None:
     """The merchant from the catalogue's offers, a holder from the manifest; only whose count it is differs."""
-    world = World()
+    world = World(schema=graded("internal"))
     assert world.merchant.encryption_key is not None
     bits = world.merchant.encryption_key.n.bit_length()
     offered = {offer.holder: offer.row_capacity for offer in world.offers()}
@@ -84,7 +84,7 @@ def test_both_sides_read_the_same(noise: NoiseTerms | None) -> None:
 
 def test_the_size_is_that_of_the_round() -> None:
     """Ciphertexts of the layout that the manifest names, and the words that each holder sends to the gate."""
-    world = World()
+    world = World(schema=graded("internal"))
     question = world.read()
     gate = question.gate(3)
     assert gate is not None
@@ -159,14 +159,14 @@ def rules(**changes: Any) -> Disclosure:
     [
         ({}, {}, []),
         ({"noise": NOISE}, {}, []),
-        ({"disclosure": rules(exact_jobs=0)}, {}, ["exact_forbidden", "budget_spent"]),
+        ({"disclosure": rules(exact_jobs=0)}, {}, ["exact_forbidden", "exact_quota_used"]),
         ({}, {"exact": 4}, []),
-        ({}, {"exact": 5}, ["budget_spent"]),
-        ({}, {"rules": rules(exact_jobs=2), "exact": 2}, ["budget_spent"]),
+        ({}, {"exact": 5}, ["exact_quota_used"]),
+        ({}, {"rules": rules(exact_jobs=2), "exact": 2}, ["exact_quota_used"]),
         ({"noise": NOISE}, {"spent": 95_000}, []),
-        ({"noise": NOISE}, {"spent": 95_001}, ["budget_spent"]),
-        ({"noise": NOISE}, {"spent_by_all": 395_001}, ["budget_spent"]),
-        ({"noise": NoiseTerms(rho=100_001)}, {}, ["noise_too_costly", "budget_spent"]),
+        ({"noise": NOISE}, {"spent": 95_001}, ["budget_exhausted"]),
+        ({"noise": NOISE}, {"spent_by_all": 395_001}, ["budget_exhausted"]),
+        ({"noise": NoiseTerms(rho=100_001)}, {}, ["noise_too_costly", "budget_exhausted"]),
         ({}, {"jobs": 99}, []),
         ({}, {"jobs": 100}, ["no_agreement"]),
         ({"capacities": {"cleveland": 8, "zurich": 8}}, {}, ["dataset_missing"]),

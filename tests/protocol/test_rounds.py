@@ -41,7 +41,6 @@ from ceiba_protocol.rounds import (
     commit_to_values,
     make_manifest,
     open_result,
-    run_job,
 )
 from ceiba_protocol.sums.paillier import modulus_bytes
 from ceiba_protocol.sums.secure_sum import RoundContext, coordinator_multiply, merchant_open
@@ -49,6 +48,7 @@ from ceiba_protocol.trust.agreement import DAY
 from ceiba_protocol.trust.documents import Approval, Manifest, Submission
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.whole_job import run_job
 from tests.support.keys import keypair
 from tests.support.members import (
     HOLDERS,

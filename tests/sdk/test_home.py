@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ceiba.home import AskedJob, Home, versions_digest
+from ceiba.home import AskedJob, Home
 from ceiba_protocol.errors import BadPassphrase, LedgerDamaged, NoAgreement, PassphraseNeeded
 from ceiba_protocol.trust.agreement import Agreement
 from tests.support.coordinator import merchant_home
@@ -119,13 +119,6 @@ def test_exact_answers_count_by_the_versions_of_the_data_and_are_not_forgotten(t
         home.note_asked(job)
     assert [home.exact_asked("health.heart", versions) for versions in ("v1", "v2", "v3")] == [2, 1, 0]
     assert [job.rho for job in home.asked_jobs()] == [None, None, None]  # what counts no more is gone
-
-
-def test_versions_are_those_of_every_holder(tmp_path: Path) -> None:
-    first = {"a": "1", "b": "2"}
-    others = [{"a": "1", "b": "3"}, {"a": "1"}, {"a": "2", "b": "1"}]
-    digests = {versions_digest(versions) for versions in (first, dict(reversed(first.items())), *others)}
-    assert len(digests) == 4
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'[{"at": "1"}]', b"\xff"])

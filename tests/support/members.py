@@ -13,6 +13,7 @@ import pandas
 
 from ceiba.sql import parse
 from ceiba_protocol.canonical import Digest, digest
+from ceiba_protocol.disclosure.gate import Released
 from ceiba_protocol.disclosure.grade import disclosure_for
 from ceiba_protocol.plan import Plan, grouped_sums
 from ceiba_protocol.program import Row
@@ -24,18 +25,20 @@ from ceiba_protocol.rounds import (
     approve,
     commit_to_set,
     contribute,
-    describe_member,
     make_manifest,
+    open_gate,
     open_result,
     read_manifest,
+    share_gate,
 )
-from ceiba_protocol.schema import Schema
+from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.sums.key_proof import key_context, prove_key
+from ceiba_protocol.sums.masks import Words
 from ceiba_protocol.sums.paillier import Encryptor, encode_modulus
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.sums.secure_sum import coordinator_multiply
 from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Agreement, Contract, Notice, Party, Word, read_contract
-from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer, Refusal, Submission
+from ceiba_protocol.trust.documents import DatasetPin, Manifest, NoiseTerms, Offer, Refusal, Submission
 from ceiba_protocol.trust.keys import SigningKey
 from ceiba_protocol.trust.log import Checkpoint, Release, entry_of
 from ceiba_protocol.trust.merkle import inclusion_proof, leaf_hash, root_of
@@ -54,6 +57,7 @@ from ceiba_protocol.trust.roster import (
 from ceiba_protocol.trust.signing import D, sign
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.log_pb2 import ReceiptParts
+from ceiba_protocol.whole_job import describe_member, example_words, sealing_secret
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 
@@ -67,8 +71,8 @@ SCHEMA = Schema.from_plain(
     {
         "table": "health.heart",
         "columns": [
-            {"name": "sex", "type": "category", "domain": ["female", "male"], "nullable": False},
-            {"name": "age", "type": "int", "minimum": 0, "maximum": 120},
+            {"name": "sex", "type": "category", "domain": ["female", "male"], "nullable": False, "grade": "public"},
+            {"name": "age", "type": "int", "minimum": 0, "maximum": 120, "grade": "public"},
             {
                 "name": "chol",
                 "type": "decimal",
@@ -76,10 +80,20 @@ SCHEMA = Schema.from_plain(
                 "minimum": -20,
                 "maximum": 60,
                 "out_of_bounds": "clip",
+                "grade": "public",
             },
         ],
     }
 )
+"""Of grade public: whoever tests what is sent, and not what may be released, has all of it released."""
+
+
+def graded(grade: str, **changes: Any) -> Schema:
+    """The same schema with every column of another grade."""
+    columns = tuple(column.model_copy(update={"grade": Grade(grade)}) for column in SCHEMA.columns)
+    return SCHEMA.model_copy(update={"columns": columns, **changes})
+
+
 QUESTION = "SELECT sex, COUNT(*) AS n, SUM(age) AS years, AVG(chol) AS chol FROM health.heart GROUP BY sex"
 
 ROWS: Mapping[str, Sequence[Row]] = {
@@ -171,13 +185,15 @@ class World:
         plan: Plan | None = None,
         bits: int = FAST_BITS,
         random: Random = os.urandom,
+        schema: Schema = SCHEMA,
     ) -> None:
         self.rows = rows
         self.holders = sorted(rows)
         self.public_key, self.private_key = keypair(bits)
         self.merchant = merchant(bits=bits)
-        self.schema = SCHEMA
-        self.plan = plan or plan_of()
+        self.schema = schema
+        self.plan = plan or plan_of(schema=schema)
+        self.noise: NoiseTerms | None = None
         self.job_id = "0b" * 16
         self.number = 1
         self.roster = self.make_roster()
@@ -269,6 +285,7 @@ class World:
             offers=self.offers(),
             now=NOW,
             seconds=60,
+            noise=self.noise,
         )
         return changed(made, **changes)
 
@@ -304,7 +321,37 @@ class World:
         )
         return signed_by(name, changed(made, **changes))
 
-    # --- 3.-6. contributions
+    # --- 4. the gate
+
+    def words(self, name: str, question: Question, commitment: Commitment) -> Words:
+        """What the holder sends to the gate, not masked yet. A test that wants other words replaces this method."""
+        values = grouped_sums(question.program, self.rows[name])
+        return example_words(question, commitment, self.rows[name], values, self.random)
+
+    def share(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
+        """The holder's share of the gate; once for each context."""
+        words = self.words(name, question, commitment)
+        share, blob = share_gate(question, commitment, name, words, self.mask_secrets[name], self.random)
+        return signed_by(name, share), blob
+
+    @cached_property
+    def shares(self) -> list[tuple[Signed, bytes]]:
+        """Everybody's honest share; none without a gate."""
+        question = self.read()
+        commitment = commit_to_set(question, self.approvals(question))
+        return [self.share(name, question, commitment) for name in self.holders] if commitment.gate else []
+
+    @property
+    def share_documents(self) -> list[Signed]:
+        return [signed for signed, _ in self.shares]
+
+    def released(self, name: str) -> Released | None:
+        """What the holder makes of everybody's shares."""
+        question = self.read()
+        commitment = commit_to_set(question, self.approvals(question))
+        return open_gate(question, commitment, self.shares, name, sealing_secret(name)) if commitment.gate else None
+
+    # --- 5.-6. contributions
 
     def values(self, question: Question, name: str) -> list[int]:
         return [0] * len(question.program.clipped_columns) + grouped_sums(question.program, self.rows[name])
@@ -312,9 +359,11 @@ class World:
     def contribute(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
         """What the holder answers in that context; once for each, because a mask seed serves once."""
         encryptor = Encryptor.for_count(question.modulus, 1, self.random)
-        submission, ciphertexts = contribute(
-            question, commitment, name, self.values(question, name), self.mask_secrets[name], encryptor, bytes(32)
-        )
+        values, secret = self.values(question, name), self.mask_secrets[name]
+        released = self.released(name)
+        if released is not None:
+            commitment = commitment.after_gate(self.share_documents)
+        submission, ciphertexts = contribute(question, commitment, name, values, secret, encryptor, bytes(32), released)
         return signed_by(name, submission), ciphertexts
 
     @cached_property
@@ -341,7 +390,10 @@ class World:
         self, submissions: Sequence[tuple[Signed, bytes]], total: bytes | None = None, approvals: Sequence[Signed] = ()
     ) -> Opened:
         product = self.total(submissions) if total is None else total
-        return open_result(self.read(), approvals or self.approvals(), submissions, product, self.private_key)
+        return open_result(
+            self.read(), approvals or self.approvals(), submissions, product, self.private_key,
+            shares=self.share_documents,
+        )  # fmt: skip
 
     def truth(self) -> list[int]:
         """The sums of the pooled rows."""
@@ -364,11 +416,12 @@ class World:
             manifest=self.signed_manifest(),
             approvals=approvals,
             aborts=aborts,
+            shares=self.share_documents,
             submissions=[submission for submission, _ in answers],
             release=release,
             schema=self.schema.body(),
         )
-        before = [*parts.agreement, parts.manifest, *approvals, *aborts, *parts.submissions]
+        before = [*parts.agreement, parts.manifest, *approvals, *aborts, *parts.shares, *parts.submissions]
         later = [self.refusal(name) for name in self.holders]
         return self.proved(parts, self.log_of([*before, release, *later]), len(before))
 

@@ -8,6 +8,7 @@ from ceiba_node.cli.common import DEFAULT_HOME, SHORT, AsJson, Desk, Folder, des
 from ceiba_node.ledger import Waiting
 from ceiba_node.policy import Decision
 from ceiba_protocol.canonical import to_plain
+from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_protocol.errors import AgreementNotActive, CeibaError, NotWaiting
 from ceiba_protocol.explaining import Asked, Book, explain
 from ceiba_protocol.explanation import Explanation
@@ -113,10 +114,9 @@ def _explained(here: Desk, waiting: Waiting) -> Explanation | CeibaError:
             return AgreementNotActive(agreement=contract.agreement.agreement_id, state=state)
         merchant = here.roster.member(manifest.merchant, Role.MERCHANT)
         assert merchant.encryption_key is not None  # every merchant on a roster has one
-        versions = {pin.holder: pin.version for pin in manifest.datasets}
         asked = Asked(
             plan=manifest.plan,
-            schema=here.home.snapshots().get(manifest.plan.table, versions[here.name]).schema,
+            schema=here.home.snapshots().get(manifest.plan.table, manifest.versions[here.name]).schema,
             capacities={pin.holder: pin.row_capacity for pin in manifest.datasets},
             key_bits=merchant.encryption_key.n.bit_length(),
             noise=manifest.noise,
@@ -129,16 +129,14 @@ def _explained(here: Desk, waiting: Waiting) -> Explanation | CeibaError:
 
 def _book(here: Desk, manifest: Manifest, merchant: Descriptor, agreement: Agreement) -> Book:
     """What this house's ledger knows of earlier jobs, and what it goes by itself."""
-    # LEDGER: the two methods do not exist yet. Once they do, `spent` and `all` are
-    # here.ledger.spent(manifest.plan.table, merchant.legal_person, now()), and `exact` is
-    # here.ledger.exact_used(manifest.plan.table, merchant.legal_person, version), for the version that Charge has.
-    (spent, by_all), exact = (0, 0), 0
+    table, organisation = manifest.plan.table, merchant.legal_person
+    spent, by_all = here.ledger.spent(table, organisation, now())
     return Book(
         whose="in this house's ledger",
         jobs=manifest.number - 1,
         spent=spent,
         spent_by_all=by_all,
-        exact=exact,
+        exact=here.ledger.exact_used(table, organisation, versions_digest(manifest.versions).hex()),
         rules=here.home.policy().tightened(agreement.disclosure),
     )
 
