@@ -16,6 +16,7 @@ from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_protocol.canonical import digest
 from ceiba_protocol.disclosure.gate import Released, exact_words, noisy_words
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR, Disclosure
+from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_protocol.plan import ROW_COUNT
 from ceiba_protocol.rounds import Commitment, Question, noise_for
 from ceiba_protocol.sums.masks import Words
@@ -56,7 +57,7 @@ class Disclosing:
     def cost(self, question: Question, now: int) -> tuple[Charge, Budget]:
         """What the job costs, and what may be spent."""
         manifest, rules = question.manifest, self.rules(question)
-        versions = "".join(f"{pin.holder}:{pin.version};" for pin in manifest.datasets)
+        version = versions_digest(manifest.versions).hex()
         noise = manifest.noise.digest() if manifest.noise else "exact"
         charge = Charge(
             job_id=bytes.fromhex(manifest.job_id),
@@ -64,9 +65,9 @@ class Disclosing:
             merchant=manifest.merchant,
             organisation=question.merchant.legal_person,
             rho=manifest.noise.rho if manifest.noise else 0,
-            sticky=digest("ceiba/v1/sticky", versions.encode(), manifest.plan.digest().encode(), noise.encode()),
+            sticky=digest("ceiba/v1/sticky", version.encode(), manifest.plan.digest().encode(), noise.encode()),
             exact=manifest.noise is None,
-            version=digest("ceiba/v1/versions", versions.encode()),
+            version=version,
             charged_at=now,
         )
         return charge, Budget(rules.rho_per_year, DATASET_FACTOR * rules.rho_per_year, rules.exact_jobs)

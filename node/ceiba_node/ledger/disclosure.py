@@ -9,11 +9,9 @@ from pyroaring import BitMap
 
 from ceiba_node.differencing import Changed, Membership, Place
 from ceiba_node.ledger.file import LedgerFile
-from ceiba_protocol.disclosure.grade import as_rho
+from ceiba_protocol.disclosure.grade import BUDGET_SECONDS, as_rho
 from ceiba_protocol.errors import BudgetExhausted, ExactQuotaUsed
-from ceiba_protocol.trust.agreement import DAY
 
-YEAR = 365 * DAY
 CACHED_SIZES = 256
 """Sizes whose sets are kept in memory during one comparison."""
 
@@ -193,7 +191,7 @@ def _spent(connection: sqlite3.Connection, dataset: str, organisation: str, now:
         "SELECT coalesce(SUM(rho) FILTER (WHERE organisation = ?), 0), coalesce(SUM(rho), 0) FROM charges"
         " WHERE dataset = ? AND charged_at > ?"
     )
-    own, everybody = connection.execute(query, (organisation, dataset, now - YEAR)).fetchone()
+    own, everybody = connection.execute(query, (organisation, dataset, now - BUDGET_SECONDS)).fetchone()
     return int(own), int(everybody)
 
 
