@@ -134,7 +134,7 @@ def cell_of(program: Program, keys: Sequence[int | None]) -> int:
 def _pieces(cells: npt.NDArray[Any], subjects: npt.NDArray[np.uint32]) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
     """The subjects of each cell; the cells are in order."""
     starts = np.flatnonzero(np.diff(cells, prepend=-1)).tolist()
-    for start, end in zip(starts, [*starts[1:], len(cells)], strict=True):
+    for start, end in zip(starts, [*starts[1:], len(cells)][: len(starts)], strict=True):
         yield int(cells[start]), subjects[start:end]
 
 
