@@ -571,7 +571,10 @@ def test_no_changed_character_goes_unnoticed(kind: str, at: int, character: str)
         read = Receipt.parse(damaged.encode())
     except MalformedDocument:
         return
-    assert not holds(read, EITHER[kind]()[0].roster) or read.model_copy(update={"roster_digest": made.roster_digest}) == made
+    assert (
+        not holds(read, EITHER[kind]()[0].roster)
+        or read.model_copy(update={"roster_digest": made.roster_digest}) == made
+    )
 
 
 @either
