@@ -26,6 +26,7 @@ from ceiba_protocol.rounds import (
     commit_to_set,
     contribute,
     make_manifest,
+    noise_for,
     open_gate,
     open_result,
     read_manifest,
@@ -206,6 +207,9 @@ class World:
         }
         self.random = random
         self.mask_secrets = {name: random(32) for name in self.holders}
+        self.noise_keys = {name: seeded(f"noise key of {name}")(32) for name in self.holders}
+        self.shown: dict[str, Sequence[tuple[Signed, bytes]]] = {}
+        """By holder: other shares of the gate than everybody's honest ones, as the coordinator hands them on."""
 
     def make_roster(self, members: Iterable[Descriptor] | None = None, **changes: Any) -> Roster:
         others = (
@@ -325,8 +329,17 @@ class World:
 
     def words(self, name: str, question: Question, commitment: Commitment) -> Words:
         """What the holder sends to the gate, not masked yet. A test that wants other words replaces this method."""
-        values = grouped_sums(question.program, self.rows[name])
-        return example_words(question, commitment, self.rows[name], values, self.random)
+        return example_words(
+            question, commitment, self.rows[name], self.figures(name, question, commitment), self.random
+        )
+
+    def figures(self, name: str, question: Question, commitment: Commitment) -> list[int]:
+        """The holder's sums, with its noise if the job has any."""
+        sums = grouped_sums(question.program, self.rows[name])
+        if question.manifest.noise is None:
+            return sums
+        added = noise_for(question, commitment, self.noise_keys[name])
+        return [one + extra for one, extra in zip(sums, added, strict=True)]
 
     def share(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
         """The holder's share of the gate; once for each context."""
@@ -362,23 +375,25 @@ class World:
     def share_documents(self) -> list[Signed]:
         return [signed for signed, _ in self.shares]
 
+    def shares_for(self, name: str, question: Question, commitment: Commitment) -> Sequence[tuple[Signed, bytes]]:
+        """What the holder is shown."""
+        return self.shown.get(name) or self.shares_in(question, commitment)
+
     def released(self, name: str, question: Question, commitment: Commitment) -> Released | None:
-        """What the holder makes of everybody's shares; None without a gate."""
-        shares = self.shares_in(question, commitment)
+        """What the holder makes of the shares that it is shown; None without a gate."""
+        shares = self.shares_for(name, question, commitment)
         return open_gate(question, commitment, shares, name, sealing_secret(name)) if shares else None
 
     # --- 5.-6. contributions
 
-    def values(self, question: Question, name: str) -> list[int]:
-        return [0] * len(question.program.clipped_columns) + grouped_sums(question.program, self.rows[name])
-
     def contribute(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
         """What the holder answers in that context; once for each, because a mask seed serves once."""
         encryptor = Encryptor.for_count(question.modulus, 1, self.random)
-        values, secret = self.values(question, name), self.mask_secrets[name]
+        header, secret = [0] * len(question.program.clipped_columns), self.mask_secrets[name]
+        values = header + self.figures(name, question, commitment)
         released = self.released(name, question, commitment)
         if released is not None:
-            commitment = commitment.after_gate([signed for signed, _ in self.shares_in(question, commitment)])
+            commitment = commitment.after_gate([signed for signed, _ in self.shares_for(name, question, commitment)])
         submission, ciphertexts = contribute(question, commitment, name, values, secret, encryptor, bytes(32), released)
         return signed_by(name, submission), ciphertexts
 
