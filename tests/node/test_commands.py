@@ -171,7 +171,15 @@ def test_the_officer_reads_and_signs_and_the_state_follows(house: House) -> None
     house.learn(MERCHANT, *HOLDERS[1:])
     assert house.state() is State.PROPOSED
     text = house.run("agreements", "show", "0a0a")
-    for fact in ("research", MERCHANT, *HOLDERS, "health.heart", "100 at most", "not protect", "no answer differs by fewer"):
+    for fact in (
+        "research",
+        MERCHANT,
+        *HOLDERS,
+        "health.heart",
+        "100 at most",
+        "not protect",
+        "no answer differs by fewer",
+    ):
         assert fact in text
     signed = house.json("agreements", "sign", "0a0a", "--yes", "--schema", str(house.schema))
     assert (signed["state"], signed["missing"]) == ("active", [])
