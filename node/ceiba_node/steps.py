@@ -15,7 +15,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -26,6 +25,8 @@ from ceiba_node.quantising import literal
 
 Numbers = NDArray[np.uint64]
 """Subjects' numbers, ascending."""
+_COLUMNS = ("number", "before", "after")
+_NONE = np.empty(0, np.uint64)
 _BEGIN, _STEP = "begin", "parquet"
 _NAME = re.compile(rf"([0-9]{{8,}})-([0-9a-f]{{64}})\.({_BEGIN}|{_STEP})")
 
@@ -64,9 +65,12 @@ class Steps:
         make_durable(self._folder)
 
     def changed(self, one: str, other: str) -> Numbers | None:
-        """The subjects whose rows differ between two versions; None if nobody can say."""
+        """The subjects whose rows differ between two versions; None if nobody can say, or a step is damaged."""
         between = self._between(one, other)
-        return None if between is None else _net([step.path for step in between])
+        try:
+            return None if between is None else _net([step.path for step in between])
+        except duckdb.Error:
+            return None
 
     def are_linked(self, one: str, other: str) -> bool:
         """Whether a subject's number means the same subject in both versions."""
@@ -101,15 +105,13 @@ class Steps:
 def _net(paths: Sequence[Path]) -> Numbers:
     """The subjects whose state before the first step that has them is not the one after the last."""
     parts = [_read(path) for path in paths]
-    numbers, before, after = (
-        np.concatenate([np.empty(0, np.uint64), *(np.asarray(part[name], np.uint64) for part in parts)])
-        for name in ("number", "before", "after")
-    )
+    numbers, before, after = (np.concatenate([_NONE, *(part[name] for part in parts)]) for name in _COLUMNS)
     subjects, first = np.unique(numbers, return_index=True)
     _, last = np.unique(numbers[::-1], return_index=True)
-    return subjects[before[first] != after[::-1][last]]
+    return np.asarray(subjects[before[first] != after[::-1][last]], np.uint64)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Numbers]:
     with duckdb.connect(config={"temp_directory": "", "threads": 1}) as database:
-        return database.execute(f"SELECT number, before, after FROM read_parquet({literal(str(path))})").fetchnumpy()
+        arrays = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM read_parquet({literal(str(path))})").fetchnumpy()
+        return {name: np.asarray(array, np.uint64) for name, array in arrays.items()}

@@ -1,7 +1,7 @@
 """Withdrawals: a person who objects is left out of every later version, and of the current one at once.
 
-The table's list keeps the identifiers, also of those who are not in the data yet. The current version is replaced by one
-without their rows, made from its own rows, so no source is needed; every older version in which one of them is, or
+The table's list keeps the identifiers, also of those who are not in the data yet. The current version is replaced by
+one without their rows, made from its own rows, so no source is needed; every older version in which one of them is, or
 might be, is deleted. What was answered before cannot be called back.
 """
 
