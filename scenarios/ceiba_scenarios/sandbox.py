@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -27,9 +27,11 @@ from ceiba_node.cli.common import desk
 from ceiba_node.cli.joining import make_duties, take_confirmed
 from ceiba_node.config import Home as NodeHome
 from ceiba_node.contracts import Contracts
+from ceiba_node.drafts import Seal
 from ceiba_node.ledger import Ledger
 from ceiba_node.policy import Decision, check_signing
 from ceiba_node.publishing import PublishReport, publish
+from ceiba_node.withdrawals import WithdrawalReport, withdraw
 from ceiba_protocol.errors import BadSource, NotReachable, NotWaiting, UnknownAgreement, UnknownTable
 from ceiba_protocol.joining import check_pin, fetch_roster, join
 from ceiba_protocol.schema import Grade, Schema, nearest
@@ -227,6 +229,13 @@ class Sandbox:
         )
         self.reports[holder, table] = report
         return report
+
+    def withdraw(self, holder: str, table: str, identifiers: Iterable[str]) -> WithdrawalReport:
+        """What `ceiba-node withdraw` does; the running node offers the version without them by itself."""
+        home = self.node_home(holder)
+        publisher = home.duty_key(Duty.PUBLISHER).signing_key
+        seal = Seal(datetime.now(UTC), home.identity().version_key, publisher)
+        return withdraw(home.snapshots(), table, identifiers, seal)
 
     # --- the coordinator
 

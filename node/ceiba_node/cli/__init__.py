@@ -18,6 +18,7 @@ for command in (
     joining.key,
     joining.pin,
     datasets.publish,
+    datasets.withdraw,
     running.status,
     running.serve,
     stopping.stop,
