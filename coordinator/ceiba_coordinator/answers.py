@@ -6,6 +6,7 @@ Whatever is stored because somebody signed it is appended to the log in the same
 
 import hashlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import structlog
 
@@ -29,17 +30,20 @@ from ceiba_protocol.rounds import (
     Question,
     check_aborts,
     check_approval,
+    check_share,
     check_submission,
+    check_words,
+    commit_past_gate,
     commit_to_set,
     read_manifest,
 )
 from ceiba_protocol.sums.paillier import ciphertext_bytes
 from ceiba_protocol.sums.secure_sum import coordinator_multiply
-from ceiba_protocol.trust.documents import Approval, Manifest, Refusal, Submission
+from ceiba_protocol.trust.documents import Approval, GateShare, Manifest, Refusal, Submission
 from ceiba_protocol.trust.log import Release
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1.common_pb2 import Signed
-from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, Task
+from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, GateTask, Task
 
 log = structlog.get_logger()
 
@@ -78,12 +82,17 @@ class Answers:
             if job.state is State.WAITING_FOR_APPROVALS and seat.approval is None:
                 approve = ApproveTask(manifest=job.manifest, attempt=job.attempt)
                 tasks.append(Task(job_id=job.job_id, approve=approve))
+            if job.state is State.WAITING_FOR_SHARES and seat.share is None:
+                tasks.append(Task(job_id=job.job_id, gate=GateTask(**self._set_of(seats))))
             if job.state is State.WAITING_FOR_SUBMISSIONS and seat.submission is None:
-                contribute = ContributeTask(
-                    approvals=approvals_in(seats), aborts=aborts_in(seats), checkpoint=self._log.newest_checkpoint()
-                )
-                tasks.append(Task(job_id=job.job_id, contribute=contribute))
+                tasks.append(Task(job_id=job.job_id, contribute=ContributeTask(**self._set_of(seats))))
         return tasks
+
+    def _set_of(self, seats: list[Seat]) -> dict[str, Any]:
+        """What holders need beside the manifest to check the set."""
+        return {
+            "approvals": approvals_in(seats), "aborts": aborts_in(seats), "checkpoint": self._log.newest_checkpoint()
+        }  # fmt: skip
 
     def ended(self, job_ids: Iterable[bytes]) -> list[bytes]:
         """Those of the jobs that have ended."""
@@ -117,7 +126,8 @@ class Answers:
             self._store.fill_seat(job.job_id, holder, approval=signed.SerializeToString(), pending=False)
             self._log.append(signed)
             if all(one.approval for one in self._store.seats(job.job_id) if one.abort is None):
-                self._move(job, Event.LAST_APPROVAL)
+                has_gate = self._commitment(job).gate is not None
+                self._move(job, Event.LAST_APPROVAL if has_gate else Event.LAST_APPROVAL_WITHOUT_GATE)
         self._notify([job.job_id.hex()])
 
     def refuse(self, signed: Signed, holder: str, abort: Signed | None = None) -> None:
@@ -148,12 +158,59 @@ class Answers:
     def _go_on_or_end(self, job: StoredJob, question: Question, refusal: Signed, *, left: bool) -> None:
         seats = self._store.seats(job.job_id)
         remaining = sum(seat.abort is None for seat in seats)
-        nobody_has_submitted = all(seat.submission is None for seat in seats)  # whoever has would refuse another set
-        if left and nobody_has_submitted and remaining >= question.agreement.smallest_set:
+        nobody_has_sent = not any(seat.share or seat.submission for seat in seats)  # whoever has refuses another set
+        if left and nobody_has_sent and remaining >= question.agreement.smallest_set:
             self._store.clear_attempt(job.job_id)
             self._move(job, Event.ABSTENTION, attempt=job.attempt + 1)
         else:
             self._move(job, Event.REFUSAL, refusal=refusal.SerializeToString())
+
+    def expected_words(self, job_id: bytes) -> int:
+        """How many bytes of words a share of this job's attempt has. Raises UnknownJob, IllegalTransition."""
+        job = self._store.job(job_id)
+        if job is None:
+            raise UnknownJob(job=job_id.hex())
+        if job.state is not State.WAITING_FOR_SHARES:
+            raise IllegalTransition(job=job_id.hex(), state=job.state, event="a share of the gate")
+        gate = self._commitment(job).gate
+        assert gate is not None
+        return 8 * gate.words
+
+    def share(self, signed: Signed, words: bytes, job_id: bytes, holder: str) -> None:
+        """Store a share of the gate; with the last one, holders can ask for all. A repetition changes nothing.
+
+        Raises UnknownJob, BadSignature, MalformedMessage, SetMismatch, SecondPayload, and IllegalTransition, also for a
+        share of another attempt than the job's.
+        """
+        opened = self._membership.roster().open(signed, GateShare, Role.HOLDER)
+        job, seat = self._seat(job_id, holder)
+        if signed.signer != holder:
+            raise MalformedMessage(message="GateShare", problem="it is in another holder's name")
+        if seat.share == signed:
+            return
+        _require(job, State.WAITING_FOR_SHARES, opened.attempt, "a share of the gate", seat.share)
+        check_words(check_share(signed, self._question(job), self._commitment(job)), words)
+        with self._store.transaction():
+            columns = {"share": signed.SerializeToString(), "words": words, "has_submitted": True}
+            self._store.fill_seat(job_id, holder, **columns)
+            self._log.append(signed)
+            if all(one.share for one in self._store.seats(job_id) if one.abort is None):
+                self._move(job, Event.LAST_SHARE)
+        self._notify([job_id.hex()])
+
+    def shares(self, job_id: bytes, holder: str) -> list[Signed]:
+        """What the job's holders have sent to the gate, for one of them; `words` has the rest.
+
+        Raises UnknownJob, IllegalTransition before all have sent theirs.
+        """
+        job, _ = self._seat(job_id, holder)
+        if job.state is not State.WAITING_FOR_SUBMISSIONS:
+            raise IllegalTransition(job=job_id.hex(), state=job.state, event="a request for the gate's shares")
+        return shares_in(self._store.seats(job_id))
+
+    def words(self, job_id: bytes, holder: str) -> bytes:
+        """One share's words: one at a time, because all of them together are megabytes."""
+        return self._store.words(job_id, holder)
 
     def expected_bytes(self, job_id: bytes) -> int:
         """How many bytes of ciphertexts a submission to this job's attempt has. Raises UnknownJob."""
@@ -177,7 +234,7 @@ class Answers:
         if seat.submission == signed:
             return
         _require(job, State.WAITING_FOR_SUBMISSIONS, submission.attempt, "a submission", seat.submission)
-        question, commitment = self._question(job), self._commitment(job)
+        question, commitment = self._question(job), self._past_gate(job)
         check_submission(signed, ciphertexts, question, commitment)
         coordinator_multiply({holder: ciphertexts}, commitment.layout, question.modulus)
         with self._store.transaction():
@@ -240,6 +297,10 @@ class Answers:
         seats = self._store.seats(job.job_id)
         return commit_to_set(self._question(job), approvals_in(seats), aborts_in(seats))
 
+    def _past_gate(self, job: StoredJob) -> Commitment:
+        seats = self._store.seats(job.job_id)
+        return commit_past_gate(self._question(job), approvals_in(seats), aborts_in(seats), shares_in(seats))
+
 
 def approvals_in(seats: Iterable[Seat]) -> list[Signed]:
     return [seat.approval for seat in seats if seat.approval]
@@ -247,6 +308,10 @@ def approvals_in(seats: Iterable[Seat]) -> list[Signed]:
 
 def aborts_in(seats: Iterable[Seat]) -> list[Signed]:
     return [seat.abort for seat in seats if seat.abort]
+
+
+def shares_in(seats: Iterable[Seat]) -> list[Signed]:
+    return [seat.share for seat in seats if seat.share]
 
 
 def _check_leaves(question: Question, abort: Signed, seat: Seat) -> None:

@@ -103,6 +103,7 @@ class Jobs(Answers):
             state=job.state,
             holders=holders,
             approved=[seat.holder for seat in seats if seat.approval],
+            shared=[seat.holder for seat in seats if seat.share],
             submitted=[seat.holder for seat in seats if seat.submission],
             online=sorted(online.intersection(holders)),
             refusal=job.refusal,

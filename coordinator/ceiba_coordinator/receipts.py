@@ -1,6 +1,6 @@
 """Receipts: what proves offline that a job's result was authorised (PROTOCOL §6.3)."""
 
-from ceiba_coordinator.answers import aborts_in, approvals_in
+from ceiba_coordinator.answers import aborts_in, approvals_in, shares_in
 from ceiba_coordinator.log import Log
 from ceiba_coordinator.store.database import Store
 from ceiba_protocol.errors import NotYetDone, UnknownJob
@@ -31,6 +31,7 @@ class Receipts:
             manifest=job.manifest,
             approvals=approvals_in(seats),
             aborts=aborts_in(seats),
+            shares=shares_in(seats),
             submissions=[seat.submission for seat in seats if seat.submission],
             release=job.release,
             entry=log.read(position, position + 1)[0],

@@ -72,6 +72,7 @@ class Agent:
     def run(self) -> None:
         """Pull and answer until stopped."""
         self._answering.witness.connect(self._operator)
+        self._answering.connect(self._operator)
         chores = threading.Thread(target=self._keep_house, name="announce", daemon=True)
         chores.start()
         wait = FIRST_RETRY_SECONDS
@@ -131,6 +132,9 @@ class Agent:
             match task.WhichOneof("kind"):
                 case "approve":
                     self._send(self._answering.approve(task.job_id, task.approve.manifest, task.approve.attempt))
+                case "gate":
+                    asked = task.gate
+                    self._send(self._answering.share(task.job_id, asked.approvals, asked.aborts, asked.checkpoint))
                 case "contribute":
                     wanted = task.contribute
                     self._send(
@@ -253,11 +257,13 @@ def _parts(reply: Reply | Pending) -> Iterator[WorkPart]:
     match reply.signed.type.removeprefix("ceiba.v1."):
         case "Approval":
             yield WorkPart(approval=reply.signed)
+        case "GateShare":
+            yield WorkPart(gate_share=reply.signed)
+            yield from (WorkPart(words=part) for part in chunks(reply.payload))
         case "Submission":
             yield WorkPart(submission=reply.signed)
+            yield from (WorkPart(ciphertexts=part) for part in chunks(reply.payload))
         case _:
             yield WorkPart(refusal=reply.signed)
-    for part in chunks(reply.ciphertexts):
-        yield WorkPart(ciphertexts=part)
     if reply.token is not None:
         yield WorkPart(abort=reply.token)

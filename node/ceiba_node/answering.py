@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from ceiba_node.contracts import Contracts
+from ceiba_node.disclosing import Computed, Disclosing
 from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.house_rules import Policy
@@ -30,6 +32,7 @@ from ceiba_node.policy import (
 from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_node.witness import Witness
 from ceiba_protocol.canonical import Digest, digest_of
+from ceiba_protocol.disclosure.gate import Released, pack_released
 from ceiba_protocol.errors import (
     AgreementMismatch,
     BadConfiguration,
@@ -45,10 +48,22 @@ from ceiba_protocol.errors import (
     UnknownJob,
     UnknownMember,
 )
-from ceiba_protocol.rounds import Question, abort, approve, check_window, commit_to_set, contribute, read_manifest
+from ceiba_protocol.rounds import (
+    Commitment,
+    Question,
+    abort,
+    approve,
+    check_window,
+    commit_to_set,
+    contribute,
+    open_gate,
+    read_manifest,
+    share_gate,
+)
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.sums.randomness import Random
-from ceiba_protocol.trust.agreement import NEARBY_SECONDS
+from ceiba_protocol.sums.secure_sum import RoundContext
+from ceiba_protocol.trust.agreement import DAY, NEARBY_SECONDS
 from ceiba_protocol.trust.documents import DatasetPin, Manifest, Refusal
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.roster import Role, Roster
@@ -58,17 +73,18 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 log = structlog.get_logger()
 
-STAGE, ITERATION = "release", 0
-"""Of the one round that each attempt at a plain question has."""
+GATE, RELEASE, ITERATION = "gate", "release", 0
+"""The rounds that each attempt at a plain question has."""
 LOG_TIME = 24 * 3600
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer to a task: a signed document; a submission's ciphertexts; an abort token with a refusal."""
+    """One answer to a task: a signed document; a submission's ciphertexts or a share's words; an abort token with a
+    refusal."""
 
     signed: Signed
-    ciphertexts: bytes = b""
+    payload: bytes = b""
     token: Signed | None = None
 
 
@@ -81,12 +97,30 @@ class Pending:
 
 @dataclass
 class Work:
-    """A job in progress: what it asks, and the sums, which are computed while the approvals travel."""
+    """A job in progress: what it asks, and the figures, which are computed while the approvals travel."""
 
     question: Question
-    schema: Schema
-    sums: Future[list[int]]
+    snapshot: Snapshot
+    computed: Future[Computed]
     cancellation: Cancellation
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round that this holder may answer, or has answered."""
+
+    answer: Answer
+    work: Work
+    commitment: Commitment
+    stage: str
+    stored: Payload | None
+
+
+class SharesService(Protocol):
+    """Where the gate's shares are."""
+
+    def shares(self, job_id: bytes) -> list[tuple[Signed, bytes]]:
+        """Of every holder of the job: the document and its words. Raises NotReachable, and what the operator says."""
 
 
 class Answering:
@@ -107,6 +141,8 @@ class Answering:
         self._clock = clock
         self._random = random
         self._contracts = Contracts(ledger, roster)
+        self._disclosing = Disclosing(engine, ledger, snapshots, identity.noise_key, policy, random)
+        self._gate_service: SharesService | None = None
         self.witness = Witness(identity, roster, ledger, clock)
         self._scans = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scan")
         self._work: dict[bytes, Work] = {}
@@ -124,6 +160,10 @@ class Answering:
     @property
     def roster_digest(self) -> bytes:
         return bytes.fromhex(self._roster.digest())
+
+    def connect(self, service: SharesService) -> None:
+        """From now on the gate's shares are fetched there."""
+        self._gate_service = service
 
     def close(self) -> None:
         """Stop what is being computed."""
@@ -210,6 +250,16 @@ class Answering:
             raise JobConflict(job=job_id.hex())
         return self._replying(job_id, manifest, lambda: self._approve(job_id, manifest, attempt))
 
+    def share(
+        self,
+        job_id: bytes,
+        approvals: Sequence[Signed],
+        aborts: Sequence[Signed] = (),
+        checkpoint: Signed | None = None,
+    ) -> Reply | Pending:
+        """Answer the gate of a job whose set is fixed: the stored GateShare and its words, or a Refusal."""
+        return self._in_round(job_id, GATE, (approvals, aborts, checkpoint), self._share)
+
     def contribute(
         self,
         job_id: bytes,
@@ -218,11 +268,26 @@ class Answering:
         checkpoint: Signed | None = None,
     ) -> Reply | Pending:
         """Answer a job whose set is fixed: the stored Submission and ciphertexts, or a Refusal that says why."""
+        return self._in_round(job_id, RELEASE, (approvals, aborts, checkpoint), self._contribute)
+
+    def _in_round(
+        self, job_id: bytes, stage: str, task: tuple[Sequence[Signed], Sequence[Signed], Signed | None],
+        work: Callable[[Round, Signed], Reply],
+    ) -> Reply | Pending:  # fmt: skip
+        """`work` on a round of a job that this holder has approved. `task`: approvals, aborts, checkpoint."""
         answer = self._ledger.answer(job_id)
         if answer is None:
             raise UnknownJob(job=job_id.hex())
-        newest = checkpoint or Signed()
-        return self._replying(job_id, answer.manifest, lambda: self._contribute(answer, approvals, aborts, newest))
+        approvals, aborts, checkpoint = task
+
+        def run() -> Reply:
+            left = self._ledger.left(job_id)
+            if left is not None:
+                self.witness.check()
+                return Reply(left.refusal, token=left.token)
+            return work(self._round(answer, stage, approvals, aborts), checkpoint or Signed())
+
+        return self._replying(job_id, answer.manifest, run)
 
     def forget(self, job_id: bytes) -> None:
         """The job has ended: stop its scan, erase its secrets, and ask nobody about it any more."""
@@ -234,9 +299,11 @@ class Answering:
         self._ledger.forget(job_id)
 
     def forget_expired(self) -> None:
-        """Erase the secrets of jobs whose window is long over, in case nobody said that they have ended."""
+        """Erase the secrets of jobs whose window is long over, in case nobody said that they have ended; and who was
+        behind answers that are older than the house keeps them."""
         for job_id in self._ledger.expired(before=self._clock() - LOG_TIME):
             self.forget(job_id)
+        self._ledger.forget_sets(before=self._clock() - DAY * self._policy().audit_days)
 
     # --- approving
 
@@ -272,7 +339,8 @@ class Answering:
                 self._ledger.add_waiting(Waiting(job_id, attempt, manifest, now, question.manifest.not_after))
                 log.info("job.waits_for_a_person", job=job_id.hex(), merchant=question.manifest.merchant)
                 return Pending(job_id)
-            self._ledger.record_approval(_job(question, snapshot, manifest, now), attempt, signed, mask_secret)
+            job, cost = _job(question, snapshot, manifest, now), self._disclosing.cost(question, now)
+            self._ledger.record_approval(job, attempt, signed, mask_secret, cost)
         self._start(job_id, question, snapshot)
         log.info("job.approved", job=job_id.hex(), merchant=question.manifest.merchant, table=snapshot.table)
         return Reply(signed)
@@ -308,6 +376,7 @@ class Answering:
             answered=self._ledger.answered_sets(now - NEARBY_SECONDS),
             asked_before=self._ledger.plan_was_approved(manifest.plan.digest()),
             decision=waiting.decision if waiting else None,
+            kept_sets=self._ledger.count_sets(manifest.plan.table),
         )
         contract = self._contracts.get(manifest.agreement_digest)
         return Request(question, contract, schema, self._policy(), record, self.name, now)
@@ -317,60 +386,106 @@ class Answering:
         work = self._work.get(job_id)
         if work is None or work.question.digest != question.digest:
             cancellation = Cancellation(job_id.hex())
-            sums = self._scans.submit(self._compute, question, snapshot, cancellation)
-            work = self._work[job_id] = Work(question, snapshot.schema, sums, cancellation)
+            computed = self._scans.submit(self._disclosing.compute, question, snapshot, cancellation)
+            work = self._work[job_id] = Work(question, snapshot, computed, cancellation)
         return work
 
-    def _compute(self, question: Question, snapshot: Snapshot, cancellation: Cancellation) -> list[int]:
-        """The layout's values: clip counts, then the sums of every cell."""
-        clipped = [snapshot.clipped.get(column, 0) for column in question.program.clipped_columns]
-        return clipped + self._engine.grouped_sums(snapshot, question.program, cancellation)
+    # --- rounds
 
-    # --- contributing
-
-    def _contribute(
-        self, answer: Answer, approvals: Sequence[Signed], aborts: Sequence[Signed], checkpoint: Signed
-    ) -> Reply:
+    def _round(self, answer: Answer, stage: str, approvals: Sequence[Signed], aborts: Sequence[Signed]) -> Round:
+        """The round that these approvals make, once its set is the right one and nothing forbids to go on."""
         self.witness.check()
-        job_id, now = answer.job_id, self._clock()
-        left = self._ledger.left(job_id)
-        if left is not None:
-            return Reply(left.refusal, token=left.token)
-        stored = self._ledger.payload(job_id, answer.attempt, STAGE, ITERATION)
+        stored = self._ledger.payload(answer.job_id, answer.attempt, stage, ITERATION)
         if stored is None and answer.mask_secret is None:
-            raise JobExpired(job=job_id.hex(), holders=self.name)
-        work = self._work.get(job_id)
+            raise JobExpired(job=answer.job_id.hex(), holders=self.name)
+        work = self._work.get(answer.job_id)
         if work is None or work.question.digest != digest_of(Manifest, answer.manifest.body):
             work = self._resume(answer)
-        # 1. The set: everyone's own signature, on this attempt, which is the newest that this holder has approved.
+        # The set: everyone's own signature, on this attempt, which is the newest that this holder has approved.
         commitment = commit_to_set(work.question, approvals, aborts)
         if commitment.context.attempt != answer.attempt:
             raise SetMismatch(problem=f"it is attempt {commitment.context.attempt}, not {answer.attempt}")
-        context_digest = commitment.context.digest().hex()
-        check_still(self._request(work.question, work.schema, now))
+        check_still(self._request(work.question, work.snapshot.schema, self._clock()))
+        return Round(answer, work, commitment, stage, stored)
+
+    def _stored(self, this: Round, context: RoundContext) -> Reply | None:
+        """What was answered before, for the same context alone (I2)."""
+        if this.stored is None:
+            return None
+        if this.stored.context_digest != context.digest().hex():
+            raise SecondPayload(job=this.answer.job_id.hex())
+        return Reply(this.stored.submission, this.stored.ciphertexts or b"")
+
+    def _require_now(self, this: Round, checkpoint: Signed) -> Computed:
+        """The figures, if it is the time for them, and nobody shows this holder the log in an older state than the
+        others."""
+        check_window(this.work.question.manifest, self._clock())
+        self.witness.require(checkpoint, this.commitment.log_size)
+        return this.work.computed.result()
+
+    def _share(self, this: Round, checkpoint: Signed) -> Reply:
+        question, commitment = this.work.question, this.commitment
+        if commitment.gate is None:
+            raise SetMismatch(problem="the job has no gate")
+        stored = self._stored(this, commitment.gate_context)
         if stored is not None:
-            if stored.context_digest != context_digest:
-                raise SecondPayload(job=job_id.hex())
-            return Reply(stored.submission, stored.ciphertexts or b"")
-        # 2. The time, and the log, which nobody may show this holder in an older state than the others.
-        check_window(work.question.manifest, now)
-        self.witness.require(checkpoint, commitment.log_size)
-        values = work.sums.result()
-        encryptor = self._encryptors.get(work.question.modulus, commitment.layout.ciphertexts)
-        salt, holders = self._random(32), tuple(commitment.holders)
-        assert answer.mask_secret is not None
+            return stored
+        computed = self._require_now(this, checkpoint)
+        assert this.answer.mask_secret is not None
         with self._submitting:
             self.witness.check()
-            # 3. No other set that nearly coincides, nor a stop since; 4. mask, encrypt; 5. store; then it may be sent.
-            check_set(self._request(work.question, work.schema, now), holders)
+            # Compare with all earlier answers, mask, store; then it may be sent. One job at a time: two at once would
+            # not see each other.
+            check_set(self._request(question, this.work.snapshot.schema, self._clock()), commitment.holders)
+            words, candidates = self._disclosing.words(question, commitment, computed, this.work.snapshot)
+            share, blob = share_gate(question, commitment, self.name, words, this.answer.mask_secret, self._random)
+            signed = sign(share, self.name, self._identity.signing_key)
+            payload = self._payload(this, commitment.gate_context, signed, blob)
+            self._ledger.record_payload(payload, self._random(32), self._clock(), candidates)
+        log.info("job.shared", job=this.answer.job_id.hex(), bytes=len(blob))
+        return Reply(signed, blob)
+
+    def _contribute(self, this: Round, checkpoint: Signed) -> Reply:
+        question, commitment, released = this.work.question, this.commitment, None
+        if commitment.gate is not None:
+            released, commitment = self._past_gate(this)
+        context = commitment.release_context("" if released is None else pack_released(released))
+        stored = self._stored(this, context)
+        if stored is not None:
+            return stored
+        computed = self._require_now(this, checkpoint)
+        values = self._disclosing.values(question, commitment, computed)
+        encryptor = self._encryptors.get(question.modulus, commitment.layout.ciphertexts)
+        salt = self._random(32)
+        assert this.answer.mask_secret is not None
+        with self._submitting:
+            self.witness.check()
+            # No other set that nearly coincides, nor a stop since; mask, encrypt, store; then it may be sent.
+            check_set(self._request(question, this.work.snapshot.schema, self._clock()), commitment.holders)
             submission, ciphertexts = contribute(
-                work.question, commitment, self.name, values, answer.mask_secret, encryptor, salt
+                question, commitment, self.name, values, this.answer.mask_secret, encryptor, salt, released
             )
             signed = sign(submission, self.name, self._identity.signing_key)
-            payload = Payload(job_id, answer.attempt, STAGE, ITERATION, context_digest, holders, signed, ciphertexts)
-            self._ledger.record_payload(payload, salt, now)
-        log.info("job.answered", job=job_id.hex(), bytes=len(ciphertexts))
+            payload = self._payload(this, context, signed, ciphertexts)
+            settled = self._disclosing.settled(question, commitment, computed, this.work.snapshot, released)
+            self._ledger.record_payload(payload, salt, self._clock(), settled)
+        log.info("job.answered", job=this.answer.job_id.hex(), bytes=len(ciphertexts))
         return Reply(signed, ciphertexts)
+
+    def _past_gate(self, this: Round) -> tuple[Released, Commitment]:
+        """What the gate lets pass, from everybody's shares, and the set bound to them."""
+        if self._gate_service is None:
+            raise NotReachable(target="the coordinator", problem="there is no connection yet")
+        shares, secret = self._gate_service.shares(this.answer.job_id), bytes.fromhex(self._identity.sealing_seed)
+        released = open_gate(this.work.question, this.commitment, shares, self.name, secret)
+        own = self._ledger.payload(this.answer.job_id, this.answer.attempt, GATE, ITERATION)
+        if own is None or own.submission not in [signed for signed, _ in shares]:
+            raise SetMismatch(problem="the gate's shares do not have this holder's own")
+        return released, this.commitment.after_gate(signed for signed, _ in shares)
+
+    def _payload(self, this: Round, context: RoundContext, signed: Signed, blob: bytes) -> Payload:
+        holders, digest = tuple(this.commitment.holders), context.digest().hex()
+        return Payload(this.answer.job_id, this.answer.attempt, this.stage, ITERATION, digest, holders, signed, blob)
 
     def _resume(self, answer: Answer) -> Work:
         """After a restart: the question and its sums from what the ledger and the snapshot say."""

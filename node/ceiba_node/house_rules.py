@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ceiba_protocol.canonical import MemberName, TableName
+from ceiba_protocol.disclosure.grade import MILLION, Disclosure, NoiseRule
 from ceiba_protocol.errors import BadConfiguration
 from ceiba_protocol.schema import Grade
 
@@ -29,7 +30,7 @@ columns = []
 # Columns that may not be read, in the same form. These win.
 forbidden_columns = []
 
-# The highest grade of a column that may be read: "public", "internal" or "sensitive".
+# The highest grade of a column that may be read: "public", "internal", "sensitive" or "important".
 highest_grade = "sensitive"
 
 # How many subjects (k) and holders (h) an agreement must at least demand of every released cell.
@@ -51,6 +52,25 @@ ask_from_grade = "important"
 
 # Ask a person about every question that no person has approved before.
 ask_for_new_questions = false
+
+# Answers without noise, for each merchant and each version of a dataset.
+exact_jobs = 1_000_000
+
+# "mandatory": an answer without noise always takes a person's approval, whatever was agreed.
+noise = "optional"
+
+# What answers with noise may cost, as ρ, for each merchant and table in any 365 days; for all merchants together it is
+# four times that.
+rho_per_year = 10.0
+
+# The largest contribution of one subject is at most so many percent of a total, and the two largest together. 100: what
+# was agreed.
+dominance_one = 100
+dominance_two = 100
+
+# For how many days the subjects behind an answer without noise are kept, to compare later answers with. They are
+# personal data; whoever asks again after that time can find differences.
+audit_days = 1095
 
 # Treat two sets that nearly coincide alike, whether the same merchant asks or another: refuse the second.
 strict_sets = false
@@ -78,7 +98,25 @@ class Policy(BaseModel):
     cells_per_job: Bound = 200_000
     ask_from_grade: Grade = Grade.IMPORTANT
     ask_for_new_questions: bool = False
+    exact_jobs: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000_000
+    noise: NoiseRule = NoiseRule.OPTIONAL
+    rho_per_year: Annotated[float, Field(ge=0, le=1000)] = 10.0
+    dominance_one: Annotated[int, Field(ge=1, le=100)] = 100
+    dominance_two: Annotated[int, Field(ge=1, le=100)] = 100
+    audit_days: Annotated[int, Field(ge=1, le=36_500)] = 1095
     strict_sets: bool = False
+
+    def tightened(self, agreed: Disclosure) -> Disclosure:
+        """What this house goes by: of each rule that it can keep by itself, the stricter one."""
+        return agreed.model_copy(
+            update={
+                "exact_jobs": min(agreed.exact_jobs, self.exact_jobs),
+                "noise": max(agreed.noise, self.noise, key=list(NoiseRule).index),
+                "rho_per_year": min(agreed.rho_per_year, int(self.rho_per_year * MILLION)),
+                "dominance_one": min(agreed.dominance_one, self.dominance_one),
+                "dominance_two": min(agreed.dominance_two, self.dominance_two),
+            }
+        )
 
     def allows_column(self, table: TableName, column: str) -> bool:
         """Whether a column may be read, whatever its grade."""

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import grpc
 
+from ceiba_protocol.disclosure.gate import LANES, MAX_HOLDERS, MAX_TESTS
+from ceiba_protocol.errors import MessageTooLarge
 from ceiba_protocol.v1.agreements_pb2 import SubmitAgreementRequest
 from ceiba_protocol.v1.agreements_pb2_grpc import AgreementsStub
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -12,6 +14,8 @@ from ceiba_protocol.v1.enrolment_pb2 import ApproveRosterRequest
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub
 from ceiba_protocol.v1.log_pb2 import CosignRequest, EntriesRequest, GetCheckpointRequest
 from ceiba_protocol.v1.log_pb2_grpc import LogStub
+from ceiba_protocol.v1.work_pb2 import SharesRequest
+from ceiba_protocol.v1.work_pb2_grpc import WorkStub
 from ceiba_protocol.wire import from_rpc_error
 
 CALL_SECONDS = 120.0
@@ -25,6 +29,7 @@ class Operator:
         self._log = LogStub(channel)
         self._agreements = AgreementsStub(channel)
         self._directory = DirectoryStub(channel)
+        self._work = WorkStub(channel)
 
     def newest(self) -> Signed | None:
         """The newest checkpoint, if there is one."""
@@ -50,6 +55,19 @@ class Operator:
                 self._directory.ApproveRoster(ApproveRosterRequest(approval=signed), timeout=CALL_SECONDS)
             else:
                 self._agreements.Submit(SubmitAgreementRequest(document=signed), timeout=CALL_SECONDS)
+
+    def shares(self, job_id: bytes) -> list[tuple[Signed, bytes]]:
+        """What every holder of a job has sent to its gate: the document and its words."""
+        found: list[tuple[Signed, bytearray]] = []
+        with self._translated():
+            for part in self._work.Shares(SharesRequest(job_id=job_id), timeout=CALL_SECONDS):
+                if part.WhichOneof("part") == "share":
+                    found.append((part.share, bytearray()))
+                elif found:
+                    found[-1][1].extend(part.words)
+                if len(found) > MAX_HOLDERS or (found and len(found[-1][1]) > 8 * LANES * MAX_TESTS):
+                    raise MessageTooLarge(message="Shares", limit=8 * LANES * MAX_TESTS)
+        return [(signed, bytes(words)) for signed, words in found]
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ceiba_node.house_rules import Policy
-from ceiba_protocol.disclosure.grade import ORDER, disclosure_for
+from ceiba_protocol.disclosure.grade import ORDER, Disclosure, NoiseRule, disclosure_for, grade_of
 from ceiba_protocol.errors import (
     AgreementNotActive,
     ForbiddenByPolicy,
+    HistoryFull,
     NearbySet,
     NumberUsed,
     QuotaExceeded,
@@ -98,6 +99,8 @@ class Record:
     """By another job under the same agreement."""
     answered: tuple[AnsweredSet, ...] = ()
     """Of the last 30 days."""
+    kept_sets: int = 0
+    """Of subjects behind earlier answers about the table."""
     asked_before: bool = False
     """A person has approved a job with the very same plan."""
     decision: Decision | None = None
@@ -123,12 +126,20 @@ class Request:
     @property
     def grade(self) -> Grade:
         """The highest of the columns that the plan reads."""
-        grades = [self.schema.column(name).grade for name in self.question.manifest.plan.columns]
-        return max(grades, key=ORDER.index, default=Grade.PUBLIC)
+        return grade_of(self.question.manifest.plan.columns, self.schema)
+
+    @property
+    def rules(self) -> Disclosure:
+        """What was agreed on what may leave, or this house's stricter rule."""
+        return self.policy.tightened(self.agreement.disclosure)
 
     @property
     def cells(self) -> int:
         return self.question.program.cells
+
+
+MAX_KEPT_SETS = 10_000
+"""Sets of subjects that are kept for each table; from then on only answers with noise are given."""
 
 
 class DecisionPending(Exception):
@@ -173,13 +184,22 @@ def columns_are_allowed(request: Request) -> None:
 
 
 def grade_is_allowed(request: Request) -> None:
-    """Raises GradeForbids for important and core data, ForbiddenByPolicy above the local highest grade."""
+    """Raises GradeForbids for core data, ForbiddenByPolicy above the local highest grade."""
     _allow_grade(request.question.manifest.plan.columns, request.schema, request.policy, request.me)
 
 
 def minimums_are_met(request: Request) -> None:
     """Raises ForbiddenByPolicy, which names the first of k, h, m and t that is too low."""
     _demand_minimums(request.agreement, request.policy, request.me)
+
+
+def history_has_room(request: Request) -> None:
+    """Raises HistoryFull: what cannot be compared with everything that was answered is not answered exactly."""
+    question = request.question
+    if question.manifest.noise is not None or not question.rules.has_gate:
+        return
+    if request.record.kept_sets + request.cells * len(question.tests.audited) > MAX_KEPT_SETS:
+        raise HistoryFull(holder=request.me, table=request.agreement.table, limit=MAX_KEPT_SETS)
 
 
 def number_is_new(request: Request) -> None:
@@ -227,6 +247,7 @@ RULES: tuple[Rule, ...] = (
     number_is_new,
     quotas_are_kept,
     layout_is_within_bounds,
+    history_has_room,
     person_has_approved,
 )
 STILL: tuple[Rule, ...] = (not_stopped, agreement_is_in_force)
@@ -343,8 +364,10 @@ def _demand_minimums(agreement: Agreement, policy: Policy, me: str) -> None:
 
 def _needs_a_person(request: Request) -> bool:
     policy = request.policy
+    is_exact = request.question.manifest.noise is None
     return (
         request.agreement.approval == "each job"
+        or (is_exact and request.rules.noise is NoiseRule.MANDATORY)
         or ORDER.index(request.grade) >= ORDER.index(policy.ask_from_grade)
         or (policy.ask_for_new_questions and not request.record.asked_before)
     )

@@ -299,6 +299,18 @@ class ValueOutOfRange(CeibaError):
     remedy = "Narrow the column's declared bounds, use a coarser resolution, or ROUND intermediate results."
 
 
+class GateTooLarge(CeibaError):
+    code, fault, status = "gate_too_large", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "Which cells are large enough cannot be found out for {what}; at most {limit} are possible."
+    remedy = "Use fewer or coarser groups, or ask for fewer statistics at once."
+
+
+class NoiseTooCostly(CeibaError):
+    code, fault, status = "noise_too_costly", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The job's cost in ρ, {cost}, is more than the {limit} that the agreement allows in a year."
+    remedy = "Ask with a smaller `rho`; answers then carry more noise."
+
+
 class ResolutionNeeded(CeibaError):
     code, fault, status = "resolution_needed", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The quotient of two columns has no resolution of its own, and answers are never silently approximate."
@@ -509,7 +521,37 @@ class NothingToSign(CeibaError):
 class GradeForbids(CeibaError):
     code, fault, status = "grade_forbids", Fault.POLICY, "PERMISSION_DENIED"
     text = "Columns of grade {grade} in {table} cannot be asked about."
-    remedy = "Important data needs noise, which is not built yet; core data is never answered."
+    remedy = "Core data is never answered; ask about other columns."
+
+
+class ExactForbidden(CeibaError):
+    code, fault, status = "exact_forbidden", Fault.POLICY, "PERMISSION_DENIED"
+    text = "Under the agreement {agreement} no exact answers are given."
+    remedy = "Ask with noise: `run(noise=True)`; `query.explain()` says what it costs."
+
+
+class BudgetExhausted(CeibaError):
+    code, fault, status = "budget_exhausted", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "The question costs ρ {cost}, and {left} is left of what answers about {table} may cost in 365 days."
+    remedy = "Ask with a smaller `rho`, which means more noise; or repeat an earlier question, which costs nothing."
+
+
+class ExactQuotaUsed(CeibaError):
+    code, fault, status = "exact_quota_used", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "All {limit} exact answers about this version of {table} were given."
+    remedy = "Ask with noise, `run(noise=True)`, or wait for another version of the data."
+
+
+class HistoryFull(CeibaError):
+    code, fault, status = "history_full", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "{holder} keeps {limit} sets of subjects behind answers about {table}, and cannot compare with more."
+    remedy = "Ask with noise: `run(noise=True)`."
+
+
+class NoiseUndefined(CeibaError):
+    code, fault, status = "noise_undefined", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The noise of an answer is not defined: {problem}."
+    remedy = "Correct the privacy loss, the bounds or the number of holders that may collude."
 
 
 class NearbySet(CeibaError):

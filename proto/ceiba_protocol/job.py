@@ -7,6 +7,8 @@ from ceiba_protocol.errors import IllegalTransition
 
 class State(StrEnum):
     WAITING_FOR_APPROVALS = "waiting_for_approvals"
+    WAITING_FOR_SHARES = "waiting_for_shares"
+    """Of the gate."""
     WAITING_FOR_SUBMISSIONS = "waiting_for_submissions"
     DONE = "done"
     REFUSED = "refused"
@@ -17,7 +19,10 @@ class State(StrEnum):
 
 class Event(StrEnum):
     LAST_APPROVAL = "last_approval"
-    """Every holder of the set has approved."""
+    """Every holder of the set has approved, and there is a gate."""
+    LAST_APPROVAL_WITHOUT_GATE = "last_approval_without_gate"
+    LAST_SHARE = "last_share"
+    """Every holder of the set has sent its share to the gate."""
     LAST_SUBMISSION = "last_submission"
     """Every holder of the set has submitted, and the product is stored."""
     ABSTENTION = "abstention"
@@ -31,12 +36,19 @@ class Event(StrEnum):
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL): State.WAITING_FOR_SUBMISSIONS,
+    (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL): State.WAITING_FOR_SHARES,
+    (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_WITHOUT_GATE): State.WAITING_FOR_SUBMISSIONS,
     (State.WAITING_FOR_APPROVALS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_APPROVALS, Event.REFUSAL): State.REFUSED,
     (State.WAITING_FOR_APPROVALS, Event.REVOCATION): State.FAILED,
     (State.WAITING_FOR_APPROVALS, Event.DEADLINE): State.EXPIRED,
     (State.WAITING_FOR_APPROVALS, Event.CANCELLATION): State.CANCELLED,
+    (State.WAITING_FOR_SHARES, Event.LAST_SHARE): State.WAITING_FOR_SUBMISSIONS,
+    (State.WAITING_FOR_SHARES, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
+    (State.WAITING_FOR_SHARES, Event.REFUSAL): State.FAILED,
+    (State.WAITING_FOR_SHARES, Event.REVOCATION): State.FAILED,
+    (State.WAITING_FOR_SHARES, Event.DEADLINE): State.EXPIRED,
+    (State.WAITING_FOR_SHARES, Event.CANCELLATION): State.CANCELLED,
     (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION): State.DONE,
     (State.WAITING_FOR_SUBMISSIONS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_SUBMISSIONS, Event.REFUSAL): State.FAILED,

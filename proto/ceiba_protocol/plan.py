@@ -14,6 +14,8 @@ from itertools import product as cartesian
 from math import prod
 from typing import Annotated, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ceiba_protocol import program
@@ -43,7 +45,7 @@ from ceiba_protocol.expression import (
 )
 from ceiba_protocol.program import SUBJECT, SUBJECTS, CalendarUnit, Comparison, Node, Row, evaluate
 from ceiba_protocol.schema import EPOCH, EPOCH_INSTANT, MICROSECOND, MICROSECONDS_PER_DAY, Column, OutOfBounds, Schema
-from ceiba_protocol.statistics import AnyStatistic, Output, Statistic, Total
+from ceiba_protocol.statistics import WITHHELD, AnyStatistic, Output, Statistic, Total
 
 MAX_SUMS = 100_000
 """Cells times sums in one job: about 1 MB of ciphertext per holder, and 10 s of decryption for the merchant."""
@@ -397,17 +399,36 @@ def grouped_sums(compiled: Program, rows: Iterable[Row]) -> list[int]:
     return totals
 
 
-def finish(compiled: Program, totals: Sequence[int]) -> list[tuple[Label | Output, ...]]:
+def finish(
+    compiled: Program, totals: Sequence[int], sent: npt.NDArray[np.bool_] | None = None, *, noisy: bool = False
+) -> list[tuple[Label | Output, ...]]:
     """Run by the merchant: the result's rows, group labels first, from the totals of all holders.
 
-    As in SQL, a group without rows is left out, and a question without groups always has its one row.
+    `sent` [cells, sums] says which sums were released, None that all were. As in SQL, a group without rows is left out,
+    if that is known, and a question without groups always has its one row.
     """
     width = len(compiled.sums)
     rows: list[tuple[Label | Output, ...]] = []
     for cell, labels in enumerate(compiled.labels()):
-        if compiled.keys and totals[cell * width + ROW_COUNT] == 0:
-            continue
-        sums = [Total(totals[cell * width + place], one.step) for place, one in enumerate(compiled.sums)]
-        outputs = (use.statistic.finish(*(sums[place] for place in use.sums)) for use in compiled.uses)
-        rows.append((*labels, *outputs))
+        may = [True] * width if sent is None else sent[cell].tolist()
+        units = totals[cell * width : (cell + 1) * width]
+        sums = [Total(n, one.step, not ok) for n, one, ok in zip(units, compiled.sums, may, strict=True)]
+        if noisy or not compiled.keys or not _is_empty(compiled, sums):
+            rows.append((*labels, *(finish_one(use, sums) for use in compiled.uses)))
     return rows
+
+
+def _is_empty(compiled: Program, sums: Sequence[Total]) -> bool:
+    """Whether a cell is known to have no rows."""
+    if not sums[ROW_COUNT].withheld:
+        return sums[ROW_COUNT].units == 0
+    used = [sums[place] for use in compiled.uses for place in use.sums]
+    return not any(one.withheld or one.units for one in used)
+
+
+def finish_one(use: Use, sums: Sequence[Total]) -> Output:
+    """One output from a cell's totals; WITHHELD if one of its own was not released."""
+    own = [sums[place] for place in use.sums]
+    if any(one.withheld for one in own) and not use.statistic.disjoint:
+        return WITHHELD
+    return use.statistic.finish(*own)

@@ -1,87 +1,96 @@
-"""One job, every role's step side by side (PROTOCOL §2.5). `run_job` at the end is all of it in order, no network.
+"""One job, every role's step side by side (PROTOCOL §2.5). `whole_job.run_job` is all of it in order, no network.
 
 Messages go in and come out; what is random or reads a clock is an argument. The steps' numbers are those of the
-protocol: 1 manifest, 2 approval, 3 set, 5 contribution, 7 product, 8 opening (4 and 6 are the gate's and the wire's).
+protocol: 1 manifest, 2 approval, 3 set, 4 gate, 5 contribution, 7 product, 8 opening (6 is the wire's).
 """
 
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import numpy as np
 import phe
 
-from ceiba_protocol.canonical import Digest, tlv
-from ceiba_protocol.disclosure.grade import disclosure_for
+from ceiba_protocol.canonical import Digest, sha256, tlv
+from ceiba_protocol.disclosure.gate import (
+    GateForm,
+    Released,
+    decide,
+    gate_of,
+    pack_released,
+    released_sums,
+    unpack_released,
+)
+from ceiba_protocol.disclosure.grade import Disclosure, as_rho
+from ceiba_protocol.disclosure.noise import (
+    members_digest,
+    noise_shares,
+    noise_vector,
+    squared_sensitivity,
+    tail,
+    versions_digest,
+)
+from ceiba_protocol.disclosure.support import Tests, tests_of
 from ceiba_protocol.errors import (
     DatasetMissing,
     DatasetUnknown,
+    ExactForbidden,
     MalformedMessage,
     ManifestMismatch,
+    NoiseTooCostly,
     OutsideWindow,
     SetMismatch,
     TotalRejected,
     ValueOutOfRange,
 )
-from ceiba_protocol.plan import Label, Plan, Program, compile_plan, finish, grouped_sums
-from ceiba_protocol.program import ENGINE_BITS, Row
+from ceiba_protocol.plan import ROW_COUNT, Plan, Program, compile_plan
+from ceiba_protocol.program import ENGINE_BITS
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.statistics import Output
-from ceiba_protocol.sums.key_proof import key_context, prove_key
 from ceiba_protocol.sums.layout import Layout
-from ceiba_protocol.sums.paillier import Encryptor, encode_modulus
+from ceiba_protocol.sums.masks import Words, combined_words, expand_words
+from ceiba_protocol.sums.paillier import Encryptor
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.sums.secure_sum import (
     RoundContext,
-    coordinator_multiply,
     holder_contribute,
     merchant_open,
     set_digest,
 )
-from ceiba_protocol.trust.agreement import (
-    DAY,
-    OPERATIONS,
-    Agreement,
-    Party,
-    State,
-    check_covers,
-    check_parties,
-    check_terms,
-    read_contract,
+from ceiba_protocol.trust.agreement import Agreement, check_covers, check_parties
+from ceiba_protocol.trust.documents import (
+    AbortToken,
+    Approval,
+    DatasetPin,
+    GateShare,
+    Manifest,
+    NoiseTerms,
+    Offer,
+    Submission,
 )
-from ceiba_protocol.trust.documents import AbortToken, Approval, DatasetPin, Manifest, Offer, Submission
-from ceiba_protocol.trust.keys import SigningKey, x25519_public_key
-from ceiba_protocol.trust.roster import (
-    SUITE,
-    Descriptor,
-    Duties,
-    EncryptionKey,
-    Role,
-    Roster,
-    RosterTable,
-    check_roster,
-    merchant_key_id,
-)
-from ceiba_protocol.trust.signing import sign
+from ceiba_protocol.trust.hpke import open_sealed, seal_to
+from ceiba_protocol.trust.keys import x25519_public_key
+from ceiba_protocol.trust.roster import Descriptor, Role, Roster, merchant_key_id
 from ceiba_protocol.v1.common_pb2 import Signed
 
 CLOCK_TOLERANCE = 300
 """Seconds by which two members' clocks may differ (PROTOCOL §6.5)."""
 LONGEST_WINDOW = 30 * 24 * 3600
 """Seconds that a job may wait for its holders, who keep a mask key for it all the while."""
-RELEASE = 1
-"""The number of the release stage in a round's context; 0 is the gate's."""
+GATE, RELEASE = 0, 1
+"""The numbers of the stages in a round's context."""
 
 
 # --- what every party derives from the plan --------------------------------------------------------------------
 
 
-def layout_of(program: Program, capacities: Iterable[int], key_bits: int) -> Layout:
+def layout_of(program: Program, capacities: Iterable[int], key_bits: int, variances: Sequence[int] = ()) -> Layout:
     """The layout of a job: a pure function of the plan, the schema and the published row capacities (§2.4).
 
     The header has one slot for each column with clipped values, bounded by the rows; then each cell has the
-    program's sums, bounded by the rows times the largest value that one row can add. Raises ValueOutOfRange.
+    program's sums, bounded by the rows times the largest value that one row can add, and by what noise can add.
+    `variances`: of one holder's noise, for each sum; empty without noise. Raises ValueOutOfRange.
     """
     shares = list(capacities)
     rows = sum(shares)
@@ -91,16 +100,26 @@ def layout_of(program: Program, capacities: Iterable[int], key_bits: int) -> Lay
     return Layout(
         key_bits=key_bits,
         header=(rows,) * len(program.clipped_columns),
-        cell=tuple(rows * one.row_bound for one in program.sums),
+        cell=tuple(
+            rows * one.row_bound + len(shares) * reach
+            for one, reach in zip(program.sums, _reaches(program, variances), strict=True)
+        ),
         cells=program.cells,
         holders=len(shares),
     )
 
 
-def share_bounds(program: Program, capacity: int) -> list[int]:
+def share_bounds(program: Program, capacity: int, variances: Sequence[int] = ()) -> list[int]:
     """The bounds of one holder's own values, slot by slot; those of all holders add up to the layout's."""
-    cell = [capacity * one.row_bound for one in program.sums]
+    cell = [
+        capacity * one.row_bound + reach for one, reach in zip(program.sums, _reaches(program, variances), strict=True)
+    ]
     return [capacity] * len(program.clipped_columns) + cell * program.cells
+
+
+def _reaches(program: Program, variances: Sequence[int]) -> list[int]:
+    """For each sum, the largest noise that one holder can add."""
+    return [tail(variance) for variance in variances] or [0] * len(program.sums)
 
 
 @dataclass(frozen=True)
@@ -113,8 +132,27 @@ class Question:
     roster: Roster
     agreement: Agreement
     program: Program
+    tests: Tests
+    holders_per_subject: int
+    """At how many holders one subject may have rows, as the schema says."""
     layout: Layout
     """For the whole set."""
+
+    @property
+    def rules(self) -> Disclosure:
+        return self.agreement.disclosure
+
+    def variances(self, holders: int) -> tuple[int, ...]:
+        """Of the noise that each of so many holders adds to each sum of a cell; empty for exact figures."""
+        return share_variances(
+            self.program, self.manifest.noise, self.agreement.tolerated, self.holders_per_subject, holders
+        )
+
+    def gate(self, holders: int) -> GateForm | None:
+        """What so many holders find out together before they release anything; None if there is nothing to find out."""
+        variances = self.variances(holders)
+        unknown = variances[ROW_COUNT] * (holders - self.agreement.tolerated) if variances else 0
+        return gate_of(self.program.cells, self.tests, self.rules, self.holders_per_subject, unknown)
 
     @property
     def modulus(self) -> int:
@@ -129,7 +167,9 @@ class Question:
     def layout_for(self, holders: Iterable[str]) -> Layout:
         """The layout when only these holders answer. Raises SetMismatch for one who is not in the set."""
         pins = [self.pin_of(holder) for holder in holders]
-        return self.layout if len(pins) == len(self.holders) else _layout(self.program, pins, self.merchant)
+        if len(pins) == len(self.holders):
+            return self.layout
+        return _layout(self.program, pins, self.merchant, self.variances(len(pins)))
 
     def pin_of(self, holder: str) -> DatasetPin:
         """Raises SetMismatch if the job is not for that holder."""
@@ -144,7 +184,7 @@ class Question:
 
 def make_manifest(
     *, job_id: str, number: int, agreement: Agreement, merchant: Descriptor, plan: Plan, schema: Schema,
-    offers: Iterable[Offer], now: int, seconds: int,
+    offers: Iterable[Offer], now: int, seconds: int, noise: NoiseTerms | None = None,
 ) -> Manifest:  # fmt: skip
     """Run by the merchant, on offers whose signatures it has verified. The set is the agreement's, not the merchant's.
 
@@ -160,7 +200,9 @@ def make_manifest(
     if missing:
         raise DatasetMissing(holders=", ".join(missing), table=plan.table)
     datasets = tuple(pins[holder] for holder in agreement.holder_names)
-    layout = _layout(compile_plan(plan, schema), datasets, merchant)
+    program = compile_plan(plan, schema)
+    variances = share_variances(program, noise, agreement.tolerated, schema.max_holders_per_subject, len(datasets))
+    layout = _layout(program, datasets, merchant, variances)
     return Manifest(
         job_id=job_id,
         merchant=merchant.name,
@@ -172,14 +214,29 @@ def make_manifest(
         key_id=merchant_key_id(merchant),
         layout_digest=Digest(layout.digest().hex()),
         disclosure_digest=agreement.disclosure.digest(),
+        noise=noise,
         not_before=now,
         not_after=now + seconds,
     )
 
 
-def _layout(program: Program, datasets: Iterable[DatasetPin], merchant: Descriptor) -> Layout:
+def _layout(program: Program, datasets: Iterable[DatasetPin], merchant: Descriptor, variances: Sequence[int]) -> Layout:
     assert merchant.encryption_key is not None
-    return layout_of(program, (pin.row_capacity for pin in datasets), merchant.encryption_key.n.bit_length())
+    capacities = (pin.row_capacity for pin in datasets)
+    return layout_of(program, capacities, merchant.encryption_key.n.bit_length(), variances)
+
+
+def share_variances(
+    program: Program, noise: NoiseTerms | None, tolerated: int, holders_per_subject: int, holders: int
+) -> tuple[int, ...]:
+    """For each sum of a cell, of one holder's share: those without t of them still have the agreed variance. Empty for
+    exact figures."""
+    if noise is None:
+        return ()
+    sensitivities = [
+        squared_sensitivity(one.row_bound, noise.cells_per_subject, holders_per_subject) for one in program.sums
+    ]
+    return noise_shares(noise.rho, sensitivities, holders, tolerated)
 
 
 def read_manifest(signed: Signed, agreement: Agreement, roster: Roster, schema: Schema, now: int) -> Question:
@@ -209,11 +266,17 @@ def read_manifest(signed: Signed, agreement: Agreement, roster: Roster, schema: 
     if manifest.key_id != merchant_key_id(merchant):
         raise ManifestMismatch(problem="its encryption key is not the merchant's on the roster")
     check_covers(agreement, manifest.plan)
-    program = compile_plan(manifest.plan, schema)
-    layout = _layout(program, manifest.datasets, merchant)
+    program, per_subject = compile_plan(manifest.plan, schema), schema.max_holders_per_subject
+    variances = share_variances(program, manifest.noise, agreement.tolerated, per_subject, len(manifest.datasets))
+    layout = _layout(program, manifest.datasets, merchant, variances)
     if manifest.layout_digest != layout.digest().hex():
         raise ManifestMismatch(problem="its layout is not the one that follows from its plan")
-    return Question(manifest, manifest.digest(), merchant, roster, agreement, program, layout)
+    digest, tests = manifest.digest(), tests_of(program)
+    question = Question(manifest, digest, merchant, roster, agreement, program, tests, per_subject, layout)
+    gate = question.gate(len(manifest.datasets))
+    if gate is not None:
+        gate.check_size(len(manifest.datasets))
+    return question
 
 
 def _check_cites(manifest: Manifest, agreement: Agreement) -> None:
@@ -224,8 +287,21 @@ def _check_cites(manifest: Manifest, agreement: Agreement) -> None:
     check_purpose(manifest, agreement)
     if manifest.disclosure_digest != agreement.disclosure.digest():
         raise ManifestMismatch(problem="its disclosure rules are not the agreement's")
+    check_noise(manifest.noise, agreement)
     if manifest.number > agreement.jobs:
         raise ManifestMismatch(problem=f"it is job {manifest.number}, and {agreement.jobs} are agreed")
+
+
+def check_noise(noise: NoiseTerms | None, agreement: Agreement) -> None:
+    """An answer with noise costs no more than a whole year may; an exact one is possible at all.
+
+    Raises NoiseTooCostly, ExactForbidden.
+    """
+    rules = agreement.disclosure
+    if noise is not None and noise.rho > rules.rho_per_year:
+        raise NoiseTooCostly(cost=as_rho(noise.rho), limit=as_rho(rules.rho_per_year))
+    if noise is None and rules.exact_jobs == 0:
+        raise ExactForbidden(agreement=agreement.agreement_id)
 
 
 def check_purpose(manifest: Manifest, agreement: Agreement) -> None:
@@ -283,8 +359,30 @@ class Commitment:
     context: RoundContext
     mask_keys: Mapping[str, bytes]
     layout: Layout
+    gate: GateForm | None
     log_size: int
     """The longest log that one of the holders has witnessed."""
+
+    @property
+    def gate_context(self) -> RoundContext:
+        """That of the gate: the same but for its stage, and what is sent in it."""
+        assert self.gate is not None
+        return replace(self.context, stage=GATE, layout_digest=self.gate.digest())
+
+    def after_gate(self, shares: Iterable[Signed]) -> "Commitment":
+        """The release is bound to what everybody has sent to the gate: whoever saw other shares masks otherwise."""
+        return replace(self, context=replace(self.context, gate_transcript_digest=transcript_digest(shares)))
+
+    def release_context(self, released: str) -> RoundContext:
+        """That of the release by a holder which finds that the gate lets this pass; empty without a gate.
+
+        Whoever decides otherwise masks otherwise: a leader that seals a wrong key to one holder, who then releases
+        nothing, would else isolate the others in the total.
+        """
+        if not released:
+            return self.context
+        decided = sha256("ceiba/v1/gate-decision", self.context.gate_transcript_digest, bytes.fromhex(released))
+        return replace(self.context, gate_transcript_digest=decided)
 
     @property
     def holders(self) -> list[str]:
@@ -313,8 +411,8 @@ def commit_to_set(question: Question, approvals: Sequence[Signed], aborts: Seque
     if len(set(mask_keys.values())) != len(mask_keys):
         raise SetMismatch(problem="two holders have the same mask key")
     layout = question.layout_for(sorted(opened))
-    context = _context(question, attempt, mask_keys, layout)
-    return Commitment(context, mask_keys, layout, max(approval.log_size for approval in opened.values()))
+    context, log_size = _context(question, attempt, mask_keys, layout), max(one.log_size for one in opened.values())
+    return Commitment(context, mask_keys, layout, question.gate(len(opened)), log_size)
 
 
 def _context(question: Question, attempt: int, mask_keys: Mapping[str, bytes], layout: Layout) -> RoundContext:
@@ -374,37 +472,172 @@ def open_abort(question: Question, signed: Signed) -> AbortToken:
     return question.roster.open(signed, AbortToken, Role.HOLDER)
 
 
+def noise_for(question: Question, commitment: Commitment, noise_key: bytes) -> list[int]:
+    """Run by a holder for a job with noise: what it adds to its sums, cell by cell. Each holder's own secret.
+
+    The same question over the same versions, by the same holders, gets the same noise, so asking again shows nothing
+    new. `noise_key`: 32 bytes that the holder keeps.
+    """
+    manifest = question.manifest
+    assert manifest.noise is not None
+    versions = {pin.holder: pin.version for pin in manifest.datasets if pin.holder in commitment.mask_keys}
+    asked = (bytes.fromhex(document.digest()) for document in (manifest.plan, manifest.noise))
+    return noise_vector(
+        noise_key,
+        versions_digest=versions_digest(versions),
+        plan_digest=sha256("ceiba/v1/noisy-question", *asked),
+        members_digest=members_digest(commitment.holders),
+        variances=question.variances(len(commitment.holders)),
+        cells=question.program.cells,
+    )
+
+
+# --- 4. the gate -----------------------------------------------------------------------------------------------
+
+
+def share_gate(
+    question: Question, commitment: Commitment, me: str, words: Words, mask_secret: bytes, random: Random
+) -> tuple[GateShare, bytes]:
+    """Run by a holder: its words, masked, and the document to sign; both to be stored before they are sent (I2).
+
+    `words`: of `gate.exact_words` or `gate.noisy_words`. The leader of the set adds a mask whose key it seals to the
+    holders: the masks between pairs cancel on the sum, and nobody else may read it. Raises SetMismatch.
+    """
+    if commitment.mask_keys.get(me) != x25519_public_key(mask_secret):
+        raise SetMismatch(problem=f"its mask key for {me} is not {me}'s")
+    context = commitment.gate_context.digest()
+    peers = {holder: key for holder, key in commitment.mask_keys.items() if holder != me}
+    masked = words + combined_words(me, mask_secret, peers, context, len(words))
+    sealed = {}
+    if me == leader_of(commitment):
+        group_key = random(32)
+        masked = masked + expand_words(group_key, len(words))
+        roster = question.roster
+        keys = {one: bytes.fromhex(roster.member(one, Role.HOLDER).sealing_key) for one in commitment.holders}
+        sealed = {holder: seal_to(key, group_key, context).hex() for holder, key in keys.items()}
+    blob = masked.astype("<u8").tobytes()
+    share = GateShare(
+        job_id=question.manifest.job_id,
+        attempt=commitment.context.attempt,
+        holder=me,
+        context_digest=Digest(context.hex()),
+        words=len(words),
+        words_digest=Digest(hashlib.sha256(blob).hexdigest()),
+        sealed_keys=sealed,
+    )
+    return share, blob
+
+
+def leader_of(commitment: Commitment) -> str:
+    """The holder that draws the group's key: the one with the smallest SHA-256 of the gate's context and its name."""
+    context = commitment.gate_context.digest()
+    return min(commitment.holders, key=lambda holder: hashlib.sha256(context + holder.encode()).digest())
+
+
+def check_share(signed: Signed, question: Question, commitment: Commitment) -> GateShare:
+    """Run by whoever receives a share's document: it is its holder's, for this job, round and gate.
+
+    Raises UnknownMember, BadSignature, MalformedDocument, MalformedMessage, SetMismatch, TotalRejected.
+    """
+    share = question.roster.open(signed, GateShare, Role.HOLDER)
+    wanted = (signed.signer, question.manifest.job_id, commitment.context.attempt)
+    if commitment.gate is None or (share.holder, share.job_id, share.attempt) != wanted:
+        raise MalformedMessage(message="GateShare", problem="it is for another job or attempt, or in another's name")
+    if share.holder not in commitment.mask_keys:
+        raise SetMismatch(problem=f"{share.holder} is not in it")
+    if share.words != commitment.gate.words:
+        raise MalformedMessage(message="GateShare", problem="it has another number of words than the gate")
+    if share.context_digest != commitment.gate_context.digest().hex():
+        raise TotalRejected(problem=f"{share.holder} answered the gate in another context")
+    return share
+
+
+def check_words(share: GateShare, blob: bytes) -> Words:
+    """The signed words. Raises MalformedMessage."""
+    if len(blob) != 8 * share.words or hashlib.sha256(blob).hexdigest() != share.words_digest:
+        raise MalformedMessage(message="GateShare", problem="its words are not the signed ones")
+    return np.frombuffer(blob, dtype="<u8")
+
+
+def check_shares(shares: Sequence[Signed], question: Question, commitment: Commitment) -> list[GateShare]:
+    """The documents of the whole set's shares, each once. Raises as `check_share`."""
+    opened = [check_share(signed, question, commitment) for signed in shares]
+    if sorted(share.holder for share in opened) != commitment.holders:
+        raise SetMismatch(problem="the shares of the gate are not those of the set's holders, each once")
+    return opened
+
+
+def transcript_digest(shares: Iterable[Signed]) -> bytes:
+    """32 bytes over the signed documents of all shares, which hold the digests of their words."""
+    parts = sorted((signed.signer.encode(), hashlib.sha256(signed.body).digest()) for signed in shares)
+    return sha256("ceiba/v1/gate-transcript", *(tlv(*part) for part in parts))
+
+
+def open_gate(
+    question: Question, commitment: Commitment, shares: Sequence[tuple[Signed, bytes]], me: str, sealing_secret: bytes
+) -> Released:
+    """Run by every holder: what may be released. The coordinator handed the shares on; each was signed by its holder.
+
+    Raises as `check_shares`, and MalformedMessage if the leader sealed no key for this holder.
+    """
+    documents = check_shares([signed for signed, _ in shares], question, commitment)
+    context, total = commitment.gate_context.digest(), np.zeros(1, dtype=np.uint64)
+    for share, (_, blob) in zip(documents, shares, strict=True):
+        total = total + check_words(share, blob)
+    sealed = {share.holder: share.sealed_keys for share in documents}[leader_of(commitment)]
+    if me not in sealed:
+        raise MalformedMessage(message="GateShare", problem="the leader's has no key for every holder")
+    group_key = open_sealed(sealing_secret, bytes.fromhex(sealed[me]), context)
+    if len(group_key) != 32:
+        raise MalformedMessage(message="GateShare", problem="the leader's key is none")
+    assert commitment.gate is not None
+    return decide(commitment.gate, total - expand_words(group_key, len(total)))
+
+
 # --- 5. each holder contributes --------------------------------------------------------------------------------
 
 
 def contribute(
     question: Question, commitment: Commitment, me: str, values: Sequence[int], mask_secret: bytes,
-    encryptor: Encryptor, salt: bytes,
+    encryptor: Encryptor, salt: bytes, released: Released | None = None,
 ) -> tuple[Submission, bytes]:  # fmt: skip
     """Run by a holder once for each round: its submission and ciphertexts, to be stored before they are sent (I2).
 
-    `values`: its clip counts, then its sums, cell by cell. `salt`: 32 random bytes that it keeps, for audits.
+    `values`: its clip counts, then its sums, cell by cell, with its noise if there is any. `salt`: 32 random bytes that
+    it keeps, for audits. `released`: what the gate lets pass, which `commitment` is bound to; the rest is sent as 0.
     Raises SetMismatch if the set has another mask key for this holder than its own.
     """
     if commitment.mask_keys.get(me) != x25519_public_key(mask_secret):
         raise SetMismatch(problem=f"its mask key for {me} is not {me}'s")
-    bounds = share_bounds(question.program, question.pin_of(me).row_capacity)
+    variances = question.variances(len(commitment.holders))
+    bounds = share_bounds(question.program, question.pin_of(me).row_capacity, variances)
+    if released is not None:
+        values = _only_released(question, commitment, values, released)
+    text = "" if released is None else pack_released(released)
+    context = commitment.release_context(text)
     peers = {holder: key for holder, key in commitment.mask_keys.items() if holder != me}
-    ciphertexts = holder_contribute(
-        commitment.context, commitment.layout, values, bounds, me, mask_secret, peers, encryptor
-    )
+    ciphertexts = holder_contribute(context, commitment.layout, values, bounds, me, mask_secret, peers, encryptor)
     return (
         Submission(
             job_id=question.manifest.job_id,
             attempt=commitment.context.attempt,
             holder=me,
-            context_digest=Digest(commitment.context.digest().hex()),
+            context_digest=Digest(context.digest().hex()),
+            released=text,
             ciphertexts=commitment.layout.ciphertexts,
             ciphertext_digest=Digest(hashlib.sha256(ciphertexts).hexdigest()),
             commitment=commit_to_values(values, salt),
         ),
         ciphertexts,
     )
+
+
+def _only_released(question: Question, commitment: Commitment, values: Sequence[int], released: Released) -> list[int]:
+    """The header and the sums that may be sent; 0 for all others."""
+    assert commitment.gate is not None
+    header = len(question.program.clipped_columns)
+    sent = released_sums(commitment.gate, released).reshape(-1).tolist()
+    return [*values[:header], *(value if may else 0 for value, may in zip(values[header:], sent, strict=True))]
 
 
 def commit_to_values(values: Sequence[int], salt: bytes) -> Digest:
@@ -436,7 +669,7 @@ def check_submitted(signed: Signed, question: Question, commitment: Commitment) 
         raise MalformedMessage(message="Submission", problem="it is for another attempt than its context")
     if submission.ciphertexts != commitment.layout.ciphertexts:
         raise MalformedMessage(message="Submission", problem="it has another number of ciphertexts than the layout")
-    if submission.context_digest != commitment.context.digest().hex():
+    if submission.context_digest != commitment.release_context(submission.released).digest().hex():
         raise TotalRejected(problem=f"{submission.holder} answered in another context")
     return submission
 
@@ -452,6 +685,10 @@ class Opened:
     clipped: Mapping[str, int]
     holders: Sequence[str]
     """Who answered."""
+    sent: Released | None
+    """[cells, sums]: which of the sums were released; None if all were."""
+    variances: Sequence[int]
+    """Of the noise in a total, for each sum of a cell; empty if there is none."""
 
 
 def open_result(
@@ -461,142 +698,54 @@ def open_result(
     total: bytes,
     private_key: phe.PaillierPrivateKey,
     aborts: Sequence[Signed] = (),
+    shares: Sequence[Signed] = (),
 ) -> Opened:
     """Run by the merchant. Nothing is decrypted before every signature, the set and the product have been checked.
 
-    Raises the errors of `commit_to_set`, `check_submission` and `merchant_open`.
+    `shares`: the documents of the gate's shares, without their words. Raises the errors of `commit_to_set`,
+    `check_shares`, `check_submission` and `merchant_open`.
     """
-    commitment = commit_to_set(question, approvals, aborts)
+    commitment = commit_past_gate(question, approvals, aborts, shares)
     contributions = {
         check_submission(signed, ciphertexts, question, commitment): ciphertexts for signed, ciphertexts in submissions
     }
     if sorted(contributions) != commitment.holders or len(submissions) != len(contributions):
         raise SetMismatch(problem="the submissions are not those of the set's holders, each once")
+    released = read_released(commitment, [signed for signed, _ in submissions])
     values = merchant_open(total, contributions, commitment.layout, private_key)
-    columns = question.program.clipped_columns
-    return Opened(values[len(columns) :], dict(zip(columns, values, strict=False)), commitment.holders)
+    columns, holders = question.program.clipped_columns, len(commitment.holders)
+    return Opened(
+        sums=values[len(columns) :],
+        clipped=dict(zip(columns, values, strict=False)),
+        holders=commitment.holders,
+        sent=None if released is None or commitment.gate is None else released_sums(commitment.gate, released),
+        variances=[holders * variance for variance in question.variances(holders)],
+    )
 
 
-# --- the whole job ---------------------------------------------------------------------------------------------
+def commit_past_gate(
+    question: Question, approvals: Sequence[Signed], aborts: Sequence[Signed], shares: Sequence[Signed]
+) -> Commitment:
+    """The set of a release: bound to the gate's shares, where there is a gate. Raises as `commit_to_set` and
+    `check_shares`."""
+    commitment = commit_to_set(question, approvals, aborts)
+    if commitment.gate is None:
+        return commitment
+    check_shares(shares, question, commitment)
+    return commitment.after_gate(shares)
 
 
-def describe_member(
-    name: str, role: Role, key: SigningKey, encryption: EncryptionKey | None = None, duties: Duties | None = None
-) -> Descriptor:
-    """A descriptor for examples and tests, where each member is its own organisation and there is no TLS."""
-    fingerprint, sealing_key = (hashlib.sha256(f"{what} of {name}".encode()).hexdigest() for what in ("TLS", "seal"))
-    return Descriptor(
-        name=name, role=role, organisation=name, signing_key=key.public.hex(), tls_fingerprint=Digest(fingerprint),
-        sealing_key=sealing_key, duties=duties, encryption_key=encryption,
-    )  # fmt: skip
+def read_released(commitment: Commitment, submissions: Iterable[Signed]) -> Released | None:
+    """What the gate let pass, as every holder says, each with its signature; None without a gate.
 
-
-def run_job(
-    plan: Plan,
-    schema: Schema,
-    rows_by_holder: Mapping[str, Sequence[Row]],
-    keypair: tuple[phe.PaillierPublicKey, phe.PaillierPrivateKey],
-    random: Random,
-    now: int,
-) -> list[tuple[Label | Output, ...]]:
-    """A whole job without a network: who knows what, who sends what, who checks what. Returns the result's rows.
-
-    `rows_by_holder`: each holder's snapshot as integers. At least three holders.
+    Raises SetMismatch if they disagree, MalformedMessage.
     """
-    # Everybody makes keys. The merchant proves that its encryption key is well formed.
-    public_key, private_key = keypair
-    keys = {name: SigningKey(random(32)) for name in ("merchant", *sorted(rows_by_holder))}
-    officers, publishers = ({name: SigningKey(random(32)) for name in sorted(rows_by_holder)} for _ in range(2))
-    context = key_context("merchant", keys["merchant"].public, SUITE, "long-lived")
-    modulus, proof = encode_modulus(public_key.n).hex(), prove_key(private_key, context).hex()
-    merchant = describe_member("merchant", Role.MERCHANT, keys["merchant"], EncryptionKey(modulus=modulus, proof=proof))
-    holders = {}
-    for name in sorted(rows_by_holder):
-        duties = Duties(officer=officers[name].public.hex(), publisher=publishers[name].public.hex())
-        holders[name] = describe_member(name, Role.HOLDER, keys[name], duties=duties)
-
-    # Everybody pins the same roster, after checking it.
-    table = RosterTable(table=plan.table, schema_digest=schema.digest(), holders=tuple(holders))
-    roster = Roster(
-        space="example",
-        version=1,
-        authority_fingerprint=Digest("0" * 64),
-        log_key="0" * 64,
-        members=(merchant, *holders.values()),
-        tables=(table,),
-    )
-    for member in roster.members:
-        check_roster(roster, member)
-
-    # The merchant proposes an agreement; every party checks it and signs the same bytes.
-    agreement = Agreement(
-        space="example",
-        agreement_id=random(16).hex(),
-        merchant=Party(name="merchant", descriptor_digest=merchant.digest()),
-        holders=tuple(Party(name=name, descriptor_digest=one.digest()) for name, one in holders.items()),
-        table=plan.table,
-        schema_digest=schema.digest(),
-        columns=tuple(sorted(schema.by_name)),
-        operations=tuple(sorted(OPERATIONS)),
-        purpose="example",
-        disclosure=disclosure_for(schema.by_name, schema),
-        tolerated=1,
-        smallest_set=len(holders),
-        jobs=1,
-        approval="standing",
-        not_before=now,
-        not_after=now + DAY,
-    )
-    check_parties(agreement, roster)
-    check_terms(agreement, schema)
-    signatures = [sign(agreement, "merchant", keys["merchant"])]
-    signatures += [sign(agreement, name, officers[name]) for name in holders]
-    contract = read_contract(signatures, [], roster)
-    assert contract.state(now) is State.ACTIVE
-
-    # Holders: publish. The version of a snapshot is a digest; its capacity is all that its size tells.
-    pins = {
-        name: DatasetPin(holder=name, version=schema.digest(), row_capacity=1 << max(0, len(rows) - 1).bit_length())
-        for name, rows in rows_by_holder.items()
-    }
-    offers = [
-        Offer(table=plan.table, schema_digest=schema.digest(), published_at=now, **pin.model_dump())
-        for pin in pins.values()
-    ]
-
-    # 1. Merchant: describes and signs the job. The coordinator passes it on.
-    manifest = make_manifest(
-        job_id=random(16).hex(), number=1, agreement=agreement, merchant=merchant, plan=plan, schema=schema,
-        offers=offers, now=now, seconds=60,
-    )  # fmt: skip
-    signed_manifest = sign(manifest, "merchant", keys["merchant"])
-
-    # 2. Holders: each checks the manifest against its own roster and agreement, and approves with a fresh mask key.
-    questions = {name: read_manifest(signed_manifest, agreement, roster, schema, now) for name in holders}
-    mask_secrets = {name: random(32) for name in holders}
-    approvals = [
-        sign(approve(questions[name], name, pins[name], mask_secrets[name], random(16)), name, keys[name])
-        for name in holders
-    ]
-
-    # 3.–6. Holders: each checks the whole set, computes on its rows, packs, masks, encrypts, signs.
-    submissions = []
-    for name, rows in rows_by_holder.items():
-        question = questions[name]
-        commitment = commit_to_set(question, approvals)
-        values = [0] * len(question.program.clipped_columns) + grouped_sums(question.program, rows)
-        encryptor = Encryptor.for_count(question.modulus, commitment.layout.ciphertexts, random)
-        submission, ciphertexts = contribute(
-            question, commitment, name, values, mask_secrets[name], encryptor, random(32)
-        )
-        submissions.append((sign(submission, name, keys[name]), ciphertexts))
-
-    # 7. Coordinator: checks what it can and multiplies what it cannot read.
-    question = read_manifest(signed_manifest, agreement, roster, schema, now)
-    commitment = commit_to_set(question, approvals)
-    contributions = {check_submission(signed, blob, question, commitment): blob for signed, blob in submissions}
-    total = coordinator_multiply(contributions, commitment.layout, question.modulus)
-
-    # 8. Merchant: checks everything again, decrypts the total, finishes the statistics.
-    opened = open_result(question, approvals, submissions, total, private_key)
-    return finish(question.program, opened.sums)
+    said = {Submission.parse(signed.body).released for signed in submissions}
+    if len(said) != 1:
+        raise SetMismatch(problem="its holders disagree about what the gate lets pass")
+    text = said.pop()
+    if commitment.gate is None:
+        if text:
+            raise MalformedMessage(message="Submission", problem="it has a gate's decision and there is no gate")
+        return None
+    return unpack_released(commitment.gate, text)

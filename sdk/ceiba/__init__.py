@@ -14,17 +14,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ceiba.agreements import AgreementHandle
     from ceiba.jobs import Job
+    from ceiba.noise import Noise
     from ceiba.query import Query, Table
     from ceiba.receipts import Receipt
     from ceiba.result import Result
     from ceiba.space import Space, connect
     from ceiba.terms import Term, case, col, date_trunc, width_bucket
     from ceiba_protocol.errors import CeibaError
+    from ceiba_protocol.statistics import WITHHELD
 
 _HOMES = {
     "connect": "ceiba.space",
     "Space": "ceiba.space",
     "Job": "ceiba.jobs",
+    "Noise": "ceiba.noise",
+    "WITHHELD": "ceiba_protocol.statistics",
     "Query": "ceiba.query",
     "Table": "ceiba.query",
     "AgreementHandle": "ceiba.agreements",
@@ -40,9 +44,11 @@ _HOMES = {
 """Where each name lives; loaded when it is first used, so that `import ceiba` is quick."""
 
 __all__ = [
+    "WITHHELD",
     "AgreementHandle",
     "CeibaError",
     "Job",
+    "Noise",
     "Query",
     "Receipt",
     "Result",

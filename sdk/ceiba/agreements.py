@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
@@ -13,9 +13,9 @@ from ceiba.choosing import Wish, choose, require_fit
 from ceiba.display import Listing
 from ceiba.polling import backing_off
 from ceiba.terms import built
-from ceiba_protocol.disclosure.grade import RULES, disclosure_for
+from ceiba_protocol.disclosure.grade import Disclosure, disclosure_for
 from ceiba_protocol.errors import AgreementNotActive, BadQuestion, CeibaError, DatasetMissing, UnknownAgreement
-from ceiba_protocol.schema import Schema, nearest
+from ceiba_protocol.schema import Grade, Schema, nearest
 from ceiba_protocol.trust.agreement import (
     DAY,
     OPERATIONS,
@@ -158,6 +158,7 @@ class Agreements:
         approval: Literal["standing", "each job"] = "standing",
         tolerated: int | None = None,
         smallest_set: int | None = None,
+        rules: Mapping[str, Any] | None = None,
     ) -> AgreementHandle:
         """Sign an agreement and ask the holders to sign it; `wait` for them.
 
@@ -165,6 +166,7 @@ class Agreements:
 
         Left out: every column that may be asked about at all, every operation, all the table's holders, the roster's
         number of tolerated colluders, and a smallest set of all of them. Asking for less is granted sooner.
+        `rules`: disclosure rules that are stricter than the columns' grades demand, such as {"minimum_subjects": 20}.
         `approval`: whether a person at each holder decides on each job. Raises UnknownTable, UnknownColumn,
         UnknownMember, DatasetMissing, BadQuestion, GradeForbids, TooFewHolders, NotReachable.
         """
@@ -183,7 +185,7 @@ class Agreements:
             columns=tuple(asked),
             operations=tuple(sorted(map(_operation, set(OPERATIONS if operations is None else operations)))),
             purpose=purpose,
-            disclosure=disclosure_for(asked, schema),
+            disclosure=built(Disclosure, **{**dict(disclosure_for(asked, schema)), **(rules or {})}),
             tolerated=self.space.roster.charter.tolerated if tolerated is None else tolerated,
             smallest_set=len(names) if smallest_set is None else smallest_set,
             jobs=jobs,
@@ -267,8 +269,9 @@ class Agreements:
 
 
 def _may_be_asked(schema: Schema) -> list[str]:
-    """Columns of a grade that may be answered; all of them if there is none, so that the refusal names the grade."""
-    allowed = [column.name for column in schema.columns if column.grade in RULES]
+    """Columns up to grade sensitive; all of them if there is none. Important ones take rules that most questions do not
+    need, so they are asked for by name."""
+    allowed = [column.name for column in schema.columns if column.grade not in (Grade.IMPORTANT, Grade.CORE)]
     return allowed or list(schema.by_name)
 
 

@@ -91,6 +91,8 @@ def query(
     agreement: Annotated[str, typer.Option(help="First digits of the agreement to ask under.")] = "",
     purpose: Annotated[str, typer.Option(help="Ask under an agreement for exactly this purpose.")] = "",
     receipt: Annotated[Path | None, typer.Option(help="Verify the result's receipt, and write it here.")] = None,
+    rho: Annotated[str, typer.Option(help="Ask with noise that costs so much ρ, such as 0.005.")] = "",
+    exact: Annotated[bool, typer.Option(help="Ask for exact figures also where noise is the rule.")] = False,
     identity: Folder = DEFAULT_FOLDER,
     as_json: AsJson = False,
 ) -> None:
@@ -98,15 +100,20 @@ def query(
 
     Example: ceiba query "SELECT sex, COUNT(*), AVG(age) FROM health.heart GROUP BY sex"
     """
+    from ceiba.noise import Noise
     from ceiba.space import connect
 
+    if rho and exact:
+        raise BadQuestion(problem="an answer is exact or has noise", hint="Leave out --rho or --exact.")
     if receipt is not None and (explain or mock):
         raise BadQuestion(problem="nothing is asked, so there is no receipt", hint="Leave out --receipt.")
     with connect(identity=identity) as space:
         question = space.sql(sql)
-        under = {"agreement": agreement or None, "purpose": purpose or None}
+        noise = Noise(rho) if rho else False if exact else None
+        under = {"agreement": agreement or None, "purpose": purpose or None, "noise": noise}
         if explain:
-            typer.echo(str(question.explain(**under)))
+            explained = question.explain(**under)
+            typer.echo(json.dumps(explained.to_dict()) if as_json else str(explained))
             return
         result = question.mock() if mock else question.run(deadline=deadline, **under)
         typer.echo(json.dumps(result.to_dicts(), default=str) if as_json else repr(result))

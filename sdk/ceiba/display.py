@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ceiba_protocol.statistics import WITHHELD
 from ceiba_protocol.trust.rendering import printable
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def _more(rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def _is_numeric(values: Sequence[object]) -> bool:
-    return all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
+    numbers = [value for value in values if value is not None and value is not WITHHELD]
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers)
 
 
 def _width(text: str) -> int:

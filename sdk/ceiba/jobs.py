@@ -14,6 +14,7 @@ import grpc
 from ceiba.progress import Progress, Report, show_nothing, unanswered
 from ceiba.query import Query
 from ceiba.receipts import Receipt
+from ceiba.released import Released
 from ceiba.result import Result
 from ceiba_protocol.errors import (
     CeibaError,
@@ -31,7 +32,7 @@ from ceiba_protocol.job import ENDED, State
 from ceiba_protocol.rounds import CLOCK_TOLERANCE, Opened, Question, open_result, read_manifest
 from ceiba_protocol.sums.paillier import ciphertext_bytes
 from ceiba_protocol.trust.agreement import Agreement
-from ceiba_protocol.trust.documents import Refusal
+from ceiba_protocol.trust.documents import GateShare, Refusal
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import JobReference, JobStatus, ResultPart, SubmitRequest
@@ -109,7 +110,7 @@ class Job:
         answer = self._fetch()
         opened = self._open(answer)
         return self._query.result(
-            opened.sums,
+            Released(opened.sums, opened.sent, self._question.manifest.noise, opened.variances),
             job_id=self.id,
             holders=tuple(opened.holders),
             clipped=opened.clipped,
@@ -178,7 +179,13 @@ class Job:
         submissions = [(signed, bytes(ciphertexts)) for signed, ciphertexts in answer.submissions]
         private_key = self._space.identity.encryption.keypair[1]
         return open_result(
-            self._question, answer.approvals, submissions, bytes(answer.total), private_key, answer.aborts
+            self._question,
+            answer.approvals,
+            submissions,
+            bytes(answer.total),
+            private_key,
+            answer.aborts,
+            answer.shares,
         )
 
 
@@ -188,14 +195,17 @@ class Answer:
 
     approvals: list[Signed] = field(default_factory=list)
     aborts: list[Signed] = field(default_factory=list)
+    shares: list[Signed] = field(default_factory=list)
+    """Of the gate, without their words."""
     submissions: list[tuple[Signed, bytearray]] = field(default_factory=list)
     total: bytearray = field(default_factory=bytearray)
 
     @property
     def wire_bytes(self) -> int:
-        """What the holders sent: approvals, abort tokens, submissions and ciphertexts."""
-        documents = [*self.approvals, *self.aborts, *(signed for signed, _ in self.submissions)]
-        return sum(signed.ByteSize() for signed in documents) + sum(len(blob) for _, blob in self.submissions)
+        """What the holders sent: approvals, abort tokens, shares of the gate, submissions and ciphertexts."""
+        documents = [*self.approvals, *self.aborts, *self.shares, *(signed for signed, _ in self.submissions)]
+        words = sum(8 * GateShare.parse(signed.body).words for signed in self.shares)
+        return sum(signed.ByteSize() for signed in documents) + words + sum(len(blob) for _, blob in self.submissions)
 
 
 class _Attempt:
@@ -228,6 +238,8 @@ def _collect(parts: Iterable[ResultPart], question: Question) -> Answer:
                 answer.approvals.append(part.approval)
             case "abort" if not answer.submissions:
                 answer.aborts.append(part.abort)
+            case "gate_share" if not answer.submissions:
+                answer.shares.append(part.gate_share)
             case "submission":
                 answer.submissions.append((part.submission, bytearray()))
             case "ciphertexts" if answer.submissions:
@@ -237,7 +249,7 @@ def _collect(parts: Iterable[ResultPart], question: Question) -> Answer:
             case _:
                 raise MalformedMessage(message="ResultPart", problem="it is out of order")
         largest = max((len(answer.total), *(len(blob) for _, blob in answer.submissions)))
-        documents = max(len(answer.approvals) + len(answer.aborts), len(answer.submissions))
+        documents = max(len(answer.approvals) + len(answer.aborts), len(answer.shares), len(answer.submissions))
         if largest > limit or documents > len(question.holders):
             raise MessageTooLarge(message="Result", limit=limit)
     return answer

@@ -32,6 +32,7 @@ from ceiba_protocol.expression import (
 )
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.program import Comparison, round_half_away
+from ceiba_protocol.statistics import WITHHELD
 
 Value = Any
 """A finished value: int, float, bool, str, date, None, or a small table (which no condition can compare)."""
@@ -72,31 +73,44 @@ class Presentation:
         return tuple(column.title for column in self.shown)
 
     def apply(self, rows: Sequence[Row]) -> list[tuple[Value, ...]]:
-        """The rows to show, in the order of SQL: HAVING, ORDER BY, OFFSET, LIMIT. Raises WrongType."""
-        kept = [row for row in rows if self.having is None or _truth(evaluate(self.having, row)) is True]
+        """The rows to show. Raises WrongType."""
+        return [self.show(rows[place]) for place in self.choose(rows)]
+
+    def choose(self, rows: Sequence[Row]) -> list[int]:
+        """The places of the rows to show, in the order of SQL: HAVING, ORDER BY, OFFSET, LIMIT. Raises WrongType."""
+        kept = [
+            place for place, row in enumerate(rows) if self.having is None or _truth(evaluate(self.having, row)) is True
+        ]
         for order in reversed(self.order):
-            kept = _ordered(kept, order)
+            kept = _ordered(kept, rows, order)
         end = None if self.limit is None else self.offset + self.limit
-        return [tuple(row[column.name] for column in self.shown) for row in kept[self.offset : end]]
+        return kept[self.offset : end]
+
+    def show(self, row: Row) -> tuple[Value, ...]:
+        """What of a row is shown."""
+        return tuple(row[column.name] for column in self.shown)
 
 
-def _ordered(rows: list[Row], order: Order) -> list[Row]:
+def _ordered(places: list[int], rows: Sequence[Row], order: Order) -> list[int]:
     """A stable sort by one key, so that keys can be applied from the last to the first."""
-    keyed = [(evaluate(order.by, row), row) for row in rows]
+    keyed = [(evaluate(order.by, rows[place]), place) for place in places]
     for value, _ in keyed:
         _require_comparable(value)
-    nulls = [row for value, row in keyed if value is None]
+    nulls = [place for value, place in keyed if value is None]
     present = [pair for pair in keyed if pair[0] is not None]
     present.sort(key=lambda pair: pair[0], reverse=order.descending)
-    values = [row for _, row in present]
+    values = [place for _, place in present]
     return nulls + values if order.nulls_first else values + nulls
 
 
 def evaluate(expression: Expression, row: Row) -> Value:
-    """The value of an expression over one finished row; None is SQL's NULL. Raises WrongType."""
+    """The value of an expression over one finished row; None is SQL's NULL, and what was withheld counts as NULL.
+
+    Raises WrongType.
+    """
     match expression:
         case ColumnValue(name=name):
-            return row[name]
+            return None if row[name] is WITHHELD else row[name]
         case Number(value=value):
             exact = Fraction(value)
             return exact.numerator if exact.denominator == 1 else float(exact)

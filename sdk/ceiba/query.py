@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ceiba.display import html_table, text_table
 from ceiba.mock import mock_rows
 from ceiba.presentation import Order, Presentation, Row
+from ceiba.released import Released
 from ceiba.result import Result
-from ceiba.terms import Grouping, Term, built, expression_of, grouping, is_condition, require_shallow
-from ceiba_protocol.canonical import Document
+from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
 from ceiba_protocol.errors import BadQuestion, UnknownColumn
 from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, to_text
-from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, finish, grouped_sums
+from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic, Total
+from ceiba_protocol.wording import describe, is_condition
 
 if TYPE_CHECKING:
     import pandas
@@ -240,10 +241,23 @@ class Query:
         names = [part.name for part in (*self.asked.groups, *self.asked.outputs)]
         return dict(zip(names, (*labels, *values[len(self.asked.groups) :]), strict=True))
 
-    def result(self, totals: Sequence[int], **about: Any) -> Result:
-        """Run by the merchant: the rows to show, from the totals of all holders; `about` fills in a Result's facts."""
-        rows = [self._row(row) for row in finish(self.program, totals)]
-        return Result(self.columns, self.presentation.apply(rows), **about)
+    def result(self, released: Released, **about: Any) -> Result:
+        """Run by the merchant: the rows to show, from what all holders released; `about` fills in a Result's facts."""
+        rows = [self._row(row) for row in released.rows(self.program)]
+        chosen = self.presentation.choose(rows)
+        widths = [self._row(row) for row in released.half_widths(self.program)]
+        return Result(
+            self.columns,
+            [self.presentation.show(rows[place]) for place in chosen],
+            plus_minus=[self.presentation.show(widths[place]) for place in chosen] if widths else [],
+            noise=released.report(self.program),
+            groups=tuple(column.title for column in self.presentation.shown if column.name in self._group_names),
+            **about,
+        )
+
+    @property
+    def _group_names(self) -> set[str]:
+        return {key.name for key in self.asked.groups}
 
     # asking
 
@@ -260,22 +274,19 @@ class Query:
         return self.runner.submit(self, **options)
 
     def explain(self, **options: Any) -> Any:
-        """Under which agreement it would be asked, who sees what, and how large it is; asks nothing."""
+        """Who would see what, what is likely withheld, what would refuse it and what it costs; asks nothing. Options as
+        for `submit`, without a deadline."""
         return self.runner.explain(self, **options)
 
     def mock(self, rows: int = 1000, seed: int = 0) -> Result:
         """The same query on made-up rows of the schema. Touches no data and no network; means nothing."""
         start = perf_counter()
         made = mock_rows(self.schema, self.asked.columns, rows, seed)
-        totals = grouped_sums(self.program, made)
-        return self.result(totals, job_id="mock", seconds=perf_counter() - start)
+        released = Released(grouped_sums(self.program, made))
+        return self.result(released, job_id="mock", seconds=perf_counter() - start)
 
     def __repr__(self) -> str:
-        lines = [f"Query on {self.asked.table}, not asked yet"]
-        if self.asked.filter is not None:
-            lines.append(f"  where {to_text(self.asked.filter)}")
-        lines += [f"  group {key.name} = {Grouping(key).title}" for key in self.asked.groups]
-        lines += [f"  {output.name} = {_call(output.statistic)}" for output in self.asked.outputs]
+        lines = [f"Query on {self.asked.table}, not asked yet", *describe(self.asked)[1:]]
         if self.presentation.having is not None:
             lines.append(f"  having {to_text(self.presentation.having)}")
         return "\n".join(lines)
@@ -284,17 +295,3 @@ class Query:
 def _label(key: GroupKey, label: Label) -> Label:
     """A group's label as Python has it: a condition's are the texts "true" and "false" in the plan."""
     return label == "true" if is_condition(key) and label is not None else label
-
-
-def _call(statistic: Statistic) -> str:
-    """A statistic as it was asked for: `variance(age, True)`."""
-    given = [name for name in type(statistic).model_fields if name in statistic.model_fields_set - {"statistic"}]
-    return f"{statistic.statistic}({', '.join(_argument(getattr(statistic, name)) for name in given)})"
-
-
-def _argument(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(_argument, value))
-    if isinstance(value, Document):
-        return to_text(value)  # type: ignore[arg-type]  # the only documents inside a statistic
-    return str(value)

@@ -8,14 +8,24 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, overload
 
 from ceiba.display import html_table, text_table
+from ceiba.noise import NoiseReport
 from ceiba_protocol.errors import BadQuestion, MissingExtra
 from ceiba_protocol.schema import nearest
+from ceiba_protocol.statistics import WITHHELD
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
 
     from ceiba.receipts import Receipt
+
+REASONS = {
+    "cell_withheld": "fewer subjects or holders than agreed, one subject dominates, or an earlier answer is about "
+    "nearly the same subjects. Use coarser groups, or ask with noise.",
+    "value_withheld": "too few subjects have such a value, or too few do not; the cell itself is large enough.",
+    "below_threshold": "the noisy count is below the agreed minimum and twice its noise.",
+}
+"""Why something was withheld, by code. Which holder, or which of the rules, nobody outside learns."""
 
 INT64 = range(-(2**63), 2**63)
 
@@ -40,6 +50,36 @@ class Result:
     """What the holders sent for it: approvals, abort tokens, submissions and ciphertexts."""
     receipt: Receipt | None = field(default=None, compare=False)
     """Proves the way of this result to others: `result.receipt.verify()`. None for made-up rows."""
+    groups: tuple[str, ...] = ()
+    """The columns that say what a row is about."""
+    noise: NoiseReport | None = None
+    """None for exact figures."""
+    plus_minus: list[tuple[Any, ...]] = field(default_factory=list)
+    """With noise, for each value half of its 95 % interval, None where there is none; of the noise alone."""
+
+    @property
+    def withheld(self) -> list[dict[str, Any]]:
+        """What was not released: for each row the groups, the columns, and the code of the reason (REASONS)."""
+        found = []
+        for row in self.rows:
+            values = dict(zip(self.columns, row, strict=True))
+            missing = [name for name in self.columns if name not in self.groups and _is_withheld(values[name])]
+            if missing:
+                about = {name: values[name] for name in self.groups}
+                found.append({**about, "columns": missing, "reason": self._reason(len(missing))})
+        return found
+
+    def _reason(self, missing: int) -> str:
+        if self.noise is not None:
+            return "below_threshold"
+        return "cell_withheld" if missing == len(self.columns) - len(self.groups) else "value_withheld"
+
+    def interval(self, row: int, column: str) -> tuple[float, float] | None:
+        """The 95 % interval of a value with noise; None for what has none."""
+        self[column]  # names the nearest column, if there is none of this name
+        half = self.plus_minus[row][self.columns.index(column)] if self.plus_minus else None
+        value = self[column][row]
+        return (value - half, value + half) if isinstance(half, int | float) and column not in self.groups else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,10 +114,18 @@ class Result:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A data frame: int64 (Int64 where a value is NULL), float64, boolean, str, datetime64."""
+        """A data frame: int64 (Int64 where a value is NULL or was withheld), float64, boolean, str, datetime64.
+
+        With noise, each column of numbers is followed by one with half of its 95 % interval, `n_plus_minus` for `n`.
+        """
         import pandas
 
-        return pandas.DataFrame({name: _series(self[name]) for name in self.columns}, columns=list(self.columns))
+        frame = {}
+        for place, name in enumerate(self.columns):
+            frame[name] = _series([None if value is WITHHELD else value for value in self[name]])
+            if self.plus_minus and name not in self.groups:
+                frame[f"{name}_plus_minus"] = _series([row[place] for row in self.plus_minus])
+        return pandas.DataFrame(frame)
 
     def to_arrow(self) -> pyarrow.Table:
         """An Arrow table. Raises MissingExtra without pyarrow."""
@@ -85,7 +133,8 @@ class Result:
             import pyarrow
         except ImportError:
             raise MissingExtra(feature="to_arrow()", package="pyarrow") from None
-        return pyarrow.table({name: pyarrow.array(self[name]) for name in self.columns})
+        columns = {name: [None if value is WITHHELD else value for value in self[name]] for name in self.columns}
+        return pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
 
     def notes(self) -> list[str]:
         """What a reader should know beside the rows: how many, from whom, and what was clipped."""
@@ -98,13 +147,40 @@ class Result:
             facts.append(f"{self.seconds:.2f} s")
         clipped = [f"{name} ({count})" for name, count in self.clipped.items() if count]
         note = f"Note: values outside the declared bounds were clipped in {', '.join(clipped)}."
-        return [", ".join(facts), *([note] if clipped else [])]
+        return [", ".join(facts), *([note] if clipped else []), *self._protection()]
+
+    def _protection(self) -> list[str]:
+        """The noise, and what was withheld and why."""
+        withheld = self.withheld
+        lines = [str(self.noise)] if self.noise else []
+        for code in dict.fromkeys(one["reason"] for one in withheld):
+            rows = sum(one["reason"] == code for one in withheld)
+            lines.append(f"Withheld in {rows} {'row' if rows == 1 else 'rows'}: {REASONS[code]}")
+        return lines
+
+    def _shown(self) -> list[tuple[Any, ...]]:
+        """The rows, with what each value may be off by."""
+        if not self.plus_minus:
+            return self.rows
+        return [tuple(map(_with_half, row, halves)) for row, halves in zip(self.rows, self.plus_minus, strict=True)]
 
     def __repr__(self) -> str:
-        return text_table(self.columns, self.rows, self.notes())
+        return text_table(self.columns, self._shown(), self.notes())
 
     def _repr_html_(self) -> str:
-        return html_table(self.columns, self.rows, self.notes())
+        return html_table(self.columns, self._shown(), self.notes())
+
+
+def _is_withheld(value: Any) -> bool:
+    """Of a small table, whether one of its entries was."""
+    return value is WITHHELD or (isinstance(value, list) and any(WITHHELD in entry.values() for entry in value))
+
+
+def _with_half(value: Any, half: Any) -> Any:
+    """A value and half of its interval, the latter to two significant digits."""
+    if value is half or not isinstance(half, int | float) or not isinstance(value, int | float):
+        return value
+    return f"{value:.6g} ± {half:.2g}"
 
 
 def _series(values: list[Any]) -> Any:

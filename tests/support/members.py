@@ -13,6 +13,7 @@ import pandas
 
 from ceiba.sql import parse
 from ceiba_protocol.canonical import Digest, digest
+from ceiba_protocol.disclosure.gate import Released
 from ceiba_protocol.disclosure.grade import disclosure_for
 from ceiba_protocol.plan import Plan, grouped_sums
 from ceiba_protocol.program import Row
@@ -24,18 +25,21 @@ from ceiba_protocol.rounds import (
     approve,
     commit_to_set,
     contribute,
-    describe_member,
     make_manifest,
+    noise_for,
+    open_gate,
     open_result,
     read_manifest,
+    share_gate,
 )
-from ceiba_protocol.schema import Schema
+from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.sums.key_proof import key_context, prove_key
+from ceiba_protocol.sums.masks import Words
 from ceiba_protocol.sums.paillier import Encryptor, encode_modulus
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.sums.secure_sum import coordinator_multiply
 from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Agreement, Contract, Notice, Party, Word, read_contract
-from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer, Refusal, Submission
+from ceiba_protocol.trust.documents import DatasetPin, Manifest, NoiseTerms, Offer, Refusal, Submission
 from ceiba_protocol.trust.keys import SigningKey
 from ceiba_protocol.trust.log import Checkpoint, Release, entry_of
 from ceiba_protocol.trust.merkle import inclusion_proof, leaf_hash, root_of
@@ -54,6 +58,7 @@ from ceiba_protocol.trust.roster import (
 from ceiba_protocol.trust.signing import D, sign
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.log_pb2 import ReceiptParts
+from ceiba_protocol.whole_job import describe_member, example_words, sealing_secret
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 
@@ -67,8 +72,8 @@ SCHEMA = Schema.from_plain(
     {
         "table": "health.heart",
         "columns": [
-            {"name": "sex", "type": "category", "domain": ["female", "male"], "nullable": False},
-            {"name": "age", "type": "int", "minimum": 0, "maximum": 120},
+            {"name": "sex", "type": "category", "domain": ["female", "male"], "nullable": False, "grade": "public"},
+            {"name": "age", "type": "int", "minimum": 0, "maximum": 120, "grade": "public"},
             {
                 "name": "chol",
                 "type": "decimal",
@@ -76,10 +81,20 @@ SCHEMA = Schema.from_plain(
                 "minimum": -20,
                 "maximum": 60,
                 "out_of_bounds": "clip",
+                "grade": "public",
             },
         ],
     }
 )
+"""Of grade public: whoever tests what is sent, and not what may be released, has all of it released."""
+
+
+def graded(grade: str, **changes: Any) -> Schema:
+    """The same schema with every column of another grade."""
+    columns = tuple(column.model_copy(update={"grade": Grade(grade)}) for column in SCHEMA.columns)
+    return SCHEMA.model_copy(update={"columns": columns, **changes})
+
+
 QUESTION = "SELECT sex, COUNT(*) AS n, SUM(age) AS years, AVG(chol) AS chol FROM health.heart GROUP BY sex"
 
 ROWS: Mapping[str, Sequence[Row]] = {
@@ -171,13 +186,15 @@ class World:
         plan: Plan | None = None,
         bits: int = FAST_BITS,
         random: Random = os.urandom,
+        schema: Schema = SCHEMA,
     ) -> None:
         self.rows = rows
         self.holders = sorted(rows)
         self.public_key, self.private_key = keypair(bits)
         self.merchant = merchant(bits=bits)
-        self.schema = SCHEMA
-        self.plan = plan or plan_of()
+        self.schema = schema
+        self.plan = plan or plan_of(schema=schema)
+        self.noise: NoiseTerms | None = None
         self.job_id = "0b" * 16
         self.number = 1
         self.roster = self.make_roster()
@@ -190,6 +207,9 @@ class World:
         }
         self.random = random
         self.mask_secrets = {name: random(32) for name in self.holders}
+        self.noise_keys = {name: seeded(f"noise key of {name}")(32) for name in self.holders}
+        self.shown: dict[str, Sequence[tuple[Signed, bytes]]] = {}
+        """By holder: other shares of the gate than everybody's honest ones, as the coordinator hands them on."""
 
     def make_roster(self, members: Iterable[Descriptor] | None = None, **changes: Any) -> Roster:
         others = (
@@ -269,6 +289,7 @@ class World:
             offers=self.offers(),
             now=NOW,
             seconds=60,
+            noise=self.noise,
         )
         return changed(made, **changes)
 
@@ -304,24 +325,82 @@ class World:
         )
         return signed_by(name, changed(made, **changes))
 
-    # --- 3.-6. contributions
+    # --- 4. the gate
 
-    def values(self, question: Question, name: str) -> list[int]:
-        return [0] * len(question.program.clipped_columns) + grouped_sums(question.program, self.rows[name])
+    def words(self, name: str, question: Question, commitment: Commitment) -> Words:
+        """What the holder sends to the gate, not masked yet. A test that wants other words replaces this method."""
+        return example_words(
+            question, commitment, self.rows[name], self.figures(name, question, commitment), self.random
+        )
+
+    def figures(self, name: str, question: Question, commitment: Commitment) -> list[int]:
+        """The holder's sums, with its noise if the job has any."""
+        sums = grouped_sums(question.program, self.rows[name])
+        if question.manifest.noise is None:
+            return sums
+        added = noise_for(question, commitment, self.noise_keys[name])
+        return [one + extra for one, extra in zip(sums, added, strict=True)]
+
+    def share(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
+        """The holder's share of the gate; once for each context."""
+        words = self.words(name, question, commitment)
+        share, blob = share_gate(question, commitment, name, words, self.mask_secrets[name], self.random)
+        return signed_by(name, share), blob
+
+    @cached_property
+    def _shares(self) -> dict[bytes, list[tuple[Signed, bytes]]]:
+        """By the gate's context."""
+        return {}
+
+    def shares_in(self, question: Question, commitment: Commitment) -> list[tuple[Signed, bytes]]:
+        """Everybody's honest share in that set, the same whenever it is asked for; none without a gate."""
+        if commitment.gate is None:
+            return []
+        context = commitment.gate_context.digest()
+        if context not in self._shares:
+            self._shares[context] = [self.share(name, question, commitment) for name in commitment.holders]
+        return self._shares[context]
+
+    def first_set(self) -> tuple[Question, Commitment]:
+        """The job's question and its whole set."""
+        question = self.read()
+        return question, commit_to_set(question, self.approvals(question))
+
+    @property
+    def shares(self) -> list[tuple[Signed, bytes]]:
+        """Everybody's honest share in the whole set."""
+        return self.shares_in(*self.first_set())
+
+    @property
+    def share_documents(self) -> list[Signed]:
+        return [signed for signed, _ in self.shares]
+
+    def shares_for(self, name: str, question: Question, commitment: Commitment) -> Sequence[tuple[Signed, bytes]]:
+        """What the holder is shown."""
+        return self.shown.get(name) or self.shares_in(question, commitment)
+
+    def released(self, name: str, question: Question, commitment: Commitment) -> Released | None:
+        """What the holder makes of the shares that it is shown; None without a gate."""
+        shares = self.shares_for(name, question, commitment)
+        return open_gate(question, commitment, shares, name, sealing_secret(name)) if shares else None
+
+    # --- 5.-6. contributions
 
     def contribute(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
         """What the holder answers in that context; once for each, because a mask seed serves once."""
         encryptor = Encryptor.for_count(question.modulus, 1, self.random)
-        submission, ciphertexts = contribute(
-            question, commitment, name, self.values(question, name), self.mask_secrets[name], encryptor, bytes(32)
-        )
+        header, secret = [0] * len(question.program.clipped_columns), self.mask_secrets[name]
+        values = header + self.figures(name, question, commitment)
+        released = self.released(name, question, commitment)
+        if released is not None:
+            commitment = commitment.after_gate([signed for signed, _ in self.shares_for(name, question, commitment)])
+        submission, ciphertexts = contribute(question, commitment, name, values, secret, encryptor, bytes(32), released)
         return signed_by(name, submission), ciphertexts
 
     @cached_property
     def submissions(self) -> list[tuple[Signed, bytes]]:
         """Everybody's honest answer."""
-        question = self.read()
-        commitment = commit_to_set(question, self.approvals(question))
+        question, commitment = self.first_set()
         return [self.contribute(name, question, commitment) for name in self.holders]
 
     def submission(self, name: str, **changes: Any) -> tuple[Signed, bytes]:
@@ -341,7 +420,10 @@ class World:
         self, submissions: Sequence[tuple[Signed, bytes]], total: bytes | None = None, approvals: Sequence[Signed] = ()
     ) -> Opened:
         product = self.total(submissions) if total is None else total
-        return open_result(self.read(), approvals or self.approvals(), submissions, product, self.private_key)
+        return open_result(
+            self.read(), approvals or self.approvals(), submissions, product, self.private_key,
+            shares=self.share_documents,
+        )  # fmt: skip
 
     def truth(self) -> list[int]:
         """The sums of the pooled rows."""
@@ -357,6 +439,7 @@ class World:
         ]
         aborts = [self.abort(name, question) for name in gone]
         commitment = commit_to_set(question, approvals, aborts)
+        shares = [signed for signed, _ in self.shares_in(question, commitment)]
         answers = [self.contribute(name, question, commitment) for name in commitment.holders]
         release = self.release(attempt=commitment.context.attempt, total_digest=digest_of_bytes(self.total(answers)))
         parts = ReceiptParts(
@@ -364,11 +447,12 @@ class World:
             manifest=self.signed_manifest(),
             approvals=approvals,
             aborts=aborts,
+            shares=shares,
             submissions=[submission for submission, _ in answers],
             release=release,
             schema=self.schema.body(),
         )
-        before = [*parts.agreement, parts.manifest, *approvals, *aborts, *parts.submissions]
+        before = [*parts.agreement, parts.manifest, *approvals, *aborts, *parts.shares, *parts.submissions]
         later = [self.refusal(name) for name in self.holders]
         return self.proved(parts, self.log_of([*before, release, *later]), len(before))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from ceiba_coordinator.answers import aborts_in, approvals_in
+from ceiba_coordinator.answers import aborts_in, approvals_in, shares_in
 from ceiba_coordinator.bells import EVERYBODY
 from ceiba_coordinator.jobs import Jobs as JobBook
 from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
@@ -50,6 +50,8 @@ class Jobs(JobsServicer):
             yield pb.ResultPart(approval=approval)
         for abort in aborts_in(seats):
             yield pb.ResultPart(abort=abort)
+        for share in shares_in(seats):
+            yield pb.ResultPart(gate_share=share)
         for seat in (seat for seat in seats if seat.submission):
             yield pb.ResultPart(submission=seat.submission)
             for part in chunks(await self._desk.run(self._jobs.ciphertexts, request.job_id, seat.holder)):

@@ -15,11 +15,12 @@ from ceiba_coordinator.log import Log
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
 from ceiba_protocol.errors import MalformedMessage, MessageTooLarge, TooSlow
-from ceiba_protocol.trust.documents import Submission
+from ceiba_protocol.trust.documents import GateShare, Submission
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1 import work_pb2 as pb
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.work_pb2_grpc import WorkServicer
+from ceiba_protocol.wire import chunks
 
 log = structlog.get_logger()
 
@@ -118,7 +119,8 @@ class Work(WorkServicer):
                 tasks.append(pb.Task(agreement=evidence))
         for task in self._jobs.tasks(holder):
             kinds = sent.jobs.setdefault(task.job_id, set())
-            kind = (task.WhichOneof("kind") or "", task.approve.attempt or len(task.contribute.aborts))
+            aborts = task.gate.aborts or task.contribute.aborts
+            kind = (task.WhichOneof("kind") or "", task.approve.attempt or len(aborts))
             if kind not in kinds:
                 kinds.add(kind)
                 tasks.append(task)
@@ -138,6 +140,8 @@ class Work(WorkServicer):
             case "refusal":
                 abort = await self._abort_after_refusal(parts)
                 await self._desk.run(self._jobs.refuse, first.refusal, holder, abort)
+            case "gate_share":
+                await self._share(first.gate_share, parts, holder)
             case "submission":
                 await self._contribute(first.submission, parts, holder)
             case "pending":
@@ -154,17 +158,35 @@ class Work(WorkServicer):
             raise MalformedMessage(message="WorkPart", problem="only an abort token follows a refusal")
         return following.abort
 
+    async def _share(self, signed: Signed, parts: AsyncIterator[pb.WorkPart], holder: str) -> None:
+        job_id = bytes.fromhex(GateShare.parse(signed.body).job_id)
+        words = await collect(parts, "words", await self._desk.run(self._jobs.expected_words, job_id))
+        await self._desk.run(self._jobs.share, signed, words, job_id, holder)
+
     async def _contribute(self, signed: Signed, parts: AsyncIterator[pb.WorkPart], holder: str) -> None:
         job_id = bytes.fromhex(Submission.parse(signed.body).job_id)
-        limit = await self._desk.run(self._jobs.expected_bytes, job_id)
-        ciphertexts = bytearray()
-        async for part in parts:
-            if part.WhichOneof("part") != "ciphertexts":
-                raise MalformedMessage(message="WorkPart", problem="only ciphertexts follow a submission")
-            ciphertexts += part.ciphertexts
-            if len(ciphertexts) > limit:
-                raise MessageTooLarge(message="Submission", limit=limit)
-        await self._desk.run(self._jobs.contribute, signed, bytes(ciphertexts), job_id, holder)
+        ciphertexts = await collect(parts, "ciphertexts", await self._desk.run(self._jobs.expected_bytes, job_id))
+        await self._desk.run(self._jobs.contribute, signed, ciphertexts, job_id, holder)
+
+    @streaming
+    async def Shares(self, request: pb.SharesRequest, context: Context) -> AsyncIterator[pb.SharePart]:
+        holder = await self._callers.name(context, Role.HOLDER)
+        for share in await self._desk.run(self._jobs.shares, request.job_id, holder):
+            yield pb.SharePart(share=share)
+            for part in chunks(await self._desk.run(self._jobs.words, request.job_id, share.signer)):
+                yield pb.SharePart(words=part)
+
+
+async def collect(parts: AsyncIterator[pb.WorkPart], kind: str, limit: int) -> bytes:
+    """The bytes that follow a document, in parts of one kind. Raises MalformedMessage, MessageTooLarge."""
+    collected = bytearray()
+    async for part in parts:
+        if part.WhichOneof("part") != kind:
+            raise MalformedMessage(message="WorkPart", problem=f"only {kind} follow this document")
+        collected += getattr(part, kind)
+        if len(collected) > limit:
+            raise MessageTooLarge(message="WorkPart", limit=limit)
+    return bytes(collected)
 
 
 async def in_time(parts: AsyncIterator[pb.WorkPart]) -> AsyncIterator[pb.WorkPart]:

@@ -36,22 +36,23 @@ class StoredJob:
 
 @dataclass(frozen=True)
 class Seat:
-    """What one holder has answered to one job; approval and submission are for the job's attempt."""
+    """What one holder has answered to one job; approval, share and submission are for the job's attempt."""
 
     holder: str
     approval: Signed | None
+    share: Signed | None
     submission: Signed | None
     refusal: Signed | None
     abort: Signed | None
     """Its abort token, if it has left."""
     has_submitted: bool
-    """In whatever attempt."""
+    """A share or a submission, in whatever attempt."""
     pending: bool
     """Whether a person there has to decide."""
 
 
 _WITHOUT_TOTAL = [column for column in tables.jobs.c if column.name != "total"]
-_WITHOUT_CIPHERTEXTS = [column for column in tables.seats.c if column.name not in ("job_id", "ciphertexts")]
+_WITHOUT_CIPHERTEXTS = [column for column in tables.seats.c if column.name not in ("job_id", "words", "ciphertexts")]
 
 
 class JobRows(Rows):
@@ -116,7 +117,8 @@ class JobRows(Rows):
 
     def clear_attempt(self, job_id: bytes) -> None:
         """Forget the approvals and submissions of a job's attempt, because it begins another one."""
-        nothing = {"approval": None, "submission": None, "ciphertexts": None, "pending": False}
+        answers = ("approval", "share", "words", "submission", "ciphertexts")
+        nothing = {**dict.fromkeys(answers), "pending": False}
         with self.transaction() as connection:
             connection.execute(update(tables.seats).where(_is(tables.seats, job_id)).values(**nothing))
 
@@ -127,6 +129,13 @@ class JobRows(Rows):
         with self.transaction() as connection:
             rows = connection.execute(query.where(table.c.holder.in_(holders)) if holders else query)
             return {row.holder: row.ciphertexts for row in rows if row.ciphertexts is not None}
+
+    def words(self, job_id: bytes, holder: str) -> bytes:
+        """What a holder has sent to the gate; empty if nothing."""
+        table = tables.seats
+        query = select(table.c.words).where(_is(table, job_id), table.c.holder == holder)
+        with self.transaction() as connection:
+            return bytes(connection.execute(query).scalar_one() or b"")
 
 
 def _is(table: Any, job_id: bytes) -> Any:
@@ -154,6 +163,7 @@ def _seat(row: Row[Any]) -> Seat:
     return Seat(
         row.holder,
         read_signed(row.approval),
+        read_signed(row.share),
         read_signed(row.submission),
         read_signed(row.refusal),
         read_signed(row.abort),

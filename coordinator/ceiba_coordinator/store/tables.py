@@ -13,7 +13,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -122,11 +122,13 @@ seats = Table(
     Column("job_id", LargeBinary(16), ForeignKey("jobs.job_id"), primary_key=True),
     Column("holder", String(64), primary_key=True, index=True),
     Column("approval", LargeBinary),  # Signed; for the job's attempt
+    Column("share", LargeBinary),  # Signed GateShare; for the job's attempt
+    Column("words", LargeBinary),  # the share's
     Column("submission", LargeBinary),  # Signed; for the job's attempt
     Column("ciphertexts", LargeBinary),
     Column("refusal", LargeBinary),  # Signed
     Column("abort", LargeBinary),  # Signed; the holder has left
-    Column("has_submitted", Boolean, nullable=False, default=False),  # in whatever attempt
+    Column("has_submitted", Boolean, nullable=False, default=False),  # to gate or release, in whatever attempt
     Column("pending", Boolean, nullable=False, default=False),  # a person there has to decide
 )
 """One row for each holder of each job: what it has answered so far."""

@@ -1,6 +1,7 @@
 """Grades and the disclosure rules that follow from them, as a table (PROTOCOL §3.1)."""
 
 from collections.abc import Iterable
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 
@@ -107,6 +108,8 @@ DEFAULT_RHO = 5_000
 """What a job with noise costs unless the merchant says otherwise, in millionths: counts get a σ of about 10."""
 DATASET_FACTOR = 4
 """A dataset's budget over all merchants is so many times that of one merchant, because merchants may collude."""
+BUDGET_SECONDS = 365 * 24 * 3600
+"""How long an answer with noise counts against a budget."""
 
 
 def disclosure_for(columns: Iterable[str], schema: Schema) -> Disclosure:
@@ -120,3 +123,8 @@ def disclosure_for(columns: Iterable[str], schema: Schema) -> Disclosure:
 def grade_of(columns: Iterable[str], schema: Schema) -> Grade:
     """A result's grade is the highest of what it touches. Raises UnknownColumn."""
     return max((schema.column(name).grade for name in columns), key=ORDER.index, default=Grade.PUBLIC)
+
+
+def as_rho(millionths: int) -> str:
+    """ρ as people write it, such as 0.005."""
+    return format((Decimal(millionths) / MILLION).normalize(), "f")

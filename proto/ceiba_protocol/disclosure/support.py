@@ -6,13 +6,16 @@ test is about a condition that a row meets: enough subjects at enough holders mu
 alone, and every party computes the same ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
+import numpy as np
+import numpy.typing as npt
+
 from ceiba_protocol import program
-from ceiba_protocol.plan import ROW_COUNT, Program
+from ceiba_protocol.plan import ROW_COUNT, Program, Use
 from ceiba_protocol.program import (
     FALSE,
     NULL,
@@ -29,8 +32,10 @@ from ceiba_protocol.program import (
     Multiply,
     Negation,
     Node,
+    Row,
     Subjects,
     children,
+    evaluate,
 )
 
 ROWS = 0
@@ -76,6 +81,8 @@ class Tests:
     tests: tuple[Test, ...]
     needs: tuple[tuple[int, ...], ...]
     """For each sum of the program, the tests that must hold before it is released; ROWS is always the first."""
+    units: tuple[tuple[int, ...], ...]
+    """Sums that are released together or not at all: those of one output, or each by itself where they are disjoint."""
     together: tuple[int, ...]
     """Tests that hold all or none: a part that is left out of several could be found from their whole."""
 
@@ -102,7 +109,17 @@ def tests_of(compiled: Program) -> Tests:
         own += [builder.place(test) for one in list(own) for test in differences.get(one, ())]
     parts = [place for place, test in enumerate(builder.tests()) if place != ROWS and test.audited and test.is_chosen]
     together = () if disjoint or len(parts) < 2 else tuple(parts)
-    return Tests(tuple(builder.tests()), tuple(tuple(dict.fromkeys((ROWS, *own))) for own in needs), together)
+    return Tests(
+        tests=tuple(builder.tests()),
+        needs=tuple(tuple(dict.fromkeys((ROWS, *own))) for own in needs),
+        units=tuple(unit for use in compiled.uses for unit in units_of(use)),
+        together=together,
+    )
+
+
+def units_of(use: Use) -> list[tuple[int, ...]]:
+    """The sums of one output that are released together."""
+    return [(one,) for one in use.sums] if use.statistic.disjoint else [use.sums]
 
 
 _Key = tuple[Node, Node, bool, bool, bool]
@@ -158,6 +175,25 @@ def _is_disjoint(compiled: Program) -> bool:
 def uses_row_count(compiled: Program) -> bool:
     """Whether an output is made of the cell's row count. Otherwise it is not released."""
     return any(ROW_COUNT in use.sums for use in compiled.uses)
+
+
+def count_subjects(compiled: Program, tests: Tests, rows: Iterable[Row]) -> npt.NDArray[np.int64]:
+    """[cells, tests]: the distinct subjects of the rows in each test's support; what a holder's engine must give.
+
+    A row's subject is its "#subject"; without one, each row is a subject of its own.
+    """
+    found: dict[tuple[int, int], set[object]] = {}
+    for place, row in enumerate(rows):
+        if compiled.condition is not None and evaluate(compiled.condition, row) != 1:
+            continue
+        cell = compiled.cell_of(tuple(evaluate(key.node, row) for key in compiled.keys))
+        for number, test in enumerate(tests.tests):
+            if evaluate(test.support, row) == 1:
+                found.setdefault((cell, number), set()).add(row.get("#subject", ("row", place)))
+    counts = np.zeros((compiled.cells, len(tests)), dtype=np.int64)
+    for where, subjects in found.items():
+        counts[where] = len(subjects)
+    return counts
 
 
 # --- conditions ------------------------------------------------------------------------------------------------

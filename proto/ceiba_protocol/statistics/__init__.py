@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from ceiba_protocol.statistics.base import Output, Statistic, Total
+from ceiba_protocol.statistics.base import WITHHELD, Output, Statistic, Total, Withheld
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -24,4 +24,4 @@ if TYPE_CHECKING:
 else:
     AnyStatistic = Annotated[Union[tuple(STATISTICS.values())], Field(discriminator="statistic")]  # noqa: UP007
 
-__all__ = ["STATISTICS", "AnyStatistic", "Output", "Statistic", "Total"]
+__all__ = ["STATISTICS", "WITHHELD", "AnyStatistic", "Output", "Statistic", "Total", "Withheld"]

@@ -4,13 +4,29 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from fractions import Fraction
 from typing import Any, ClassVar
 
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.expression import Expression
 
-Output = int | float | None | list[dict[str, Any]]
+
+class Withheld(Enum):
+    """Stands where a value was not released: too few people behind it, or too close to an earlier answer."""
+
+    WITHHELD = "withheld"
+
+    def __repr__(self) -> str:
+        return "WITHHELD"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+WITHHELD = Withheld.WITHHELD
+
+Output = int | float | None | Withheld | list[dict[str, Any]]
 """A finished value: an exact integer, a correctly rounded float, None where SQL says NULL, or a small table."""
 
 
@@ -20,6 +36,8 @@ class Total:
 
     units: int
     step: Fraction
+    withheld: bool = False
+    """Not released; then `units` is 0 and means nothing. Only statistics with disjoint sums meet it."""
 
 
 class Statistic(Document, ABC):
@@ -70,5 +88,5 @@ def variance_of(n: Total, x: Total, xx: Total, *, population: bool) -> tuple[int
     divisor = n.units if population else n.units - 1
     if n.units < 1 or divisor < 1:
         return None
-    spread = n.units * xx.units - x.units * x.units
+    spread = max(0, n.units * xx.units - x.units * x.units)  # noise can make it negative
     return spread * x.step.numerator**2, n.units * divisor * x.step.denominator**2

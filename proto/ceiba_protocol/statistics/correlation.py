@@ -35,6 +35,6 @@ class Correlation(Statistic):
         joint = n.units * xy.units - x.units * y.units
         spread_x = n.units * xx.units - x.units * x.units
         spread_y = n.units * yy.units - y.units * y.units
-        if spread_x == 0 or spread_y == 0:
+        if spread_x <= 0 or spread_y <= 0:  # below 0 only by noise
             return None
         return math.copysign(root(joint * joint, spread_x * spread_y), joint)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ceiba_protocol.expression import ONE, Comparing, Expression, Logic, Number, number, only_where, product
 from ceiba_protocol.program import Comparison
-from ceiba_protocol.statistics.base import Statistic, Total
+from ceiba_protocol.statistics.base import WITHHELD, Statistic, Total
 
 
 class Histogram(Statistic):
@@ -50,10 +50,10 @@ class Histogram(Statistic):
         return [only_where(condition, ONE) for condition in conditions]
 
     def finish(self, *counts: Total) -> list[dict[str, Any]]:
-        """One entry a bin: `from`, `to` (None beyond the ends) and `count`."""
+        """One entry a bin: `from`, `to` (None beyond the ends) and `count`, which may be WITHHELD."""
         edges = [float(self._edge(k) / self.bins) for k in range(self.bins + 1)]
         starts, ends = [None, *edges], [*edges, None]
         return [
-            {"from": start, "to": end, "count": count.units}
+            {"from": start, "to": end, "count": WITHHELD if count.withheld else count.units}
             for start, end, count in zip(starts, ends, counts, strict=True)
         ]

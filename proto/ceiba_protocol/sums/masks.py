@@ -10,6 +10,8 @@ import hashlib
 import threading
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -85,4 +87,31 @@ def combined_mask(
         mask = expand(shared_seed(secret_key, public_key, context_digest, me, peer), n, count)
         sign = 1 if me < peer else -1
         total = [(have + sign * part) % n for have, part in zip(total, mask, strict=True)]
+    return total
+
+
+# --- sums that holders need: 64-bit words ----------------------------------------------------------------------
+
+Words = npt.NDArray[np.uint64]
+"""Integers modulo 2^64."""
+
+
+def expand_words(seed: bytes, count: int) -> Words:
+    """`count` uniform words: AES-256-CTR from counter zero, read as little-endian."""
+    stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor().update(bytes(8 * count))
+    return np.frombuffer(stream, dtype="<u8")
+
+
+def combined_words(me: str, secret_key: bytes, peers: Mapping[str, bytes], context_digest: bytes, count: int) -> Words:
+    """As `combined_mask`, in words modulo 2^64."""
+    if me in peers or not peers:
+        raise SetMismatch(problem=f"{me} needs peers, and is none of its own")
+    _GUARD.claim(me, secret_key, context_digest)
+    total = np.zeros(count, dtype=np.uint64)
+    for peer, public_key in peers.items():
+        mask = expand_words(shared_seed(secret_key, public_key, context_digest, me, peer), count)
+        if me < peer:
+            total += mask
+        else:
+            total -= mask
     return total

@@ -17,7 +17,7 @@ from ceiba_protocol.canonical import Digest, Document, FieldName, HexDigest, Job
 from ceiba_protocol.disclosure.grade import Disclosure, disclosure_for
 from ceiba_protocol.errors import AgreementMismatch, CeibaError, IllegalNotice, NotAgreed, TooFewHolders
 from ceiba_protocol.plan import Plan
-from ceiba_protocol.schema import Schema
+from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.statistics import STATISTICS
 from ceiba_protocol.trust.roster import Descriptor, Role, Roster
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -139,14 +139,21 @@ def check_same_keys(agreement: Agreement, party: Party, member: Descriptor) -> N
 
 
 def check_terms(agreement: Agreement, schema: Schema) -> None:
-    """Run by every party before it signs: the columns are the schema's, the rules no laxer than their grades demand.
+    """Run by every party before it signs: the columns are the schema's, the rules no laxer than their grades demand,
+    and what they demand of the set is possible. Important data takes a person at every holder for every job.
 
-    Raises AgreementMismatch, UnknownColumn, GradeForbids.
+    Raises AgreementMismatch, UnknownColumn, GradeForbids, TooFewHolders.
     """
     if (agreement.table, agreement.schema_digest) != (schema.table, schema.digest()):
         raise AgreementMismatch(agreement=agreement.agreement_id, problem="it was made for another schema")
     if not agreement.disclosure.is_at_least(disclosure_for(agreement.columns, schema)):
         problem = "its disclosure rules are laxer than its columns' grades demand"
+        raise AgreementMismatch(agreement=agreement.agreement_id, problem=problem)
+    minimum = max(agreement.disclosure.minimum_set, agreement.disclosure.minimum_holders)
+    if agreement.smallest_set < minimum:
+        raise TooFewHolders(table=agreement.table, holders=agreement.smallest_set, minimum=minimum)
+    if agreement.disclosure.grade is Grade.IMPORTANT and agreement.approval != "each job":
+        problem = "important data takes a person's approval of each job"
         raise AgreementMismatch(agreement=agreement.agreement_id, problem=problem)
 
 

@@ -8,6 +8,7 @@ from ceiba_protocol.canonical import (
     BigInt,
     Digest,
     Document,
+    Hex,
     Hex32,
     HexDigest,
     JobId,
@@ -46,6 +47,15 @@ class DatasetPin(Document):
     row_capacity: Capacity
 
 
+class NoiseTerms(Document):
+    """A job whose answer carries noise (PROTOCOL §3.6)."""
+
+    rho: Annotated[int, Field(ge=1, le=10_000_000)]
+    """What the job costs, in millionths of ρ, split evenly over the sums of a cell."""
+    cells_per_subject: Annotated[int, Field(ge=1, le=1000)] = 1
+    """To how many cells a subject may add at most; what it adds beyond them is left out."""
+
+
 class Manifest(Document):
     """One computation, described and signed by its merchant (PROTOCOL §2.5 step 1).
 
@@ -66,6 +76,8 @@ class Manifest(Document):
     layout_digest: HexDigest
     disclosure_digest: HexDigest
     """Of the agreement's Disclosure."""
+    noise: NoiseTerms | None
+    """None asks for exact figures."""
     not_before: Seconds
     not_after: Seconds
 
@@ -74,6 +86,11 @@ class Manifest(Document):
         if self.not_before >= self.not_after:
             raise ValueError("the window ends before it begins")
         return self
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Holder → the version of its dataset."""
+        return {pin.holder: pin.version for pin in self.datasets}
 
 
 class Approval(Document):
@@ -112,6 +129,21 @@ class AbortToken(Document):
     holder: MemberName
 
 
+class GateShare(Document):
+    """What a holder has sent to the gate, without the words themselves (step 4)."""
+
+    job_id: JobId
+    attempt: Attempt
+    holder: MemberName
+    context_digest: HexDigest
+    words: Annotated[int, Field(ge=1, le=10_000_000)]
+    """How many words of 64 bits."""
+    words_digest: HexDigest
+    """SHA-256 of the words' bytes."""
+    sealed_keys: dict[MemberName, Hex]
+    """The leader's only: the group's key, sealed to each holder of the set. Without it the masks stay on the sum."""
+
+
 class Submission(Document):
     """What a holder has sent for one round, without the ciphertexts themselves (step 6)."""
 
@@ -121,6 +153,9 @@ class Submission(Document):
     iteration: Annotated[int, Field(ge=0, le=1000)] = 0
     holder: MemberName
     context_digest: HexDigest
+    released: Hex
+    """What the gate lets pass: one bit for each cell and test, as `disclosure.gate.pack_released` writes it. The same
+    from every holder. Empty without a gate."""
     ciphertexts: Annotated[int, Field(ge=1, le=1_000_000)]
     ciphertext_digest: HexDigest
     """SHA-256 of the ciphertexts' bytes."""

@@ -152,6 +152,12 @@ class Identity(Document):
         """Under which a holder digests its snapshots: 32 bytes, derived from the storage key and kept like it."""
         return sha256("ceiba/v1/version-key", bytes.fromhex(self.storage_key))
 
+    @property
+    def noise_key(self) -> bytes:
+        """From which a holder draws its noise, 32 bytes, derived likewise: with a new one, old answers could be asked
+        for again under other noise."""
+        return sha256("ceiba/v1/noise-key", bytes.fromhex(self.storage_key))
+
     @cached_property
     def signing_key(self) -> SigningKey:
         return SigningKey(bytes.fromhex(self.signing_seed))

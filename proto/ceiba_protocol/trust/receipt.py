@@ -12,7 +12,16 @@ from pydantic import Field
 
 from ceiba_protocol.canonical import MAX_BODY_BYTES, Digest, Document, Hex, HexDigest, MemberName, Text
 from ceiba_protocol.errors import CeibaError, ReceiptRejected
-from ceiba_protocol.rounds import Commitment, Question, check_submitted, check_window, commit_to_set, read_manifest
+from ceiba_protocol.rounds import (
+    Commitment,
+    Question,
+    check_shares,
+    check_submitted,
+    check_window,
+    commit_to_set,
+    read_manifest,
+    read_released,
+)
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import Agreement, read_contract
 from ceiba_protocol.trust.documents import Manifest
@@ -78,7 +87,7 @@ class Receipt(Document):
     MAX_BYTES: ClassVar[int] = 16 * MAX_BODY_BYTES
     """A manifest of the largest size, and the papers of a thousand holders: about 1,800 bytes each."""
 
-    format: Annotated[int, Field(ge=1, le=1)] = 1
+    format: Annotated[int, Field(ge=2, le=2)] = 2
     roster_digest: HexDigest
     """Of the roster under which the signatures verify; a newer one serves as well."""
     schema_text: str
@@ -86,6 +95,8 @@ class Receipt(Document):
     manifest: SignedText
     approvals: tuple[SignedText, ...]
     aborts: tuple[SignedText, ...]
+    shares: tuple[SignedText, ...]
+    """Of the gate, without their words."""
     submissions: tuple[SignedText, ...]
     release: SignedText
     entry: str
@@ -105,6 +116,7 @@ def read_parts(parts: ReceiptParts, roster: Roster) -> Receipt:
             manifest=SignedText.of(parts.manifest),
             approvals=_texts(parts.approvals),
             aborts=_texts(parts.aborts),
+            shares=_texts(parts.shares),
             submissions=_texts(parts.submissions),
             release=SignedText.of(parts.release),
             entry=parts.entry.decode(),
@@ -171,11 +183,21 @@ def _set(reading: _Reading) -> None:
     reading.commitment = commit_to_set(reading.question, approvals, aborts)
 
 
+def _gate(reading: _Reading) -> None:
+    shares = [text.signed() for text in reading.receipt.shares]
+    if reading.commitment.gate is not None:
+        check_shares(shares, reading.question, reading.commitment)
+        reading.commitment = reading.commitment.after_gate(shares)
+    elif shares:
+        raise _fails("there are shares of a gate, and the job has none.")
+
+
 def _submissions(reading: _Reading) -> None:
     submissions = [text.signed() for text in reading.receipt.submissions]
     found = [check_submitted(one, reading.question, reading.commitment).holder for one in submissions]
     if sorted(found) != reading.commitment.holders:
         raise _fails("the submissions are not those of the whole set, each once.")
+    read_released(reading.commitment, submissions)
 
 
 def _release(reading: _Reading) -> None:
@@ -216,7 +238,8 @@ STEPS: tuple[tuple[str, Callable[[_Reading], None]], ...] = (
     ("the merchant and every holder signed the same agreement", _agreement),
     ("the merchant signed the manifest, and it keeps to the agreement", _manifest),
     ("the agreement's whole set approved it; whoever is missing signed that it left", _set),
-    ("each of them signed its submission, for this manifest and this set", _submissions),
+    ("each of them signed its share of the gate, where there is one", _gate),
+    ("each of them signed its submission, for this manifest, this set and the gate's one decision", _submissions),
     ("the operator signed the release of their total", _release),
     ("the release stands in the log", _inclusion),
     ("enough of the agreement's holders witnessed that log", _witnesses),

@@ -7,13 +7,10 @@ for a line of ours: what would be invisible, or could move text about, is shown 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from ceiba_protocol.disclosure.grade import Disclosure
+from ceiba_protocol.disclosure.grade import Disclosure, NoiseRule, as_rho
 from ceiba_protocol.trust.agreement import Agreement, Contract, Overlap, Party, State, no_party_now
 from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.trust.words import MEMBER_WORDS, words_of
-
-NOT_ENFORCED = "agreed, not enforced by this version"
-"""Of the rules on small cells: the gate that will enforce them is not built yet."""
 
 _LABEL_WIDTH = 14
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
@@ -42,12 +39,28 @@ def render(
     ]
 
 
-def rules_of(disclosure: Disclosure) -> str:
-    """What is agreed on released cells, and that it is not enforced yet."""
-    return (
-        f"grade {disclosure.grade}: at least {disclosure.minimum_subjects} subjects and "
-        f"{disclosure.minimum_holders} holders in every released cell ({NOT_ENFORCED})"
+def rules_of(rules: Disclosure) -> list[tuple[str, str]]:
+    """What is agreed on released cells: a label and a sentence for each rule."""
+    many = f"at least {rules.minimum_subjects} subjects and {rules.minimum_holders} holders in every released cell"
+    if not rules.has_gate:
+        return [("small cells", "grade public: every cell is released as it is")]
+    dominance = (
+        f"the largest contribution is at most {rules.dominance_one} % of a total, the two largest together at most "
+        f"{rules.dominance_two} %"
     )
+    exact = f"at most {rules.exact_jobs} for each version of a dataset"
+    if rules.noise is NoiseRule.MANDATORY:
+        exact = "none" if rules.exact_jobs == 0 else f"{exact}, each with a person's approval at every holder"
+    return [
+        (
+            "small cells",
+            f"grade {rules.grade}: {many}; an empty one {'looks the same' if rules.hides_zeros else 'shows'}",
+        ),
+        ("dominance", dominance),
+        ("differencing", "no answer differs by fewer subjects or holders than that from an earlier one"),
+        ("exact answers", exact),
+        ("noise", f"{rules.noise}; at most ρ {as_rho(rules.rho_per_year)} in any 365 days"),
+    ]
 
 
 def quoted(text: str) -> str:
@@ -92,7 +105,7 @@ def _facts(agreement: Agreement, roster: Roster) -> list[str]:
         _line("until", moment(agreement.not_after)),
         _line("who answers", _smallest(agreement)),
         _line("tolerated", f"{agreement.tolerated} of the holders may collude with the merchant and the coordinator"),
-        _line("small cells", rules_of(agreement.disclosure)),
+        *(_line(label, text) for label, text in rules_of(agreement.disclosure)),
         _line("schema", agreement.schema_digest),
         _line("suite", agreement.suite),
     ]

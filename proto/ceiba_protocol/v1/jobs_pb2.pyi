@@ -79,6 +79,7 @@ class JobStatus(_message.Message):
     ONLINE_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     ENDED_BECAUSE_FIELD_NUMBER: _builtins.int
@@ -113,6 +114,10 @@ class JobStatus(_message.Message):
         """Why the job ended without a result: a Refusal signed by a holder; absent otherwise."""
 
     @_builtins.property
+    def shared(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that have sent their share to the gate."""
+
+    @_builtins.property
     def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those that have left the job with an abort token; the others answer without them."""
 
@@ -131,13 +136,14 @@ class JobStatus(_message.Message):
         online: _abc.Iterable[_builtins.str] | None = ...,
         refusal: _common_pb2.Signed | None = ...,
         deadline: _builtins.int = ...,
+        shared: _abc.Iterable[_builtins.str] | None = ...,
         left: _abc.Iterable[_builtins.str] | None = ...,
         pending: _abc.Iterable[_builtins.str] | None = ...,
         ended_because: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "ended_because", b"ended_because", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "approved", b"approved", "deadline", b"deadline", "ended_because", b"ended_because", "holders", b"holders", "job_id", b"job_id", "left", b"left", "online", b"online", "pending", b"pending", "refusal", b"refusal", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "approved", b"approved", "deadline", b"deadline", "ended_because", b"ended_because", "holders", b"holders", "job_id", b"job_id", "left", b"left", "online", b"online", "pending", b"pending", "refusal", b"refusal", "shared", b"shared", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ended_because: _TypeAlias = _typing.Literal["ended_because"]  # noqa: Y015
     _WhichOneofArgType__ended_because: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because"]  # noqa: Y015
@@ -156,6 +162,7 @@ class ResultPart(_message.Message):
     CIPHERTEXTS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     ABORT_FIELD_NUMBER: _builtins.int
+    GATE_SHARE_FIELD_NUMBER: _builtins.int
     ciphertexts: _builtins.bytes
     """Part of the ciphertexts of the last submission: fixed-width big-endian integers below n², at most 1 MiB a part."""
     total: _builtins.bytes
@@ -172,6 +179,10 @@ class ResultPart(_message.Message):
     def abort(self) -> _common_pb2.Signed:
         """An AbortToken of a holder that left, signed by it. All of them come after the approvals."""
 
+    @_builtins.property
+    def gate_share(self) -> _common_pb2.Signed:
+        """A GateShare without its words, signed by its holder. All of them come before the submissions."""
+
     def __init__(
         self,
         *,
@@ -180,12 +191,13 @@ class ResultPart(_message.Message):
         ciphertexts: _builtins.bytes = ...,
         total: _builtins.bytes = ...,
         abort: _common_pb2.Signed | None = ...,
+        gate_share: _common_pb2.Signed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "submission", "ciphertexts", "total", "abort"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "submission", "ciphertexts", "total", "abort", "gate_share"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 

@@ -37,7 +37,7 @@ class JobsStub:
     """The job's status now and after every change, until it has ended."""
     Result: _grpc.UnaryStreamMultiCallable[_jobs_pb2.JobReference, _jobs_pb2.ResultPart]
     """The encrypted total of a job that is done, with all that the merchant needs to check it: the approvals, each
-    submission followed by its ciphertexts, then the total; abort tokens, if any, after the approvals.
+    submission followed by its ciphertexts, then the total; abort tokens and the gate's shares, if any, after the approvals.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.JobReference, _jobs_pb2.JobStatus]
     """End a job that has not ended yet. Holders that have not answered are told to forget it."""
@@ -51,7 +51,7 @@ class JobsAsyncStub(JobsStub):
     """The job's status now and after every change, until it has ended."""
     Result: _aio.UnaryStreamMultiCallable[_jobs_pb2.JobReference, _jobs_pb2.ResultPart]  # type: ignore[assignment]
     """The encrypted total of a job that is done, with all that the merchant needs to check it: the approvals, each
-    submission followed by its ciphertexts, then the total; abort tokens, if any, after the approvals.
+    submission followed by its ciphertexts, then the total; abort tokens and the gate's shares, if any, after the approvals.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_jobs_pb2.JobReference, _jobs_pb2.JobStatus]  # type: ignore[assignment]
     """End a job that has not ended yet. Holders that have not answered are told to forget it."""
@@ -80,7 +80,7 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.ResultPart], _abc.AsyncIterator[_jobs_pb2.ResultPart]]:
         """The encrypted total of a job that is done, with all that the merchant needs to check it: the approvals, each
-        submission followed by its ciphertexts, then the total; abort tokens, if any, after the approvals.
+        submission followed by its ciphertexts, then the total; abort tokens and the gate's shares, if any, after the approvals.
         """
 
     @_abc_1.abstractmethod

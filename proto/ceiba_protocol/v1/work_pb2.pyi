@@ -54,6 +54,7 @@ class Task(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     APPROVE_FIELD_NUMBER: _builtins.int
     CONTRIBUTE_FIELD_NUMBER: _builtins.int
+    GATE_FIELD_NUMBER: _builtins.int
     FORGET_FIELD_NUMBER: _builtins.int
     ROSTER_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
@@ -67,6 +68,10 @@ class Task(_message.Message):
     @_builtins.property
     def contribute(self) -> Global___ContributeTask:
         """Sent while the job waits for submissions and the holder has given none."""
+
+    @_builtins.property
+    def gate(self) -> Global___GateTask:
+        """Sent while the job waits for shares of the gate and the holder has given none."""
 
     @_builtins.property
     def forget(self) -> Global___ForgetTask:
@@ -90,16 +95,17 @@ class Task(_message.Message):
         job_id: _builtins.bytes = ...,
         approve: Global___ApproveTask | None = ...,
         contribute: Global___ContributeTask | None = ...,
+        gate: Global___GateTask | None = ...,
         forget: Global___ForgetTask | None = ...,
         roster: Global___RosterTask | None = ...,
         agreement: _agreements_pb2.AgreementEvidence | None = ...,
         witness: Global___WitnessTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "forget", b"forget", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "forget", b"forget", "gate", b"gate", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "forget", b"forget", "job_id", b"job_id", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "forget", b"forget", "gate", b"gate", "job_id", b"job_id", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["approve", "contribute", "forget", "roster", "agreement", "witness"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["approve", "contribute", "gate", "forget", "roster", "agreement", "witness"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -180,8 +186,46 @@ class ApproveTask(_message.Message):
 Global___ApproveTask: _TypeAlias = ApproveTask  # noqa: Y015
 
 @_typing.final
+class GateTask(_message.Message):
+    """All holders have approved: count, cap, mask. Answered with a GateShare and its words, or a Refusal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    ABORTS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
+        """As in ContributeTask."""
+
+    @_builtins.property
+    def aborts(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
+        """As in ContributeTask."""
+
+    @_builtins.property
+    def checkpoint(self) -> _common_pb2.Signed:
+        """As in ContributeTask."""
+
+    def __init__(
+        self,
+        *,
+        approvals: _abc.Iterable[_common_pb2.Signed] | None = ...,
+        aborts: _abc.Iterable[_common_pb2.Signed] | None = ...,
+        checkpoint: _common_pb2.Signed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborts", b"aborts", "approvals", b"approvals", "checkpoint", b"checkpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateTask: _TypeAlias = GateTask  # noqa: Y015
+
+@_typing.final
 class ContributeTask(_message.Message):
-    """All holders have approved: compute, mask, encrypt. Answered with a Submission and its ciphertexts, or a Refusal."""
+    """The gate's shares are there, or there is no gate: compute, mask, encrypt. Where there is a gate, the holder calls
+    Work.Shares first. Answered with a Submission and its ciphertexts, or a Refusal.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -238,8 +282,8 @@ Global___ForgetTask: _TypeAlias = ForgetTask  # noqa: Y015
 
 @_typing.final
 class WorkPart(_message.Message):
-    """Parts of one answer, in order: one signed document, then, after a Submission, its ciphertexts, and after a Refusal
-    possibly an AbortToken. Or only `pending`.
+    """Parts of one answer, in order: one signed document, then, after a Submission, its ciphertexts, after a GateShare, its
+    words, and after a Refusal possibly an AbortToken. Or only `pending`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -250,10 +294,14 @@ class WorkPart(_message.Message):
     CIPHERTEXTS_FIELD_NUMBER: _builtins.int
     ABORT_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
+    GATE_SHARE_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
     ciphertexts: _builtins.bytes
     """Ciphertexts: fixed-width big-endian integers below n², at most 1 MiB a part."""
     pending: _builtins.bytes
     """The 16 bytes of a job that waits for a person at the calling holder; for the merchant's information only."""
+    words: _builtins.bytes
+    """The share's words: unsigned integers of 64 bits, little-endian, at most 1 MiB a part."""
     @_builtins.property
     def approval(self) -> _common_pb2.Signed:
         """An Approval, signed by the calling holder."""
@@ -270,6 +318,10 @@ class WorkPart(_message.Message):
     def abort(self) -> _common_pb2.Signed:
         """An AbortToken, signed by the calling holder; follows a Refusal where the agreement lets the others go on."""
 
+    @_builtins.property
+    def gate_share(self) -> _common_pb2.Signed:
+        """A GateShare, signed by the calling holder."""
+
     def __init__(
         self,
         *,
@@ -279,16 +331,70 @@ class WorkPart(_message.Message):
         ciphertexts: _builtins.bytes = ...,
         abort: _common_pb2.Signed | None = ...,
         pending: _builtins.bytes = ...,
+        gate_share: _common_pb2.Signed | None = ...,
+        words: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "refusal", "submission", "ciphertexts", "abort", "pending"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "refusal", "submission", "ciphertexts", "abort", "pending", "gate_share", "words"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___WorkPart: _TypeAlias = WorkPart  # noqa: Y015
+
+@_typing.final
+class SharesRequest(_message.Message):
+    """Names a job of the calling holder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.bytes
+    """16 bytes. MUST be refused if the caller is none of the job's holders."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharesRequest: _TypeAlias = SharesRequest  # noqa: Y015
+
+@_typing.final
+class SharePart(_message.Message):
+    """One piece of the gate's shares: each holder's document, then its words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARE_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    words: _builtins.bytes
+    """Part of the words of the last share, as in WorkPart. The receiver MUST compare them with the signed digest."""
+    @_builtins.property
+    def share(self) -> _common_pb2.Signed:
+        """A GateShare, signed by its holder. MUST be verified against the receiver's own pinned roster."""
+
+    def __init__(
+        self,
+        *,
+        share: _common_pb2.Signed | None = ...,
+        words: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "share", b"share", "words", b"words"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "share", b"share", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["share", "words"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___SharePart: _TypeAlias = SharePart  # noqa: Y015
 
 @_typing.final
 class SubmitWorkResponse(_message.Message):

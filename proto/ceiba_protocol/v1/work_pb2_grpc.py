@@ -44,6 +44,11 @@ class WorkStub:
                 request_serializer=ceiba__protocol_dot_v1_dot_work__pb2.WorkPart.SerializeToString,
                 response_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.SubmitWorkResponse.FromString,
                 _registered_method=True)
+        self.Shares = channel.unary_stream(
+                '/ceiba.v1.Work/Shares',
+                request_serializer=ceiba__protocol_dot_v1_dot_work__pb2.SharesRequest.SerializeToString,
+                response_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.SharePart.FromString,
+                _registered_method=True)
 
 
 class WorkServicer:
@@ -64,6 +69,14 @@ class WorkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Shares(self, request, context):
+        """What all holders of a job have sent to the gate: for each a GateShare, followed by its words. Only for its holders,
+        while the job waits for submissions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +89,11 @@ def add_WorkServicer_to_server(servicer, server):
                     servicer.Submit,
                     request_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.WorkPart.FromString,
                     response_serializer=ceiba__protocol_dot_v1_dot_work__pb2.SubmitWorkResponse.SerializeToString,
+            ),
+            'Shares': grpc.unary_stream_rpc_method_handler(
+                    servicer.Shares,
+                    request_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.SharesRequest.FromString,
+                    response_serializer=ceiba__protocol_dot_v1_dot_work__pb2.SharePart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +150,33 @@ class Work:
             '/ceiba.v1.Work/Submit',
             ceiba__protocol_dot_v1_dot_work__pb2.WorkPart.SerializeToString,
             ceiba__protocol_dot_v1_dot_work__pb2.SubmitWorkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Shares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ceiba.v1.Work/Shares',
+            ceiba__protocol_dot_v1_dot_work__pb2.SharesRequest.SerializeToString,
+            ceiba__protocol_dot_v1_dot_work__pb2.SharePart.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class WorkStub:
     """
     Submit: _grpc.StreamUnaryMultiCallable[_work_pb2.WorkPart, _work_pb2.SubmitWorkResponse]
     """Answer one task. A second, identical answer is accepted and changes nothing; a different one is refused."""
+    Shares: _grpc.UnaryStreamMultiCallable[_work_pb2.SharesRequest, _work_pb2.SharePart]
+    """What all holders of a job have sent to the gate: for each a GateShare, followed by its words. Only for its holders,
+    while the job waits for submissions.
+    """
 
 @_typing.type_check_only
 class WorkAsyncStub(WorkStub):
@@ -47,6 +51,10 @@ class WorkAsyncStub(WorkStub):
     """
     Submit: _aio.StreamUnaryMultiCallable[_work_pb2.WorkPart, _work_pb2.SubmitWorkResponse]  # type: ignore[assignment]
     """Answer one task. A second, identical answer is accepted and changes nothing; a different one is refused."""
+    Shares: _aio.UnaryStreamMultiCallable[_work_pb2.SharesRequest, _work_pb2.SharePart]  # type: ignore[assignment]
+    """What all holders of a job have sent to the gate: for each a GateShare, followed by its words. Only for its holders,
+    while the job waits for submissions.
+    """
 
 class WorkServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -66,5 +74,15 @@ class WorkServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_work_pb2.SubmitWorkResponse, _abc.Awaitable[_work_pb2.SubmitWorkResponse]]:
         """Answer one task. A second, identical answer is accepted and changes nothing; a different one is refused."""
+
+    @_abc_1.abstractmethod
+    def Shares(
+        self,
+        request: _work_pb2.SharesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_work_pb2.SharePart], _abc.AsyncIterator[_work_pb2.SharePart]]:
+        """What all holders of a job have sent to the gate: for each a GateShare, followed by its words. Only for its holders,
+        while the job waits for submissions.
+        """
 
 def add_WorkServicer_to_server(servicer: WorkServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

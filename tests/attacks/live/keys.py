@@ -7,7 +7,6 @@ from functools import cache
 import gmpy2
 
 from ceiba_protocol.canonical import Digest
-from ceiba_protocol.rounds import describe_member
 from ceiba_protocol.sums.key_proof import ROOTS, _challenge, key_context, prove_key
 from ceiba_protocol.sums.paillier import encode_modulus, key_id, modulus_bytes
 from ceiba_protocol.trust.keys import SigningKey
@@ -21,6 +20,7 @@ from ceiba_protocol.trust.roster import (
     Roster,
 )
 from ceiba_protocol.trust.signing import sign
+from ceiba_protocol.whole_job import describe_member
 from ceiba_scenarios.attack import Outcome, attack
 from tests.attacks.live.field import DAYS, HOLDERS, VICTIM, Field, said
 from tests.attacks.test_malformed_modulus import (
