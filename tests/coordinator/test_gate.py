@@ -1,11 +1,16 @@
 """The gate as the coordinator passes it on: every holder's share once, to the job's holders alone, at its time."""
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ceiba_coordinator.services.calls import Desk
+from ceiba_coordinator.services.work import Presence, Work
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
     BadSignature,
@@ -13,6 +18,7 @@ from ceiba_protocol.errors import (
     IllegalTransition,
     MalformedDocument,
     MalformedMessage,
+    MessageTooLarge,
     NotYetDone,
     SecondPayload,
     SetMismatch,
@@ -25,9 +31,11 @@ from ceiba_protocol.program import Row
 from ceiba_protocol.trust.documents import GateShare
 from ceiba_protocol.trust.log import LogEntry
 from ceiba_protocol.trust.receipt import read_parts, verify
+from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.log_pb2 import ReceiptParts
+from ceiba_protocol.v1.work_pb2 import SharePart, SharesRequest, WorkPart
 from tests.coordinator.office import Office, refused
 from tests.support.members import HOLDERS, MERCHANT, NOW, World, graded, resigned, signed_by
 
@@ -136,7 +144,7 @@ def test_a_job_without_a_gate_takes_no_share() -> None:
     office.approve(*HOLDERS)
     assert office.state() == State.WAITING_FOR_SUBMISSIONS
     refused(IllegalTransition, office.jobs.share, *gated.shares[0], office.id, FIRST)
-    refused(IllegalTransition, office.jobs.expected_words, office.id)
+    assert office.jobs.expected_words(office.id) == 0
     assert office.jobs.shares(office.id, FIRST) == []
 
 
@@ -233,7 +241,6 @@ def test_no_share_before_the_set_is_fixed() -> None:
     office.submit()
     office.approve(FIRST, SECOND)
     refused(IllegalTransition, office.jobs.share, *office.world.shares[0], office.id, FIRST)
-    refused(IllegalTransition, office.jobs.expected_words, office.id)
 
 
 def test_no_submission_before_the_gate(office: Office) -> None:
@@ -242,9 +249,15 @@ def test_no_submission_before_the_gate(office: Office) -> None:
     refused(NotYetDone, office.jobs.result, office.id, MERCHANT)
 
 
-def test_expected_words_are_those_of_the_gate(office: Office) -> None:
-    assert office.jobs.expected_words(office.id) == len(share_of(office, FIRST)[1])
-    refused(UnknownJob, office.jobs.expected_words, bytes(16))
+def test_expected_words_are_those_of_the_gate_at_any_time(four: Office) -> None:
+    expected = len(share_of(four, FIRST)[1])
+    four.leave(FOURTH)
+    assert four.jobs.expected_words(four.id) == expected
+    four.approve(*HOLDERS, attempt=1)
+    assert four.jobs.expected_words(four.id) == expected == len(share_of(four, FIRST)[1])
+    four.share(*HOLDERS)
+    assert four.jobs.expected_words(four.id) == expected
+    refused(UnknownJob, four.jobs.expected_words, bytes(16))
 
 
 # --- who gets them -----------------------------------------------------------------------------------------------
@@ -282,7 +295,6 @@ def test_deadline_and_cancelling_end_a_job_at_the_gate(office: Office, shared: i
     assert office.jobs.expire() == [office.id]
     assert (office.state(), office.tasks(THIRD)) == (State.EXPIRED, [])
     refused(IllegalTransition, office.jobs.cancel, office.id, MERCHANT)
-    refused(IllegalTransition, office.jobs.expected_words, office.id)
 
 
 def test_a_refusal_at_the_gate_ends_the_job(office: Office) -> None:
@@ -291,6 +303,99 @@ def test_a_refusal_at_the_gate_ends_the_job(office: Office) -> None:
     assert (office.state(), office.tasks(THIRD)) == (State.FAILED, [])
     assert office.jobs.status(office.id, MERCHANT, set()).refusal.signer == SECOND
     refused(IllegalTransition, office.share, THIRD)
+
+
+# --- over the wire -----------------------------------------------------------------------------------------------
+
+
+class Door:
+    """The service itself, without a server: whoever calls is named in place of a context."""
+
+    def __init__(self, office: Office) -> None:
+        async def name(context: Any, _: Role) -> Any:
+            return context
+
+        desk, callers = Desk(office.store), SimpleNamespace(name=name)
+        needs: list[Any] = [
+            desk,
+            callers,
+            office.membership,
+            office.agreements,
+            office.jobs,
+            office.log,
+            Presence(desk),
+        ]
+        self.service: Any = Work(*needs)
+
+    def submit(self, holder: str, *parts: WorkPart) -> None:
+        async def coming() -> AsyncIterator[WorkPart]:
+            for part in parts:
+                yield part
+
+        asyncio.run(Work.Submit.__wrapped__(self.service, coming(), holder))  # type: ignore[attr-defined]
+
+    def shares(self, holder: str, job_id: bytes) -> list[SharePart]:
+        async def all_of_them() -> list[SharePart]:
+            request = SharesRequest(job_id=job_id)
+            return [part async for part in Work.Shares.__wrapped__(self.service, request, holder)]  # type: ignore[attr-defined]
+
+        return asyncio.run(all_of_them())
+
+
+def in_parts(signed: Signed, words: bytes, size: int = 50) -> list[WorkPart]:
+    pieces = [words[at : at + size] for at in range(0, len(words), size)]
+    return [WorkPart(gate_share=signed), *(WorkPart(words=piece) for piece in pieces)]
+
+
+def file_office(tmp_path: Path) -> Office:
+    """A job that waits for shares; with a file, because the service has its own thread."""
+    office = Office(tmp_path / "coordinator.sqlite3", Gated())
+    office.submit()
+    office.approve(*HOLDERS)
+    return office
+
+
+def test_shares_come_in_parts_and_go_out_in_parts(tmp_path: Path) -> None:
+    office = file_office(tmp_path)
+    door = Door(office)
+    for name in HOLDERS:
+        door.submit(name, *in_parts(*share_of(office, name)))
+    assert office.state() == State.WAITING_FOR_SUBMISSIONS
+    received: list[tuple[Signed, bytes]] = []
+    for part in door.shares(SECOND, office.id):
+        if part.WhichOneof("part") == "share":
+            received.append((part.share, b""))
+        else:
+            received[-1] = (received[-1][0], received[-1][1] + part.words)
+    assert received == office.world.shares
+
+
+def test_a_repetition_that_comes_late_is_accepted(tmp_path: Path) -> None:
+    """The acknowledgement of the last share was lost, and the job has moved on."""
+    office = file_office(tmp_path)
+    door = Door(office)
+    parts = {name: in_parts(*share_of(office, name)) for name in HOLDERS}
+    for name in HOLDERS:
+        door.submit(name, *parts[name])
+    door.submit(THIRD, *parts[THIRD])
+    office.contribute(*HOLDERS)
+    door.submit(THIRD, *parts[THIRD])
+    assert office.state() == State.DONE
+
+
+def test_no_more_words_are_taken_than_the_gate_has(tmp_path: Path) -> None:
+    office = file_office(tmp_path)
+    door, (signed, words) = Door(office), share_of(office, FIRST)
+    with pytest.raises(MessageTooLarge):
+        door.submit(FIRST, *in_parts(signed, words + b"1"))
+    for wrong in (WorkPart(ciphertexts=b"1"), WorkPart(gate_share=signed)):
+        with pytest.raises(MalformedMessage, match="only words follow"):
+            door.submit(FIRST, *in_parts(signed, words), wrong)
+    with pytest.raises(MalformedMessage):
+        door.submit(SECOND, *in_parts(signed, words))
+    with pytest.raises(UnknownJob):
+        door.shares("bank-b", office.id)
+    assert office.tasks(FIRST) == ["gate"]
 
 
 # --- leaving -----------------------------------------------------------------------------------------------------
