@@ -172,6 +172,9 @@ class Sandbox:
                         raise
                 time.sleep(CHECK_SECONDS)
 
+    def ledger(self, holder):
+        return ""
+
     def _until_known(self, home: NodeHome, ledger: Ledger, agreement_id: str) -> Contract:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:

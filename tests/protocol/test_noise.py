@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,12 @@ def test_the_stream_is_aes_256_in_counter_mode_from_zero() -> None:
     bits = KeyedBits(bytes(32))
     assert bits.below(2**128).to_bytes(16, "big").hex() == "dc95c078a2408989ad48a21492842087"
     assert bits.below(2**128).to_bytes(16, "big").hex() == "530f8afbc74536b9a963b4f1c4cb738b"
+
+
+def test_no_byte_of_the_stream_is_used_twice_or_left_out() -> None:
+    bits = KeyedBits(KEYS[0])
+    stream = Cipher(algorithms.AES256(KEYS[0]), modes.CTR(bytes(16))).encryptor().update(bytes(7 * 1_000))
+    assert b"".join(bits.below(2**56).to_bytes(7, "big") for _ in range(1_000)) == stream
 
 
 def test_integers_below_a_bound_are_uniform_and_cross_blocks() -> None:

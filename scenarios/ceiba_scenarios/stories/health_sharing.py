@@ -255,7 +255,10 @@ def ask_by_diagnosis(asking: Asking) -> None:
     result = asking.lab.show(asking.ask_exactly("How do patients differ by diagnosis, from 0, none, to 4?", query))
     select = "SELECT diagnosis, COUNT(*), {} FROM pool GROUP BY diagnosis ORDER BY diagnosis"
     groups = asking.pooled(select.format(", ".join(f"list({name}) FILTER ({name} IS NOT NULL)" for name in MEASURED)))
-    asking.lab.check("patients with each diagnosis", [row[:2] for row in result], [group[:2] for group in groups])
+    asking.lab.say(
+        "Nobody is told how many have diagnosis 0: with the first answer it would show the ill that it withheld."
+    )
+    check_released(asking, "patients with each diagnosis", result["patients"], [group[1] for group in groups])
     for place, name in enumerate(MEASURED, start=2):
         values = [[Fraction(value) for value in group[place]] for group in groups]
         check_released(asking, f"mean of {name}", result[name], [float(statistics.mean(group)) for group in values])
