@@ -185,6 +185,12 @@ class BadConfiguration(CeibaError):
     remedy = "Compare it with the sample in docs/."
 
 
+class NodeRunning(CeibaError):
+    code, fault, status = "node_running", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "A node is running in the folder {folder}."
+    remedy = "Stop it first; two nodes with one ledger would answer twice."
+
+
 class BadCommand(CeibaError):
     code, fault, status = "bad_command", Fault.CALLER, "INVALID_ARGUMENT"
     text = "`{command}` cannot do that: {problem}."

@@ -22,6 +22,8 @@ from ceiba_coordinator.folder import make_folder
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.server import open_membership
 from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_node.cli.book import accounts_of, ledger_text
+from ceiba_node.cli.common import desk
 from ceiba_node.cli.joining import make_duties, take_confirmed
 from ceiba_node.config import Home as NodeHome
 from ceiba_node.contracts import Contracts
@@ -172,8 +174,10 @@ class Sandbox:
                         raise
                 time.sleep(CHECK_SECONDS)
 
-    def ledger(self, holder):
-        return ""
+    def ledger(self, holder: str) -> str:
+        """What `ceiba-node ledger` prints there."""
+        with desk(self.node_home(holder).folder, self.passphrase) as here:
+            return ledger_text(here.ledger.entries(), accounts_of(here))
 
     def _until_known(self, home: NodeHome, ledger: Ledger, agreement_id: str) -> Contract:
         deadline = time.monotonic() + START_SECONDS
