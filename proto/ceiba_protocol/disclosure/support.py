@@ -126,7 +126,7 @@ def tests_of(compiled: Program) -> Tests:
     return Tests(
         tests=tuple(builder.tests()),
         needs=tuple(tuple(dict.fromkeys((ROWS, *own))) for own in needs),
-        units=tuple(unit for use in compiled.uses for unit in units_of(use)),
+        units=(*(() if disjoint else ((ROW_COUNT,),)), *(unit for use in compiled.uses for unit in units_of(use))),
         together=together,
     )
 
