@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ceiba_node.house_rules import SAMPLE_POLICY, Policy, read_policy
@@ -412,9 +412,11 @@ def test_a_house_never_loosens_what_was_agreed(grade: Grade) -> None:
         assert Policy(**settings).tightened(grades.RULES[grade]).is_at_least(grades.RULES[grade])
 
 
-def test_the_smallest_part_of_a_budget_counts() -> None:
-    """ρ is counted in millionths, and people write fractions that binary numbers do not have."""
-    assert Policy(rho_per_year=0.000001).tightened(grades.RULES[Grade.INTERNAL]).rho_per_year == 1
+@given(st.integers(0, MILLION))
+@example(249)
+def test_a_house_means_the_rho_that_it_writes(millionths: int) -> None:
+    """Also where the binary number is a little less than what people write, such as 0.000249."""
+    assert Policy(rho_per_year=millionths / MILLION).tightened(grades.RULES[Grade.INTERNAL]).rho_per_year == millionths
 
 
 # --- sets that nearly coincide -----------------------------------------------------------------------------------
