@@ -244,7 +244,8 @@ def test_sizes_alone_exclude_most() -> None:
 # --- names, cells and unions ---------------------------------------------------------------------------------------
 
 VERSIONS = (("cleveland", "aa"), ("zurich", "bb"))
-BY_BOTH = "SELECT sex, CASE WHEN age > 60 THEN 'old' ELSE 'young' END AS band, COUNT(*) AS n FROM health.heart {} GROUP BY sex, band"
+BY_BOTH = """SELECT sex, CASE WHEN age > 60 THEN 'old' ELSE 'young' END AS band, COUNT(*) AS n
+    FROM health.heart {} GROUP BY sex, band"""
 BY_SEX = "SELECT sex, COUNT(*) AS n FROM health.heart {} GROUP BY sex"
 ALL = "SELECT COUNT(*) AS n FROM health.heart {}"
 
@@ -295,7 +296,8 @@ def test_every_cell_and_audited_test_has_a_membership_also_where_nobody_is() -> 
 
 
 def test_cells_that_add_up_to_an_earlier_answer_but_for_one_are_found_in_one_question() -> None:
-    """Everybody above 40, then everybody above 41 by sex: neither cell is near the earlier answer, both together are."""
+    """Everybody above 40, then everybody above 41 by sex: neither cell is near the earlier answer, both together are
+    it."""
     earlier = Remembered([membership(range(100), "old")])
     found = distances(names_of(BY_SEX), cells_of(names_of(BY_SEX), {0: range(50), 1: range(50, 99)}), earlier, 5)
     assert found == {(0, ROWS): 1, (1, ROWS): 1}
@@ -352,7 +354,5 @@ def test_asking_coarser_after_finer_is_free() -> None:
     own = cells_of(finer, {0: range(50), 1: range(50, 100), 2: range(200, 250), 3: range(300, 350)})
     known = margins(finer, own, released(finer, 0, 1, 2, 3), "0b")
     earlier = Remembered([*own.values(), *known], released={one.identity for one in [*own.values(), *known]})
-    found = distances(
-        coarser, cells_of(coarser, {0: range(100), 1: [*range(200, 250), *range(300, 350)]}), earlier, 5
-    )
+    found = distances(coarser, cells_of(coarser, {0: range(100), 1: [*range(200, 250), *range(300, 350)]}), earlier, 5)
     assert set(found.values()) == {5}
