@@ -9,7 +9,6 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Protocol
 
 from pyroaring import BitMap
@@ -68,14 +67,16 @@ def nearest(new: Membership, history: History, limit: int) -> int:
     of these, at most `limit`. 0 where too many would have to be compared, so that the part is withheld. What was
     released before in the same words was compared then, and with all that came after it.
 
-    Sizes alone exclude most: sets that differ by fewer than `limit` differ by less in size.
+    Sizes alone exclude most: two sets that differ by fewer than `limit` differ by less in size.
     """
     if history.has(new.identity):
         return limit
-    pairs = list(islice(_pairs(new, history, limit), MAX_COMPARED + 1))
-    if len(pairs) > MAX_COMPARED:
-        return 0
-    return min((distance(whole, parts, history.changed) for whole, parts in pairs), default=limit)
+    least = limit
+    for number, (whole, parts) in enumerate(_pairs(new, history, limit)):
+        if number == MAX_COMPARED or least == 0:
+            return 0
+        least = min(least, distance(whole, parts, history.changed))
+    return least
 
 
 def _pairs(new: Membership, history: History, limit: int) -> Iterator[tuple[Membership, Sequence[Membership]]]:
@@ -84,19 +85,21 @@ def _pairs(new: Membership, history: History, limit: int) -> Iterator[tuple[Memb
     for old in _near(history, size, limit):
         if _is_other(new, old):
             yield old, (new,)
-    for whole_size in history.sizes[bisect_left(history.sizes, size) :]:
-        if _has_near(history, whole_size - size, limit):
+    wide = 2 * limit - 1  # who is in both parts and not in the whole counts once as a subject, and twice by the sizes
+    for whole_size in history.sizes[bisect_left(history.sizes, size - limit + 1) :]:
+        if _has_near(history, whole_size - size, wide):
             for whole in history.of_size(whole_size):
                 if _is_other(new, whole) and _lies_in(new, whole, limit):
-                    for part in _near(history, whole_size - size, limit):
+                    for part in _near(history, whole_size - size, wide):
                         if part.identity != whole.identity and _is_other(new, part):
                             yield whole, (new, part)
-    for part_size in history.sizes[: bisect_right(history.sizes, size // 2)]:
-        if _has_near(history, size - part_size, limit):
+    for part_size in history.sizes[: bisect_right(history.sizes, size // 2 + limit - 1)]:
+        if _has_near(history, size - part_size, wide):
             for small in history.of_size(part_size):
                 if _is_other(new, small) and _lies_in(small, new, limit):
-                    for large in _near(history, size - part_size, limit):
-                        if small.identity != large.identity and _is_other(new, large):
+                    for large in _near(history, size - part_size, wide):
+                        is_two = len(large.subjects) >= part_size and small.identity != large.identity
+                        if is_two and _is_other(new, large):
                             yield new, (small, large)
 
 

@@ -1,0 +1,104 @@
+"""The differencing audit against its definition, written with Python's sets: every earlier answer, and every two."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+
+import pytest
+from pyroaring import BitMap
+
+from ceiba_node.differencing import Membership, nearest
+
+
+def part(
+    subjects: Iterable[int], identity: str = "", chosen: bool = True, columns: str = "", version: str = "a"
+) -> Membership:
+    """Who is behind a part; without an identity of its own it has that of its subjects."""
+    numbers = BitMap(subjects)
+    return Membership(identity or repr(sorted(numbers)), chosen, frozenset(columns), version, numbers)
+
+
+@dataclass
+class Memory:
+    """What was answered before; `pending` are identities that were never released, `steps` the subjects that changed
+    between two versions."""
+
+    parts: Sequence[Membership] = ()
+    pending: frozenset[str] = frozenset()
+    steps: Mapping[frozenset[str], frozenset[int]] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> list[int]:
+        return sorted({len(one.subjects) for one in self.parts})
+
+    def of_size(self, size: int) -> list[Membership]:
+        return [one for one in self.parts if len(one.subjects) == size]
+
+    def has(self, identity: str) -> bool:
+        return self.released(identity) is not None
+
+    def released(self, identity: str) -> frozenset[str] | None:
+        found = [one.columns for one in self.parts if one.identity == identity and identity not in self.pending]
+        return frozenset().union(*found) if found else None
+
+    def changed(self, older: str, newer: str) -> BitMap | None:
+        step = self.steps.get(frozenset({older, newer}))
+        return None if step is None else BitMap(step)
+
+
+# --- the definition ----------------------------------------------------------------------------------------------
+
+
+def gap(whole: Membership, parts: Sequence[Membership], memory: Memory) -> int:
+    """Subjects that are left in whole − part − part, once or several times; 0 if it is not known who changed."""
+    steps: set[int] = set()
+    for one in parts:
+        if one.version != whole.version:
+            between = memory.changed(one.version, whole.version)
+            if between is None:
+                return 0
+            steps |= set(between) & (set(whole.subjects) | set(one.subjects))
+    everybody = set(whole.subjects).union(*(one.subjects for one in parts))
+    left = {who for who in everybody if (who in whole.subjects) != sum(who in one.subjects for one in parts)}
+    return len(left | steps)
+
+
+def model(new: Membership, memory: Memory, limit: int, beside: Sequence[Membership] = ()) -> int:
+    """`nearest`, with everything compared. What was answered where this holder had nobody is an empty set."""
+    known = memory.released(new.identity)
+
+    def comparable(old: Membership) -> bool:
+        if known is not None:  # all but what it adds up now was compared when it was released
+            return bool((new.columns - known) & old.columns)
+        return (new.chosen and old.chosen) or bool(new.columns & old.columns)
+
+    if known is not None and new.columns <= known:
+        return limit
+    earlier = [one for one in memory.parts if one.identity != new.identity and comparable(one)]
+    own = [one for one in beside if one.identity != new.identity and comparable(one)]
+    found = [limit, len(new.subjects), *(gap(one, [new], memory) for one in earlier)]
+    places = [(one, True) for one in earlier] + [(one, False) for one in own]
+    for (one, one_is_old), (other, other_is_old) in permutations(places, 2):
+        if one.identity != other.identity and (one_is_old or other_is_old):
+            found += [gap(one, [new, other], memory), gap(new, [one, other], memory)]
+    return min(found)
+
+
+# --- the smallest cases ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("new", "earlier", "limit", "left"),
+    [
+        pytest.param([1, 2, 3, 4, 5], [[1, 2, 6, 7], [6, 7]], 4, 3, id="the whole is smaller than the part"),
+        pytest.param([*range(12)], [[*range(2, 22)], [0, 1, *range(12, 22)]], 4, 2, id="two are in both parts"),
+        pytest.param([*range(10)], [[*range(6)], [*range(5, 11)]], 5, 2, id="both parts are more than half"),
+    ],
+)
+def test_sizes_exclude_nothing_that_differs_by_little(
+    new: list[int], earlier: list[list[int]], limit: int, left: int
+) -> None:
+    """Who is in both parts and not in the whole is one subject, of whom the difference of the sums has twice the
+    value."""
+    memory = Memory([part(one) for one in earlier])
+    assert nearest(part(new), memory, limit) == model(part(new), memory, limit) == left
