@@ -8,6 +8,9 @@ import pytest
 from pyroaring import BitMap
 
 from ceiba_node.differencing import Membership, nearest
+from ceiba_protocol.disclosure.gate import threshold_of
+from ceiba_protocol.disclosure.grade import RULES
+from ceiba_protocol.schema import Grade
 
 
 def part(
@@ -102,3 +105,16 @@ def test_sizes_exclude_nothing_that_differs_by_little(
     value."""
     memory = Memory([part(one) for one in earlier])
     assert nearest(part(new), memory, limit) == model(part(new), memory, limit) == left
+
+
+def test_an_answer_without_this_holder_is_compared_with_as_well() -> None:
+    """Three holders answered; then a fourth answers with them, and its only patient is all that is new but for six
+    others at two holders: as many as are left when one answer is taken from the other."""
+    threshold = threshold_of(RULES[Grade.SENSITIVE])
+    three, six = [range(20), range(20), range(20)], [range(25), range(21), range(20)]
+    near = [
+        nearest(part(new, "later"), Memory([part(old, "earlier")]), threshold.cap)
+        for old, new in zip(three, six, strict=True)
+    ]
+    fourth = nearest(part([0], "later"), Memory(), threshold.cap)
+    assert [*near, fourth] == [5, 1, 0, 1] and sum(near) + fourth < threshold.least <= sum(near) + threshold.cap
