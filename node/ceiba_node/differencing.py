@@ -55,8 +55,8 @@ class History(Protocol):
     def of_size(self, size: int) -> Sequence[Membership]:
         """The parts with so many subjects."""
 
-    def has(self, identity: str) -> bool:
-        """Whether a part of that identity was released."""
+    def released(self, identity: str) -> frozenset[str] | None:
+        """The columns that parts of that identity added up when they were released; None if none was."""
 
     def changed(self, older: str, newer: str) -> BitMap | None:
         """As `Changed`."""
@@ -65,12 +65,16 @@ class History(Protocol):
 def nearest(new: Membership, history: History, limit: int) -> int:
     """By how many subjects `new` differs from an earlier part, a union of two, or what one leaves of another: the least
     of these, at most `limit`. 0 where too many would have to be compared, so that the part is withheld. What was
-    released before in the same words was compared then, and with all that came after it.
+    released before in the same words was compared then, and with all that came after it, but for columns that it adds
+    up only now.
 
     Sizes alone exclude most: two sets that differ by fewer than `limit` differ by less in size.
     """
-    if history.has(new.identity):
-        return limit
+    known = history.released(new.identity)
+    if known is not None:
+        new = replace(new, chosen=False, columns=new.columns - known)
+        if not new.columns:
+            return limit
     least = min(limit, len(new.subjects))  # an answer that this holder had no part in has nobody of it
     for number, (whole, parts) in enumerate(_pairs(new, history, limit)):
         if number == MAX_COMPARED or least == 0:

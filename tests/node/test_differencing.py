@@ -37,9 +37,6 @@ class Memory:
     def of_size(self, size: int) -> list[Membership]:
         return [one for one in self.parts if len(one.subjects) == size]
 
-    def has(self, identity: str) -> bool:
-        return self.released(identity) is not None
-
     def released(self, identity: str) -> frozenset[str] | None:
         found = [one.columns for one in self.parts if one.identity == identity and identity not in self.pending]
         return frozenset().union(*found) if found else None
@@ -118,3 +115,14 @@ def test_an_answer_without_this_holder_is_compared_with_as_well() -> None:
     ]
     fourth = nearest(part([0], "later"), Memory(), threshold.cap)
     assert [*near, fourth] == [5, 1, 0, 1] and sum(near) + fourth < threshold.least <= sum(near) + threshold.cap
+
+
+def test_a_column_that_is_added_up_only_now_is_compared() -> None:
+    """`SUM(CASE WHEN chol IS NOT NULL THEN age END)` is compared with sums of the age alone, and releases the count of
+    all rows beside it. `SUM(age)` over all rows is then about 2 patients more."""
+    everybody, measured = part(range(20), "all"), part(range(18), "measured", chosen=False, columns="a")
+    memory = Memory([everybody, measured])
+    assert nearest(part(range(20), "all"), memory, 5) == 5
+    for columns, left in (("a", 2), ("b", 5)):
+        new = part(range(20), "all", columns=columns)
+        assert nearest(new, memory, 5) == model(new, memory, 5) == left
