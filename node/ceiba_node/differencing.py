@@ -9,6 +9,7 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol
 
 from pyroaring import BitMap
@@ -62,11 +63,11 @@ class History(Protocol):
         """As `Changed`."""
 
 
-def nearest(new: Membership, history: History, limit: int) -> int:
+def nearest(new: Membership, history: History, limit: int, beside: Sequence[Membership] = ()) -> int:
     """By how many subjects `new` differs from an earlier part, a union of two, or what one leaves of another: the least
-    of these, at most `limit`. 0 where too many would have to be compared, so that the part is withheld. What was
-    released before in the same words was compared then, and with all that came after it, but for columns that it adds
-    up only now.
+    of these, at most `limit`. One of two may be of the same answer, whose other parts are `beside`. 0 where too many
+    would have to be compared, so that the part is withheld. What was released before in the same words was compared
+    then, and with all that came after it, but for columns that it adds up only now.
 
     Sizes alone exclude most: two sets that differ by fewer than `limit` differ by less in size.
     """
@@ -76,45 +77,77 @@ def nearest(new: Membership, history: History, limit: int) -> int:
         if not new.columns:
             return limit
     least = min(limit, len(new.subjects))  # an answer that this holder had no part in has nobody of it
-    for number, (whole, parts) in enumerate(_pairs(new, history, limit)):
+    for old in _near(history, len(new.subjects), least):
+        if _is_other(new, old):
+            least = min(least, distance(old, (new,), history.changed))
+    both = _Both(history, beside)
+    pairs = chain(_as_part(new, both, least), _as_whole(new, both, least))
+    for number, (whole, parts) in enumerate(pairs):
         if number == MAX_COMPARED or least == 0:
             return 0
         least = min(least, distance(whole, parts, history.changed))
     return least
 
 
-def _pairs(new: Membership, history: History, limit: int) -> Iterator[tuple[Membership, Sequence[Membership]]]:
-    """Whatever has to be compared: a whole, and one or two parts of it; one of them is `new`."""
-    size = len(new.subjects)
-    for old in _near(history, size, limit):
-        if _is_other(new, old):
-            yield old, (new,)
-    wide = 2 * limit - 1  # who is in both parts and not in the whole counts once as a subject, and twice by the sizes
-    for whole_size in history.sizes[bisect_left(history.sizes, size - limit + 1) :]:
-        if _has_near(history, whole_size - size, wide):
-            for whole in history.of_size(whole_size):
+class _Both:
+    """Earlier parts, and those of the new answer."""
+
+    def __init__(self, history: History, beside: Sequence[Membership]) -> None:
+        self._history = history
+        self._beside: dict[int, list[Membership]] = {}
+        for one in beside:
+            self._beside.setdefault(len(one.subjects), []).append(one)
+        self._own = frozenset(map(id, beside))
+        self.sizes = sorted({*history.sizes, *self._beside})
+
+    def of_size(self, size: int) -> Iterator[Membership]:
+        yield from self._history.of_size(size)
+        yield from self._beside.get(size, ())
+
+    def are_pair(self, one: Membership, other: Membership) -> bool:
+        """Whether they are two, and not both new: that is what the tests of differences are for."""
+        return one.identity != other.identity and not (id(one) in self._own and id(other) in self._own)
+
+
+_Pairs = Iterator[tuple[Membership, Sequence[Membership]]]
+"""A whole, and two parts of it."""
+
+
+def _as_part(new: Membership, both: _Both, limit: int) -> _Pairs:
+    size, wide = len(new.subjects), _wide(limit)
+    for whole_size in both.sizes[bisect_left(both.sizes, size - limit + 1) :]:
+        if _has_near(both, whole_size - size, wide):
+            for whole in both.of_size(whole_size):
                 if _is_other(new, whole) and _lies_in(new, whole, limit):
-                    for part in _near(history, whole_size - size, wide):
-                        if part.identity != whole.identity and _is_other(new, part):
+                    for part in _near(both, whole_size - size, wide):
+                        if both.are_pair(whole, part) and _is_other(new, part):
                             yield whole, (new, part)
-    for part_size in history.sizes[: bisect_right(history.sizes, size // 2 + limit - 1)]:
-        if _has_near(history, size - part_size, wide):
-            for small in history.of_size(part_size):
+
+
+def _as_whole(new: Membership, both: _Both, limit: int) -> _Pairs:
+    size, wide = len(new.subjects), _wide(limit)
+    for part_size in both.sizes[: bisect_right(both.sizes, size // 2 + limit - 1)]:
+        if _has_near(both, size - part_size, wide):
+            for small in both.of_size(part_size):
                 if _is_other(new, small) and _lies_in(small, new, limit):
-                    for large in _near(history, size - part_size, wide):
-                        is_two = len(large.subjects) >= part_size and small.identity != large.identity
-                        if is_two and _is_other(new, large):
+                    for large in _near(both, size - part_size, wide):
+                        if both.are_pair(small, large) and len(large.subjects) >= part_size and _is_other(new, large):
                             yield new, (small, large)
 
 
-def _near(history: History, size: int, limit: int) -> Iterator[Membership]:
+def _wide(limit: int) -> int:
+    """Who is in both parts and not in the whole is one subject, and counts twice by the sizes."""
+    return 2 * limit - 1
+
+
+def _near(history: "History | _Both", size: int, limit: int) -> Iterator[Membership]:
     """The parts whose size differs by less than `limit`."""
     first, last = bisect_left(history.sizes, size - limit + 1), bisect_right(history.sizes, size + limit - 1)
     for one in history.sizes[first:last]:
         yield from history.of_size(one)
 
 
-def _has_near(history: History, size: int, limit: int) -> bool:
+def _has_near(history: _Both, size: int, limit: int) -> bool:
     first = bisect_left(history.sizes, size - limit + 1)
     return first < len(history.sizes) and history.sizes[first] < size + limit
 
@@ -188,7 +221,8 @@ def memberships(names: Names, members: Mapping[Place, BitMap]) -> dict[Place, Me
 
 def distances(names: Names, own: Mapping[Place, Membership], history: History, limit: int) -> dict[Place, int]:
     """`nearest` of each part, and of the unions that it is in: what cells add up to is released with them."""
-    found = {place: nearest(one, history, limit) for place, one in own.items()}
+    parts = list(own.values())
+    found = {place: nearest(one, history, limit, parts) for place, one in own.items()}
     for union in unions(names, own):
         near = nearest(union.whole, history, limit)
         for place in union.places:

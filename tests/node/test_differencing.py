@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import permutations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from ceiba_node.differencing import Membership, nearest
@@ -84,6 +86,41 @@ def model(new: Membership, memory: Memory, limit: int, beside: Sequence[Membersh
     return min(found)
 
 
+SUBJECTS = range(16)
+
+
+@st.composite
+def parts(draw: st.DrawFn, count: int) -> list[Membership]:
+    """Parts of which some lie in others, some nearly, with a few of the same words."""
+    sets = draw(st.lists(st.frozensets(st.sampled_from(SUBJECTS)), min_size=1, max_size=count))
+    made = []
+    for number, own in enumerate(sets):
+        other = draw(st.sampled_from(sets))
+        subjects = draw(st.sampled_from([own, own | other, own - other, frozenset(SUBJECTS) - own]))
+        version = draw(st.sampled_from("aab"))
+        chosen, columns = draw(st.booleans()), draw(st.sampled_from(["", "x", "y", "xy"]))
+        made.append(part(subjects, f"number {number}", chosen, columns, version))
+        if draw(st.integers(0, 5)) == 0:  # the same words again, adding up something else
+            made.append(part(subjects, f"number {number}", chosen, draw(st.sampled_from(["", "x", "y"])), version))
+    return made
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.data())
+def test_nearest_is_the_least_of_all_comparisons(data: st.DataObject) -> None:
+    earlier = data.draw(parts(7))
+    new, *beside = data.draw(parts(3))
+    if data.draw(st.booleans()):
+        again = data.draw(st.sampled_from(earlier))
+        new = part(again.subjects, again.identity, again.chosen, "x", again.version)
+    pending = data.draw(st.frozensets(st.sampled_from([one.identity for one in earlier])))
+    changed = data.draw(st.frozensets(st.sampled_from(SUBJECTS), max_size=2))
+    memory = Memory(earlier, pending, {frozenset("ab"): changed})
+    limit = data.draw(st.integers(1, 8))
+    beside = [own for own in beside if own.identity != new.identity]
+    assert nearest(new, memory, limit, beside) == model(new, memory, limit, beside)
+
+
 # --- the smallest cases ------------------------------------------------------------------------------------------
 
 
@@ -126,3 +163,12 @@ def test_a_column_that_is_added_up_only_now_is_compared() -> None:
     for columns, left in (("a", 2), ("b", 5)):
         new = part(range(20), "all", columns=columns)
         assert nearest(new, memory, 5) == model(new, memory, 5) == left
+
+
+def test_two_cells_of_one_answer_are_compared_with_an_earlier_one() -> None:
+    """`WHERE age < 40`, then a table by bands of age with 0 to 19 and 20 to 38: two who are 39 are left. Each cell by
+    itself is far from what was answered, and so is the whole table."""
+    young = part(range(40), "age < 40")
+    cells = [part(range(20), "0-19"), part(range(20, 38), "20-38"), part(range(38, 100), "39-")]
+    found = [nearest(cell, Memory([young]), 5, cells) for cell in cells]
+    assert found == [model(cell, Memory([young]), 5, cells) for cell in cells] == [2, 2, 5]
