@@ -99,6 +99,7 @@ class _Both:
             self._beside.setdefault(len(one.subjects), []).append(one)
         self._own = frozenset(map(id, beside))
         self.sizes = sorted({*history.sizes, *self._beside})
+        self.changed = history.changed
 
     def of_size(self, size: int) -> Iterator[Membership]:
         yield from self._history.of_size(size)
@@ -118,7 +119,7 @@ def _as_part(new: Membership, both: _Both, limit: int) -> _Pairs:
     for whole_size in both.sizes[bisect_left(both.sizes, size - limit + 1) :]:
         if _has_near(both, whole_size - size, wide):
             for whole in both.of_size(whole_size):
-                if _is_other(new, whole) and _lies_in(new, whole, limit):
+                if _is_other(new, whole) and _may_lie_in(new, whole, both, limit):
                     for part in _near(both, whole_size - size, wide):
                         if both.are_pair(whole, part) and _is_other(new, part):
                             yield whole, (new, part)
@@ -129,7 +130,7 @@ def _as_whole(new: Membership, both: _Both, limit: int) -> _Pairs:
     for part_size in both.sizes[: bisect_right(both.sizes, size // 2 + limit - 1)]:
         if _has_near(both, size - part_size, wide):
             for small in both.of_size(part_size):
-                if _is_other(new, small) and _lies_in(small, new, limit):
+                if _is_other(new, small) and _may_lie_in(small, new, both, limit):
                     for large in _near(both, size - part_size, wide):
                         if both.are_pair(small, large) and len(large.subjects) >= part_size and _is_other(new, large):
                             yield new, (small, large)
@@ -157,7 +158,10 @@ def _is_other(new: Membership, old: Membership) -> bool:
     return old.identity != new.identity and new.is_comparable(old)
 
 
-def _lies_in(part: Membership, whole: Membership, limit: int) -> bool:
+def _may_lie_in(part: Membership, whole: Membership, both: _Both, limit: int) -> bool:
+    """Nobody knows where it is not known who changed: numbers may stand for others since."""
+    if part.version != whole.version and both.changed(part.version, whole.version) is None:
+        return True
     return part.subjects.difference_cardinality(whole.subjects) < limit
 
 

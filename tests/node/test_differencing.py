@@ -105,7 +105,7 @@ def parts(draw: st.DrawFn, count: int) -> list[Membership]:
     return made
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_nearest_is_the_least_of_all_comparisons(data: st.DataObject) -> None:
     earlier = data.draw(parts(7))
@@ -172,3 +172,27 @@ def test_two_cells_of_one_answer_are_compared_with_an_earlier_one() -> None:
     cells = [part(range(20), "0-19"), part(range(20, 38), "20-38"), part(range(38, 100), "39-")]
     found = [nearest(cell, Memory([young]), 5, cells) for cell in cells]
     assert found == [model(cell, Memory([young]), 5, cells) for cell in cells] == [2, 2, 5]
+
+
+# --- versions ----------------------------------------------------------------------------------------------------
+
+
+def test_whose_rows_changed_between_versions_count_as_different() -> None:
+    older, newer = part(range(20), "older", version="a"), part(range(20), "newer", version="b")
+    memory = Memory([older], steps={frozenset("ab"): frozenset([3, 4, 99])})
+    assert nearest(newer, memory, 5) == 2  # 99 is in neither
+    assert nearest(part(range(19), "newer", version="b"), memory, 5) == 3
+
+
+def test_nothing_is_far_from_a_version_that_is_not_known_any_more() -> None:
+    """Not even where the numbers look far: they may stand for others since. Sizes count still."""
+    memory = Memory([part(range(20), version="a")])
+    assert nearest(part(range(100, 120), version="b"), memory, 5) == 0
+    assert nearest(part(range(100, 124), version="b"), memory, 5) == 0
+    assert nearest(part(range(100, 125), version="b"), memory, 5) == 5
+
+
+@pytest.mark.parametrize("earlier", [[range(50), range(30)], [range(12), range(10, 18)]])
+def test_nor_are_two_together(earlier: list[range]) -> None:
+    memory = Memory([part(one, version="a") for one in earlier])
+    assert nearest(part(range(100, 120), version="b"), memory, 5) == 0
