@@ -72,7 +72,7 @@ def nearest(new: Membership, history: History, limit: int) -> int:
     """
     if history.has(new.identity):
         return limit
-    least = limit
+    least = min(limit, len(new.subjects))  # an answer that this holder had no part in has nobody of it
     for number, (whole, parts) in enumerate(_compared(new, history, limit)):
         if number == MAX_COMPARED or least == 0:
             return 0

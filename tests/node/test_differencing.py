@@ -14,8 +14,11 @@ from pyroaring import BitMap
 from ceiba_node import differencing
 from ceiba_node.differencing import Membership, Names, distances, margins, memberships, nearest
 from ceiba_protocol.disclosure import support
+from ceiba_protocol.disclosure.gate import threshold_of
+from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.disclosure.support import ROWS
 from ceiba_protocol.plan import compile_plan
+from ceiba_protocol.schema import Grade
 from tests.support.members import SCHEMA, plan_of
 
 OLD, NEW, LOST = "old version", "new version", "a version before the numbers began anew"
@@ -69,13 +72,13 @@ def differing(whole: Membership, parts: Sequence[Membership], rows_changed: froz
 
 
 def true_nearest(new: Membership, sets: Sequence[Membership], rows_changed: frozenset[int], limit: int) -> int:
-    """Over each earlier set, and over each two of them in all three roles."""
+    """Over nobody, each earlier set, and each two of them in all three roles."""
     others = [one for one in sets if one.identity != new.identity and one.is_comparable(new)]
     found = [differing(one, [new], rows_changed) for one in others]
     for one, other in product(others, repeat=2):
         if one.identity != other.identity:
             found += [differing(new, [one, other], rows_changed), differing(one, [new, other], rows_changed)]
-    return min([limit, *found])
+    return min([limit, len(new.subjects), *found])
 
 
 subjects = st.frozensets(st.integers(0, 14))
@@ -148,8 +151,18 @@ def test_one_person_more_is_one() -> None:
 
 
 def test_nobody_here_is_compared_too() -> None:
-    """Where one holder has nobody, another one may have somebody; what this one finds bounds its own part alone."""
-    assert nearest(membership([]), history_of([7, 8]), 5) == 2
+    """Where one holder has nobody, it adds nothing to a difference with an answer in which it had no part."""
+    assert nearest(membership([]), history_of([7, 8]), 5) == 0
+
+
+def test_an_answer_without_this_holder_is_compared_with_as_well() -> None:
+    """Three holders answered; then a fourth answers with them, and its only patient is all that is new but for six
+    others at two holders: as many as are left when one answer is taken from the other."""
+    threshold = threshold_of(RULES[Grade.SENSITIVE])
+    three, six = [range(20), range(20), range(20)], [range(25), range(21), range(20)]
+    near = [nearest(membership(new), history_of(old), threshold.cap) for old, new in zip(three, six, strict=True)]
+    fourth = nearest(membership([0]), history_of(), threshold.cap)
+    assert [*near, fourth] == [5, 1, 0, 1] and sum(near) + fourth < threshold.least <= sum(near) + threshold.cap
     assert nearest(membership([]), history_of([]), 5) == 0
 
 
