@@ -63,7 +63,7 @@ from ceiba_protocol.rounds import (
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.sums.secure_sum import RoundContext
-from ceiba_protocol.trust.agreement import NEARBY_SECONDS
+from ceiba_protocol.trust.agreement import DAY, NEARBY_SECONDS
 from ceiba_protocol.trust.documents import DatasetPin, Manifest, Refusal
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.roster import Role, Roster
@@ -299,9 +299,11 @@ class Answering:
         self._ledger.forget(job_id)
 
     def forget_expired(self) -> None:
-        """Erase the secrets of jobs whose window is long over, in case nobody said that they have ended."""
+        """Erase the secrets of jobs whose window is long over, in case nobody said that they have ended; and who was
+        behind answers that are older than the house keeps them."""
         for job_id in self._ledger.expired(before=self._clock() - LOG_TIME):
             self.forget(job_id)
+        self._ledger.forget_sets(before=self._clock() - DAY * self._policy().audit_days)
 
     # --- approving
 
@@ -337,9 +339,8 @@ class Answering:
                 self._ledger.add_waiting(Waiting(job_id, attempt, manifest, now, question.manifest.not_after))
                 log.info("job.waits_for_a_person", job=job_id.hex(), merchant=question.manifest.merchant)
                 return Pending(job_id)
-            charge, budget = self._disclosing.charge(question, now)
-            job = _job(question, snapshot, manifest, now)
-            self._ledger.record_approval(job, attempt, signed, mask_secret, charge, budget)
+            job, cost = _job(question, snapshot, manifest, now), self._disclosing.cost(question, now)
+            self._ledger.record_approval(job, attempt, signed, mask_secret, cost)
         self._start(job_id, question, snapshot)
         log.info("job.approved", job=job_id.hex(), merchant=question.manifest.merchant, table=snapshot.table)
         return Reply(signed)
@@ -440,7 +441,7 @@ class Answering:
             share, blob = share_gate(question, commitment, self.name, words, this.answer.mask_secret, self._random)
             signed = sign(share, self.name, self._identity.signing_key)
             payload = self._payload(this, commitment.gate_context, signed, blob)
-            self._ledger.record_payload(payload, self._random(32), self._clock(), candidates=candidates)
+            self._ledger.record_payload(payload, self._random(32), self._clock(), candidates)
         log.info("job.shared", job=this.answer.job_id.hex(), bytes=len(blob))
         return Reply(signed, blob)
 
@@ -466,7 +467,7 @@ class Answering:
             signed = sign(submission, self.name, self._identity.signing_key)
             payload = self._payload(this, commitment.context, signed, ciphertexts)
             settled = self._disclosing.settled(question, commitment, computed, this.work.snapshot, released)
-            self._ledger.record_payload(payload, salt, self._clock(), settled=settled)
+            self._ledger.record_payload(payload, salt, self._clock(), settled)
         log.info("job.answered", job=this.answer.job_id.hex(), bytes=len(ciphertexts))
         return Reply(signed, ciphertexts)
 

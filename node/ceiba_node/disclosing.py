@@ -1,27 +1,26 @@
 """What may leave this house for one job: the engine's figures, with noise or with what the gate needs to know."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from pyroaring import BitMap
 
-from ceiba_node.differencing import Membership, memberships, nearest
+from ceiba_node.differencing import Names, distances, margins, memberships
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.engines.evidence import Evidence
 from ceiba_node.house_rules import Policy
-from ceiba_node.ledger import Ledger
-from ceiba_node.ledger.disclosure import Budget, Charge
+from ceiba_node.ledger import Budget, Candidates, Charge, Ledger, Settled
 from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_protocol.canonical import digest
-from ceiba_protocol.disclosure.gate import exact_words, noisy_words
+from ceiba_protocol.disclosure.gate import Released, exact_words, noisy_words
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR, Disclosure
+from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_protocol.plan import ROW_COUNT
 from ceiba_protocol.rounds import Commitment, Question, noise_for
 from ceiba_protocol.sums.masks import Words
 from ceiba_protocol.sums.randomness import Random
-
-Place = tuple[int, int]
-"""A cell and one of its tests."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Computed:
 
 
 class Disclosing:
-    """For one holder. What is answered with noise is bounded and blurred here; what is exact is compared with everything
-    that was answered before."""
+    """For one holder. What is answered with noise is bounded and blurred here; what is exact is compared with
+    everything that was answered before."""
 
     def __init__(
         self, engine: DuckDBEngine, ledger: Ledger, snapshots: SnapshotStore, noise_key: bytes,
@@ -55,10 +54,10 @@ class Disclosing:
 
     # --- before the approval
 
-    def charge(self, question: Question, now: int) -> tuple[Charge, Budget]:
+    def cost(self, question: Question, now: int) -> tuple[Charge, Budget]:
         """What the job costs, and what may be spent."""
         manifest, rules = question.manifest, self.rules(question)
-        versions = "".join(f"{pin.holder}:{pin.version};" for pin in manifest.datasets)
+        version = versions_digest(manifest.versions).hex()
         noise = manifest.noise.digest() if manifest.noise else "exact"
         charge = Charge(
             job_id=bytes.fromhex(manifest.job_id),
@@ -66,9 +65,9 @@ class Disclosing:
             merchant=manifest.merchant,
             organisation=question.merchant.legal_person,
             rho=manifest.noise.rho if manifest.noise else 0,
-            sticky=digest("ceiba/v1/sticky", versions.encode(), manifest.plan.digest().encode(), noise.encode()),
+            sticky=digest("ceiba/v1/sticky", version.encode(), manifest.plan.digest().encode(), noise.encode()),
             exact=manifest.noise is None,
-            version=digest("ceiba/v1/versions", versions.encode()),
+            version=version,
             charged_at=now,
         )
         return charge, Budget(rules.rho_per_year, DATASET_FACTOR * rules.rho_per_year, rules.exact_jobs)
@@ -106,27 +105,50 @@ class Disclosing:
     # --- the gate
 
     def words(
-        self, question: Question, commitment: Commitment, computed: Computed, own: Mapping[Place, Membership]
-    ) -> Words:
-        """What this holder sends to the gate, before it is masked. `own`: as `memberships` gives it."""
+        self, question: Question, commitment: Commitment, computed: Computed, snapshot: Snapshot
+    ) -> tuple[Words, Candidates | None]:
+        """What this holder sends to the gate, before it is masked, and the subjects behind it, to be stored with it."""
         gate = commitment.gate
         assert gate is not None
-        if gate.noisy:
+        evidence = computed.evidence
+        if evidence is None:
             header, width = len(question.program.clipped_columns), len(question.program.sums)
-            return noisy_words(gate, self.values(question, commitment, computed)[header + ROW_COUNT :: width])
-        assert computed.evidence is not None
-        history = self._ledger.history(question.program.table, bytes.fromhex(question.manifest.job_id), self._changed)
-        distance = np.full(computed.evidence.subjects.shape, gate.threshold.cap, dtype=np.int64)
-        for place, membership in own.items():
-            distance[place] = nearest(membership, history, gate.threshold.cap)
-        return exact_words(gate, computed.evidence.subjects, distance, computed.evidence.dominated, self._random)
+            return noisy_words(gate, self.values(question, commitment, computed)[header + ROW_COUNT :: width]), None
+        candidates = self._candidates(question, commitment, evidence, snapshot)
+        history = self._ledger.history(candidates.table, candidates.job_id, partial(self._changed, candidates.table))
+        names, cap = self._names(question, commitment, snapshot), gate.threshold.cap
+        nearest = np.full(evidence.subjects.shape, cap, dtype=np.int64)
+        for place, near in distances(names, candidates.memberships, history, cap).items():
+            nearest[place] = near
+        return exact_words(gate, evidence.subjects, nearest, evidence.dominated, self._random), candidates
 
-    def memberships(self, question: Question, commitment: Commitment, computed: Computed) -> Mapping[Place, Membership]:
-        """The subjects behind each test of the answer; empty with noise, which needs no comparison."""
-        if computed.evidence is None:
-            return {}
-        versions = tuple((pin.holder, str(pin.version)) for pin in self._pins(question, commitment))
-        return memberships(question.program, question.tests, computed.evidence.members, versions)
+    def settled(
+        self, question: Question, commitment: Commitment, computed: Computed, snapshot: Snapshot,
+        released: Released | None,
+    ) -> Settled | None:  # fmt: skip
+        """What of an exact answer was released, to be compared with later ones; None if nothing need be."""
+        if computed.evidence is None or released is None:
+            return None
+        candidates = self._candidates(question, commitment, computed.evidence, snapshot)
+        passed = {place for place in candidates.memberships if released[place]}
+        words = self._names(question, commitment, snapshot)
+        return Settled(
+            table=candidates.table,
+            job_id=candidates.job_id,
+            passed=passed,
+            margins=margins(words, candidates.memberships, released, question.manifest.job_id),
+        )
 
-    def _pins(self, question: Question, commitment: Commitment) -> list[object]:
-        raise NotImplementedError
+    def _candidates(
+        self, question: Question, commitment: Commitment, evidence: Evidence, snapshot: Snapshot
+    ) -> Candidates:
+        own = memberships(self._names(question, commitment, snapshot), evidence.members)
+        return Candidates(question.program.table, bytes.fromhex(question.manifest.job_id), own)
+
+    def _names(self, question: Question, commitment: Commitment, snapshot: Snapshot) -> Names:
+        versions = tuple((holder, str(question.pin_of(holder).version)) for holder in commitment.holders)
+        return Names(question.program, question.tests, versions, snapshot.version)
+
+    def _changed(self, table: str, older: str, newer: str) -> BitMap | None:
+        changed = self._snapshots.changed_subjects(table, older, newer)
+        return None if changed is None else BitMap(changed)

@@ -196,7 +196,9 @@ def minimums_are_met(request: Request) -> None:
 def history_has_room(request: Request) -> None:
     """Raises HistoryFull: what cannot be compared with everything that was answered is not answered exactly."""
     question = request.question
-    if question.manifest.noise is None and question.rules.has_gate and request.record.kept_sets >= MAX_KEPT_SETS:
+    if question.manifest.noise is not None or not question.rules.has_gate:
+        return
+    if request.record.kept_sets + request.cells * len(question.tests.audited) > MAX_KEPT_SETS:
         raise HistoryFull(holder=request.me, table=request.agreement.table, limit=MAX_KEPT_SETS)
 
 

@@ -61,6 +61,10 @@ class Snapshot:
     """What the publisher signed when it was published."""
 
     @property
+    def is_one_row_each(self) -> bool:
+        return True
+
+    @property
     def row_capacity(self) -> int:
         """The public bound on `rows`."""
         return capacity_of(self.rows)
@@ -115,6 +119,9 @@ class SnapshotStore:
         if not well_formed or not (self._folder / table / version).is_dir():
             raise DatasetUnknown(holder=self.holder, table=table, version=version)
         return self._read(table, version)
+
+    def changed_subjects(self, table, older, newer):
+        return None
 
     # --- for publishing ----------------------------------------------------------------------------------------
 

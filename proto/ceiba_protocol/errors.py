@@ -530,6 +530,18 @@ class ExactForbidden(CeibaError):
     remedy = "Ask with noise: `run(noise=True)`; `query.explain()` says what it costs."
 
 
+class BudgetExhausted(CeibaError):
+    code, fault, status = "budget_exhausted", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "The question costs ρ {cost}, and {left} is left of what answers about {table} may cost in 365 days."
+    remedy = "Ask with a smaller `rho`, which means more noise; or repeat an earlier question, which costs nothing."
+
+
+class ExactQuotaUsed(CeibaError):
+    code, fault, status = "exact_quota_used", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "All {limit} exact answers about this version of {table} were given."
+    remedy = "Ask with noise, `run(noise=True)`, or wait for another version of the data."
+
+
 class HistoryFull(CeibaError):
     code, fault, status = "history_full", Fault.POLICY, "RESOURCE_EXHAUSTED"
     text = "{holder} keeps {limit} sets of subjects behind answers about {table}, and cannot compare with more."

@@ -112,8 +112,25 @@ class Missing(Document):
     value: Expression
 
 
+class SubjectCount(Document):
+    """How many distinct subjects the rows have: only a sum as a whole, because no single row has a share in it."""
+
+    op: Literal["subjects"] = "subjects"
+
+
 Expression = Annotated[
-    ColumnValue | Number | TextValue | TruthValue | Arithmetic | Round | Case | Comparing | Logic | Not | Missing,
+    ColumnValue
+    | Number
+    | TextValue
+    | TruthValue
+    | Arithmetic
+    | Round
+    | Case
+    | Comparing
+    | Logic
+    | Not
+    | Missing
+    | SubjectCount,
     Field(discriminator="op"),
 ]
 
@@ -219,6 +236,9 @@ def lower(expression: Expression, schema: Schema) -> Lowered:
             return Lowered(program.negation(lower_condition(term, schema)), Kind.TRUTH)
         case Missing(value=value):
             return _lower_missing(value, schema)
+        case SubjectCount():
+            hint = "Ask for it as a statistic of its own."
+            raise WrongType(operation="Arithmetic, a condition or a group", given="a number of subjects", hint=hint)
 
 
 def _lower_missing(value: Expression, schema: Schema) -> Lowered:
@@ -251,7 +271,9 @@ def _as_number(lowered: Lowered, operation: str) -> Lowered:
 
 
 def lower_sum(expression: Expression, schema: Schema) -> Lowered:
-    """A number that will be summed over rows, so every column it adds up must have bounds."""
+    """A number that will be summed over rows, so every column it adds up must have bounds; or the subjects' count."""
+    if isinstance(expression, SubjectCount):
+        return Lowered(program.SUBJECTS, Kind.NUMBER)
     lowered = lower_number(expression, schema, "A sum")
     if max(abs(lowered.node.low), abs(lowered.node.high)) >= _INT64:
         unbounded = [name for name in sorted(columns_of(expression)) if schema.column(name).range is None]
@@ -392,7 +414,7 @@ def columns_of(expression: Expression) -> frozenset[str]:
     match expression:
         case ColumnValue(name=name):
             return frozenset({name})
-        case Number() | TextValue() | TruthValue():
+        case Number() | TextValue() | TruthValue() | SubjectCount():
             return frozenset()
         case Arithmetic(left=left, right=right) | Comparing(left=left, right=right):
             return columns_of(left) | columns_of(right)
@@ -436,3 +458,5 @@ def to_text(expression: Expression) -> str:
             return f"NOT ({to_text(term)})"
         case Missing(value=value):
             return f"{to_text(value)} IS NULL"
+        case SubjectCount():
+            return "COUNT(DISTINCT subject)"

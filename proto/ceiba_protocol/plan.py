@@ -43,7 +43,7 @@ from ceiba_protocol.expression import (
     lower_sum,
     to_step,
 )
-from ceiba_protocol.program import CalendarUnit, Comparison, Node, Row, evaluate
+from ceiba_protocol.program import SUBJECT, SUBJECTS, CalendarUnit, Comparison, Node, Row, evaluate
 from ceiba_protocol.schema import EPOCH, EPOCH_INSTANT, MICROSECOND, MICROSECONDS_PER_DAY, Column, OutOfBounds, Schema
 from ceiba_protocol.statistics import WITHHELD, AnyStatistic, Output, Statistic, Total
 
@@ -382,16 +382,20 @@ def grouped_sums(compiled: Program, rows: Iterable[Row]) -> list[int]:
     """The totals of every cell, cell by cell, each sum after the other: what a holder's engine must give.
 
     Runs in Python on given rows; holders run the same program in their database. Used for `mock` and as the
-    meaning that engines are tested against.
+    meaning that engines are tested against. A row without a subject's number is a subject of its own.
     """
     width = len(compiled.sums)
     totals = [0] * (compiled.cells * width)
-    for row in rows:
+    seen: set[tuple[int, int | None]] = set()
+    for number, row in enumerate(rows):
         if compiled.condition is not None and evaluate(compiled.condition, row) != 1:
             continue
         start = width * compiled.cell_of(tuple(evaluate(key.node, row) for key in compiled.keys))
+        subject = (start, row.get(SUBJECT, -1 - number))
         for place, one in enumerate(compiled.sums):
-            totals[start + place] += evaluate(one.node, row) or 0
+            value = int(subject not in seen) if one.node == SUBJECTS else evaluate(one.node, row)
+            totals[start + place] += value or 0
+        seen.add(subject)
     return totals
 
 

@@ -19,6 +19,9 @@ ENGINE_BITS = 126
 """Intermediate values stay within a 128-bit signed integer, the widest that engines offer."""
 
 Row = Mapping[str, int | None]
+"""A row by its columns; under SUBJECT, the number of the person or firm that it is about."""
+SUBJECT = "#subject"
+"""Where a row has its subject's number. No column of a schema can have this name."""
 
 
 class Comparison(StrEnum):
@@ -137,6 +140,16 @@ class IsNull(Truth):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Subjects(Node):
+    """Stands for a whole sum, never for a part of one: how many distinct subjects the rows have. One more subject adds
+    at most 1, however many rows it has."""
+
+    low: int = field(default=0, init=False)
+    high: int = field(default=1, init=False)
+    nullable: bool = field(default=False, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choose(Node):
     """CASE: the value of the first branch whose condition is TRUE, or else `otherwise`."""
 
@@ -160,6 +173,7 @@ def constant(value: int | None) -> Constant:
 
 
 TRUE, FALSE, NULL = constant(1), constant(0), constant(None)
+SUBJECTS = Subjects()
 
 
 def load(name: str, low: int, high: int, nullable: bool) -> Load:

@@ -9,7 +9,6 @@ import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from math import isqrt
 
 import numpy as np
 import phe
@@ -18,11 +17,10 @@ from ceiba_protocol.canonical import Digest, sha256, tlv
 from ceiba_protocol.disclosure.gate import (
     GateForm,
     Released,
-    Threshold,
     decide,
+    gate_of,
     pack_released,
     released_sums,
-    threshold_of,
     unpack_released,
 )
 from ceiba_protocol.disclosure.grade import Disclosure, as_rho
@@ -146,18 +144,15 @@ class Question:
 
     def variances(self, holders: int) -> tuple[int, ...]:
         """Of the noise that each of so many holders adds to each sum of a cell; empty for exact figures."""
-        return _variances(self.program, self.manifest.noise, self.agreement, self.holders_per_subject, holders)
+        return share_variances(
+            self.program, self.manifest.noise, self.agreement.tolerated, self.holders_per_subject, holders
+        )
 
     def gate(self, holders: int) -> GateForm | None:
         """What so many holders find out together before they release anything; None if there is nothing to find out."""
-        if not self.rules.has_gate:
-            return None
-        threshold, variances = threshold_of(self.rules, self.holders_per_subject), self.variances(holders)
-        if variances:  # two standard deviations above k, so that nobody stands out by noise alone
-            enough = self.rules.minimum_subjects * self.holders_per_subject
-            spread = 4 * variances[ROW_COUNT] * (holders - self.agreement.tolerated)
-            threshold = Threshold(enough + isqrt(spread), 0)
-        return GateForm(self.program.cells, self.tests, threshold, self.rules.hides_zeros, bool(variances))
+        variances = self.variances(holders)
+        unknown = variances[ROW_COUNT] * (holders - self.agreement.tolerated) if variances else 0
+        return gate_of(self.program.cells, self.tests, self.rules, self.holders_per_subject, unknown)
 
     @property
     def modulus(self) -> int:
@@ -206,7 +201,7 @@ def make_manifest(
         raise DatasetMissing(holders=", ".join(missing), table=plan.table)
     datasets = tuple(pins[holder] for holder in agreement.holder_names)
     program = compile_plan(plan, schema)
-    variances = _variances(program, noise, agreement, schema.max_holders_per_subject, len(datasets))
+    variances = share_variances(program, noise, agreement.tolerated, schema.max_holders_per_subject, len(datasets))
     layout = _layout(program, datasets, merchant, variances)
     return Manifest(
         job_id=job_id,
@@ -231,16 +226,17 @@ def _layout(program: Program, datasets: Iterable[DatasetPin], merchant: Descript
     return layout_of(program, capacities, merchant.encryption_key.n.bit_length(), variances)
 
 
-def _variances(
-    program: Program, noise: NoiseTerms | None, agreement: Agreement, holders_per_subject: int, holders: int
+def share_variances(
+    program: Program, noise: NoiseTerms | None, tolerated: int, holders_per_subject: int, holders: int
 ) -> tuple[int, ...]:
-    """For each sum of a cell, of one holder's share: those without t of them still have the agreed variance."""
+    """For each sum of a cell, of one holder's share: those without t of them still have the agreed variance. Empty for
+    exact figures."""
     if noise is None:
         return ()
     sensitivities = [
         squared_sensitivity(one.row_bound, noise.cells_per_subject, holders_per_subject) for one in program.sums
     ]
-    return noise_shares(noise.rho, sensitivities, holders, agreement.tolerated)
+    return noise_shares(noise.rho, sensitivities, holders, tolerated)
 
 
 def read_manifest(signed: Signed, agreement: Agreement, roster: Roster, schema: Schema, now: int) -> Question:
@@ -271,7 +267,7 @@ def read_manifest(signed: Signed, agreement: Agreement, roster: Roster, schema: 
         raise ManifestMismatch(problem="its encryption key is not the merchant's on the roster")
     check_covers(agreement, manifest.plan)
     program, per_subject = compile_plan(manifest.plan, schema), schema.max_holders_per_subject
-    variances = _variances(program, manifest.noise, agreement, per_subject, len(manifest.datasets))
+    variances = share_variances(program, manifest.noise, agreement.tolerated, per_subject, len(manifest.datasets))
     layout = _layout(program, manifest.datasets, merchant, variances)
     if manifest.layout_digest != layout.digest().hex():
         raise ManifestMismatch(problem="its layout is not the one that follows from its plan")

@@ -82,6 +82,9 @@ class Column(Document):
     """Decimal columns only: the step between values, such as 0.01. Int columns have resolution 1."""
     domain: tuple[Text, ...] | None = None
     """All values it may have, in display order. Needed for categories and to group by the column."""
+    shares: tuple[Text, ...] | None = None
+    """How frequent each value of the domain is, relative to the others, in the domain's order: from published
+    statistics, not from this data. Used for forecasts alone."""
     minimum: Text | None = None
     maximum: Text | None = None
     """Inclusive bounds. Needed to sum the column, and to group dates and timestamps by calendar units."""
@@ -186,12 +189,22 @@ def _column_problem(column: Column) -> str | None:
         return f"{column.name}: a {column.type} has no minimum or maximum"
     if (column.minimum is None) != (column.maximum is None):
         return f"{column.name}: minimum and maximum go together"
+    if column.shares is not None and not _are_shares(column.shares, len(column.domain_labels)):
+        return f"{column.name}: shares are numbers, one for each value of the domain, none below 0, not all 0"
     if column.domain is not None and not 1 <= len(column.domain) <= MAX_DOMAIN:
         return f"{column.name}: a domain has 1 to {MAX_DOMAIN} values"
     try:
         return _value_problem(column)
     except (ValueError, KeyError):
         return f"{column.name}: a bound, resolution or domain value cannot be read as {column.type}"
+
+
+def _are_shares(shares: tuple[str, ...], values: int) -> bool:
+    try:
+        numbers = [_decimal(share) for share in shares]
+    except ValueError:
+        return False
+    return len(numbers) == values and min(numbers, default=Decimal(-1)) >= 0 and sum(numbers) > 0
 
 
 def _value_problem(column: Column) -> str | None:
@@ -272,7 +285,7 @@ class Schema(Document):
 
 SCHEMA_HINT = "docs/schema.md describes every field, with an example."
 _TEXT_FIELDS = {"minimum", "maximum", "resolution"}
-_TEXT_LISTS = {"domain", "missing_codes"}
+_TEXT_LISTS = {"domain", "missing_codes", "shares"}
 
 
 def plain_text(value: object) -> str:

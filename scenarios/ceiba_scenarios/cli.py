@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.schema import Grade
 from ceiba_scenarios.attack import SUITE, load_suite, run_attacks
 from ceiba_scenarios.sandbox import Sandbox
 from ceiba_scenarios.story import CHECK_FAILED, find_story, run_story, story_names
@@ -97,6 +98,7 @@ def up(
     schema: Annotated[list[str] | None, typer.Option(help="TABLE=FILE.toml; otherwise derived from the files.")] = None,
     merchant: Annotated[str, typer.Option(help="Who asks.")] = "bank-a",
     folder: Annotated[Path | None, typer.Option(help="Keep all members' folders here; otherwise removed.")] = None,
+    grade: Annotated[Grade, typer.Option(help="Of every column of a derived schema.")] = Grade.INTERNAL,
     as_json: AsJson = False,
 ) -> None:
     """Run a space until Ctrl-C, and say how to connect to it. A table has at least three holders.
@@ -104,7 +106,7 @@ def up(
     Example: ceiba-lab up --holder a=health.heart:a.csv --holder b=health.heart:b.csv --holder c=health.heart:c.csv
     """
     schemas = dict(_split(entry, "=", "--schema TABLE=FILE.toml") for entry in schema or [])
-    with Sandbox(_read_holders(holder), schemas=schemas, folder=folder) as sandbox:
+    with Sandbox(_read_holders(holder), schemas=schemas, folder=folder, grade=grade) as sandbox:
         space = sandbox.merchant(merchant)
         tables = [entry.name for entry in space.catalogue()]
         identity = str(sandbox.merchant_home(merchant).folder.absolute())

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from ceiba_protocol.errors import BadSource
-from ceiba_protocol.schema import Schema
+from ceiba_protocol.schema import Grade, Schema
 
 MAX_CATEGORIES = 1000
 FINEST_DIGITS = 6
@@ -29,8 +29,8 @@ class Derived:
     source_columns: dict[str, str]
 
 
-def derive(table: str, files: Sequence[Path]) -> Derived:
-    """Types, resolutions, domains of columns with up to 1,000 values, bounds; grade internal; rows as subjects.
+def derive(table: str, files: Sequence[Path], grade: Grade = Grade.INTERNAL) -> Derived:
+    """Types, resolutions, domains of columns with up to 1,000 values, bounds; one grade for all; rows as subjects.
 
     Text with more values is left out: it has no domain to be public. Raises BadSource.
     """
@@ -46,7 +46,7 @@ def derive(table: str, files: Sequence[Path]) -> Derived:
         raise BadSource(source=", ".join(map(str, files)), problem="it is no readable CSV or Parquet file") from None
     finally:
         connection.close()
-    known = [(name, source, {"name": name, **column}) for name, source, column in plain if column]
+    known = [(name, source, {"name": name, "grade": grade, **column}) for name, source, column in plain if column]
     schema = Schema.from_plain({"table": table, "columns": [column for _, _, column in known]})
     return Derived(schema, {name: source for name, source, _ in known if name != source})
 

@@ -30,7 +30,7 @@ from ceiba_node.policy import Decision, check_signing
 from ceiba_node.publishing import PublishReport, publish
 from ceiba_protocol.errors import BadSource, NotReachable, NotWaiting, UnknownAgreement, UnknownTable
 from ceiba_protocol.joining import check_pin, fetch_roster, join
-from ceiba_protocol.schema import Schema, nearest
+from ceiba_protocol.schema import Grade, Schema, nearest
 from ceiba_protocol.trust.agreement import Contract
 from ceiba_protocol.trust.identity import Duty, JoinToken
 from ceiba_protocol.trust.roster import Role, Roster
@@ -63,14 +63,17 @@ class Sandbox:
         folder: Path | None = None,
         space: str = "sandbox",
         launcher: Mapping[str, list[str]] | None = None,
+        grade: Grade | str = Grade.INTERNAL,
     ) -> None:
-        """`folder` keeps everything afterwards; without it a temporary one is removed. `launcher` is for tests."""
+        """`folder` keeps everything afterwards; without it a temporary one is removed. `grade` is that of every column
+        of a derived schema: with "public" nothing is withheld. `launcher` is for tests."""
         self._temporary = None if folder else tempfile.mkdtemp(prefix="ceiba-")
         self.folder = Path(folder or self._temporary or "")
         self._space = space
         self._holders = {name: dict(tables) for name, tables in holders.items()}
         self._declared = {table: _read_schema(schema) for table, schema in (schemas or {}).items()}
         self._launcher = launcher
+        self._grade = Grade(grade)
         self._merchants: dict[str, Space] = {}
         self._homes: dict[Path, NodeHome | MerchantHome] = {}
         self.reports: dict[tuple[str, str], PublishReport] = {}
@@ -168,6 +171,9 @@ class Sandbox:
                     if time.monotonic() > deadline:
                         raise
                 time.sleep(CHECK_SECONDS)
+
+    def ledger(self, holder):
+        return ""
 
     def _until_known(self, home: NodeHome, ledger: Ledger, agreement_id: str) -> Contract:
         deadline = time.monotonic() + START_SECONDS
@@ -281,7 +287,7 @@ class Sandbox:
         files = [
             self._as_file(holder, table, tables[table]) for holder, tables in self._holders.items() if table in tables
         ]
-        return derive(table, files)
+        return derive(table, files, self._grade)
 
     def _as_file(self, holder: str, table: str, source: Any) -> Path:
         """The source as a file; a data frame is written to Parquet in the holder's folder."""

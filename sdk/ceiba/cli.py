@@ -112,7 +112,8 @@ def query(
         noise = Noise(rho) if rho else False if exact else None
         under = {"agreement": agreement or None, "purpose": purpose or None, "noise": noise}
         if explain:
-            typer.echo(str(question.explain(**under)))
+            explained = question.explain(**under)
+            typer.echo(json.dumps(explained.to_dict()) if as_json else str(explained))
             return
         result = question.mock() if mock else question.run(deadline=deadline, **under)
         typer.echo(json.dumps(result.to_dicts(), default=str) if as_json else repr(result))

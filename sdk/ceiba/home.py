@@ -1,7 +1,7 @@
 """A merchant's identity folder: its sealed keys, the roster that it pinned, and what it must not forget.
 
-`numbers.json` has the number of the last job of each agreement, `checkpoint.json` the newest state of the log that was
-seen. Several programs may use one folder at once.
+`numbers.json` has the number of the last job of each agreement, `asked.json` what the jobs cost, `checkpoint.json` the
+newest state of the log that was seen. Several programs may use one folder at once.
 """
 
 import fcntl
@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from ceiba_protocol.disclosure.grade import BUDGET_SECONDS
 from ceiba_protocol.errors import BadIdentity, LedgerDamaged, MalformedDocument, NoAgreement, RosterNotPinned
 from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, ask_passphrase, close_keys, open_keys
 from ceiba_protocol.trust.agreement import Agreement
@@ -21,8 +24,28 @@ from ceiba_protocol.trust.roster import Role, Roster
 from ceiba_protocol.v1.common_pb2 import Signed
 
 NUMBERS_FILE = "numbers.json"
+ASKED_FILE = "asked.json"
 CHECKPOINT_FILE = "checkpoint.json"
 LOCK_FILE = "lock"
+
+
+class AskedJob(BaseModel):
+    """What a job cost that was asked from this folder; it may have been refused, or have cost nothing a second time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    at: int
+    """Seconds since 1970 UTC."""
+    agreement: str
+    """Its digest."""
+    table: str
+    versions: str
+    """Digest of the holders and the versions of their data."""
+    rho: int | None
+    """In millionths; None: without noise."""
+
+
+_ASKED = TypeAdapter(tuple[AskedJob, ...])
 
 
 class Home:
@@ -113,6 +136,34 @@ class Home:
         if not isinstance(numbers, dict) or not all(type(number) is int for number in numbers.values()):
             raise LedgerDamaged(path=path, problem="it does not have the number of each agreement's last job")
         return numbers
+
+    # --- what was asked
+
+    def note_asked(self, job: AskedJob) -> None:
+        """To be called before the job is sent, so that nothing is missing. What counts no more is forgotten."""
+        with self._alone():
+            old = job.at - BUDGET_SECONDS
+            kept = [one for one in self.asked_jobs() if one.rho is None or one.at > old]
+            self._write(ASKED_FILE, _ASKED.dump_json((*kept, job), indent=1))
+
+    def spent(self, table: str, now: int) -> int:
+        """Millionths of ρ that questions about a table cost at most, in the last 365 days. Raises LedgerDamaged."""
+        recent = [one for one in self.asked_jobs() if one.table == table and one.at > now - BUDGET_SECONDS]
+        return sum(one.rho or 0 for one in recent)
+
+    def exact_asked(self, table: str, versions: str) -> int:
+        """Questions without noise on these data. Raises LedgerDamaged."""
+        return sum((one.table, one.versions, one.rho) == (table, versions, None) for one in self.asked_jobs())
+
+    def asked_jobs(self) -> tuple[AskedJob, ...]:
+        """Oldest first. Raises LedgerDamaged."""
+        path = self.folder / ASKED_FILE
+        if not path.exists():
+            return ()
+        try:
+            return _ASKED.validate_json(path.read_bytes())
+        except ValueError:
+            raise LedgerDamaged(path=path, problem="it does not say what was asked") from None
 
     # --- the log
 

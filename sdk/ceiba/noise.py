@@ -10,15 +10,13 @@ from math import isqrt, sqrt
 from typing import Any
 
 from ceiba_protocol.disclosure.accounting import epsilon
-
 from ceiba_protocol.disclosure.grade import DEFAULT_RHO, MILLION, Disclosure, NoiseRule
 from ceiba_protocol.errors import BadQuestion
+from ceiba_protocol.explanation import DELTA
 from ceiba_protocol.plan import Use
 from ceiba_protocol.statistics import Output, Total
 from ceiba_protocol.trust.documents import NoiseTerms
 
-DELTA = 1e-6
-"""At which ρ is shown as ε."""
 NORMAL_95 = 1.959964
 """Standard deviations around the mean of a normal distribution that hold 95 % of it."""
 
@@ -55,10 +53,10 @@ Wanted = Noise | bool | None
 def terms_for(wanted: Wanted, rules: Disclosure) -> NoiseTerms | None:
     """What a job is asked with. Where noise is mandatory, an exact answer must be asked for by name: it waits for
     people at every holder, and there are few."""
-    if wanted is None:
-        wanted = rules.noise is NoiseRule.MANDATORY
     if isinstance(wanted, Noise):
         return wanted.terms()
+    if wanted is None:
+        wanted = rules.noise is NoiseRule.MANDATORY
     return NoiseTerms(rho=min(DEFAULT_RHO, max(1, rules.rho_per_year))) if wanted else None
 
 

@@ -26,6 +26,7 @@ from ceiba_protocol.expression import (
     Not,
     Number,
     Round,
+    SubjectCount,
     TextValue,
     TruthValue,
 )
@@ -132,6 +133,9 @@ def evaluate(expression: Expression, row: Row) -> Value:
             return None if truth is None else not truth
         case Missing(value=inner):
             return evaluate(inner, row) is None
+        case SubjectCount():
+            hint = "Ask for it as a statistic, and use its name."
+            raise WrongType(operation="HAVING or ORDER BY", given="a number of subjects", hint=hint)
 
 
 def _decided(decisive: bool, truths: list[bool | None]) -> bool | None:

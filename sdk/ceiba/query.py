@@ -20,13 +20,13 @@ from ceiba.mock import mock_rows
 from ceiba.presentation import Order, Presentation, Row
 from ceiba.released import Released
 from ceiba.result import Result
-from ceiba.terms import Grouping, Term, built, expression_of, grouping, is_condition, require_shallow
-from ceiba_protocol.canonical import Document
+from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
 from ceiba_protocol.errors import BadQuestion, UnknownColumn
 from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, to_text
 from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic, Total
+from ceiba_protocol.wording import describe, is_condition
 
 if TYPE_CHECKING:
     import pandas
@@ -274,7 +274,8 @@ class Query:
         return self.runner.submit(self, **options)
 
     def explain(self, **options: Any) -> Any:
-        """Under which agreement it would be asked, who sees what, and how large it is; asks nothing."""
+        """Who would see what, what is likely withheld, what would refuse it and what it costs; asks nothing. Options as
+        for `submit`, without a deadline."""
         return self.runner.explain(self, **options)
 
     def mock(self, rows: int = 1000, seed: int = 0) -> Result:
@@ -285,11 +286,7 @@ class Query:
         return self.result(released, job_id="mock", seconds=perf_counter() - start)
 
     def __repr__(self) -> str:
-        lines = [f"Query on {self.asked.table}, not asked yet"]
-        if self.asked.filter is not None:
-            lines.append(f"  where {to_text(self.asked.filter)}")
-        lines += [f"  group {key.name} = {Grouping(key).title}" for key in self.asked.groups]
-        lines += [f"  {output.name} = {_call(output.statistic)}" for output in self.asked.outputs]
+        lines = [f"Query on {self.asked.table}, not asked yet", *describe(self.asked)[1:]]
         if self.presentation.having is not None:
             lines.append(f"  having {to_text(self.presentation.having)}")
         return "\n".join(lines)
@@ -298,17 +295,3 @@ class Query:
 def _label(key: GroupKey, label: Label) -> Label:
     """A group's label as Python has it: a condition's are the texts "true" and "false" in the plan."""
     return label == "true" if is_condition(key) and label is not None else label
-
-
-def _call(statistic: Statistic) -> str:
-    """A statistic as it was asked for: `variance(age, True)`."""
-    given = [name for name in type(statistic).model_fields if name in statistic.model_fields_set - {"statistic"}]
-    return f"{statistic.statistic}({', '.join(_argument(getattr(statistic, name)) for name in given)})"
-
-
-def _argument(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(_argument, value))
-    if isinstance(value, Document):
-        return to_text(value)  # type: ignore[arg-type]  # the only documents inside a statistic
-    return str(value)

@@ -18,30 +18,34 @@ import grpc
 from ceiba.agreements import AgreementHandle, Agreements
 from ceiba.catalogue import Catalogue, CatalogueEntry
 from ceiba.choosing import Wish
-from ceiba.explanation import Explanation, NoTerms, Terms, explain
-from ceiba.home import Home
+from ceiba.home import AskedJob, Home
 from ceiba.jobs import Job
 from ceiba.noise import Wanted, terms_for
 from ceiba.progress import show_nothing, show_on_terminal
 from ceiba.query import Query, Table
 from ceiba.result import Result
+from ceiba_protocol.disclosure.grade import disclosure_for
+from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_protocol.errors import (
     AgreementMismatch,
     AgreementNotActive,
     BadSignature,
     CeibaError,
     CertificateExpired,
+    GradeForbids,
     ManifestMismatch,
     NoAgreement,
     NotAgreed,
     UnknownMember,
     UnknownTable,
 )
+from ceiba_protocol.explaining import Asked, Book, explain
+from ceiba_protocol.explanation import Explanation
 from ceiba_protocol.joining import renew, successor
 from ceiba_protocol.rounds import check_noise, make_manifest
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import Agreement
-from ceiba_protocol.trust.documents import Offer
+from ceiba_protocol.trust.documents import Manifest, NoiseTerms, Offer
 from ceiba_protocol.trust.roster import Role, RosterTable
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.catalogue_pb2 import ListRequest, TableEntry
@@ -214,6 +218,7 @@ class Space:
         )
         # The number comes last, so that what cannot be asked uses up none.
         numbered = manifest.model_copy(update={"number": self.home.next_number(agreement)})
+        self.home.note_asked(_asked_job(numbered))
         return sign(numbered, self.identity.name, self.identity.signing_key), agreement
 
     def _wish(self, query: Query, seconds: int, purpose: str | None) -> Wish:
@@ -227,19 +232,45 @@ class Space:
         agreement: AgreementHandle | str | None = None,
         purpose: str | None = None,
         version: Versions | None = None,
+        noise: Wanted = None,
     ) -> Explanation:
-        """Under which agreement it would be asked, who sees what, and how large it is; asks nothing."""
-        return self.with_newest_roster(lambda: self._explain(query, agreement, purpose, version or {}))
+        """Who would see what, under which agreement, what would be withheld, what refuses it, and what it costs by this
+        folder's own count. Asks nothing; options as for `submit`."""
+        wish = self._wish(query, DEADLINE_SECONDS, purpose)
+        return self.with_newest_roster(lambda: self._explain(query, wish, agreement, version or {}, noise))
 
     def _explain(
-        self, query: Query, named: AgreementHandle | str | None, purpose: str | None, version: Versions
+        self, query: Query, wish: Wish, named: AgreementHandle | str | None, version: Versions, noise: Wanted
     ) -> Explanation:
         offers = self._entry(query.plan().table).offers(version)
         try:
-            agreed = self.agreements.choose(self._wish(query, DEADLINE_SECONDS, purpose), named).agreement
+            agreement: Agreement | CeibaError = self.agreements.choose(wish, named).agreement
         except (NoAgreement, NotAgreed, AgreementNotActive) as error:
-            return explain(query, offers, self.identity.descriptor, NoTerms(error))
-        return explain(query, offers, self.identity.descriptor, Terms(agreed, self.home.jobs_asked(agreed)))
+            agreement = error
+        key = self.identity.descriptor.encryption_key
+        assert key is not None
+        asked = Asked(
+            plan=query.plan(),
+            schema=query.schema,
+            capacities={holder: offer.row_capacity for holder, offer in offers.items()},
+            key_bits=key.n.bit_length(),
+            noise=_terms(noise, query, agreement),
+            agreement=agreement,
+        )
+        return explain(asked, self._book(agreement, wish, offers))
+
+    def _book(self, agreement: Agreement | CeibaError, wish: Wish, offers: Mapping[str, Offer]) -> Book:
+        """What this folder knows of earlier jobs; other folders of the same merchant have their own."""
+        agreed = agreement if isinstance(agreement, Agreement) else None
+        names = agreed.holder_names if agreed else tuple(offers)
+        versions = versions_digest({name: offers[name].version for name in names if name in offers}).hex()
+        table = wish.plan.table
+        return Book(
+            whose="by this folder's own count",
+            jobs=self.home.jobs_asked(agreed) if agreed else 0,
+            spent=self.home.spent(table, wish.now),
+            exact=self.home.exact_asked(table, versions),
+        )
 
     # --- the roster
 
@@ -304,6 +335,26 @@ class Space:
         is_own = offer.holder == signed.signer and offer.holder in pinned.holders
         fits = (offer.table, offer.schema_digest) == (pinned.table, pinned.schema_digest)
         return offer if is_own and fits else None
+
+
+def _terms(noise: Wanted, query: Query, agreement: Agreement | CeibaError) -> NoiseTerms | None:
+    """As `submit` would ask; without an agreement, by the least that the columns' grades demand."""
+    if isinstance(agreement, Agreement):
+        return terms_for(noise, agreement.disclosure)
+    try:
+        return terms_for(noise, disclosure_for(query.plan().columns, query.schema))
+    except GradeForbids:
+        return None
+
+
+def _asked_job(manifest: Manifest) -> AskedJob:
+    return AskedJob(
+        at=manifest.not_before,
+        agreement=manifest.agreement_digest,
+        table=manifest.plan.table,
+        versions=versions_digest(manifest.versions).hex(),
+        rho=manifest.noise.rho if manifest.noise else None,
+    )
 
 
 @dataclass(frozen=True)

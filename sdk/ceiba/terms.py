@@ -41,6 +41,7 @@ from ceiba_protocol.expression import (
 from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, LabelBranch
 from ceiba_protocol.program import CalendarUnit, Comparison
 from ceiba_protocol.schema import nearest
+from ceiba_protocol.wording import is_condition, key_text
 
 MAX_NESTING = 56
 """Levels of a plan as JSON; the manifest around it adds a few, and 64 is where documents are refused."""
@@ -333,15 +334,9 @@ class Grouping:
     @property
     def title(self) -> str:
         """The key as SQL would write it."""
-        match self.key:
-            case ByColumn(column=column):
-                return column
-            case ByBucket(value=value, low=low, high=high, count=count):
-                return f"width_bucket({to_text(value)}, {low.value}, {high.value}, {count})"
-            case ByCalendar(column=column, unit=unit):
-                return f"date_trunc('{unit}', {column})"
-            case ByCase(branches=branches):
-                return f"({to_text(branches[0].when)})" if is_condition(self.key) else "case"
+        if isinstance(self.key, ByCase) and not is_condition(self.key):
+            return "case"
+        return key_text(self.key)
 
 
 def plan_name(title: str) -> str:
@@ -370,14 +365,6 @@ def grouping(key: object) -> Grouping:
 def is_groupable(expression: Expression) -> bool:
     """Whether an expression has public values by itself: a column's domain, or a condition's truth."""
     return isinstance(expression, ColumnValue | Comparing | Logic | Not | Missing | TruthValue)
-
-
-def is_condition(key: GroupKey) -> bool:
-    """Whether a key's groups are a condition's true, false and NULL, as `grouping` makes them."""
-    if not isinstance(key, ByCase) or key.otherwise is not None or len(key.branches) != 2:
-        return False
-    yes, no = key.branches
-    return (yes.label, no.label, no.when) == ("true", "false", Not(term=yes.when))
 
 
 def _titled(made: Grouping) -> Grouping:

@@ -14,6 +14,7 @@ from ceiba_node.config import Home
 from ceiba_node.contracts import Contracts
 from ceiba_node.ledger import Waiting
 from ceiba_node.policy import StopKind
+from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
     BadCommand,
     BadPassphrase,
@@ -25,8 +26,10 @@ from ceiba_protocol.errors import (
     UnknownMember,
     WrongKey,
 )
+from ceiba_protocol.explaining import Asked, Book, explain
 from ceiba_protocol.joining import ROSTER_FILE
 from ceiba_protocol.trust.agreement import State
+from ceiba_protocol.trust.documents import DatasetPin, NoiseTerms
 from ceiba_protocol.trust.identity import Duty, Identity
 from ceiba_protocol.trust.rendering import quoted
 from ceiba_protocol.trust.roster import Duties, Revocation, Roster, approval_of
@@ -34,7 +37,7 @@ from ceiba_protocol.trust.sealing import is_sealed
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2 import SignedRoster
-from tests.support.members import HOLDERS, MERCHANT, NOW, World, changed, holder, signed_by
+from tests.support.members import HOLDERS, MERCHANT, NOW, World, changed, graded, holder, signed_by
 from tests.support.one_node import ME
 from tests.support.seeded import seeded
 
@@ -69,7 +72,7 @@ class House:
         monkeypatch.setattr("ceiba_node.cli.common.time.time", lambda: NOW)
         self.home = Home.make(folder / "node")
         self.duties = make_duties(self.home)
-        self.world = World()
+        self.world = World(schema=graded("internal"))
         mine = holder(ME, duties=self.duties)
         members = tuple(mine if one.name == ME else one for one in self.world.roster.members)
         self.world.roster = self.world.make_roster(members)
@@ -168,7 +171,7 @@ def test_the_officer_reads_and_signs_and_the_state_follows(house: House) -> None
     house.learn(MERCHANT, *HOLDERS[1:])
     assert house.state() is State.PROPOSED
     text = house.run("agreements", "show", "0a0a")
-    for fact in ("research", MERCHANT, *HOLDERS, "health.heart", "100 at most", "not protect", "not enforced"):
+    for fact in ("research", MERCHANT, *HOLDERS, "health.heart", "100 at most", "not protect", "no answer differs by fewer"):
         assert fact in text
     signed = house.json("agreements", "sign", "0a0a", "--yes", "--schema", str(house.schema))
     assert (signed["state"], signed["missing"]) == ("active", [])
@@ -271,12 +274,72 @@ def test_an_inbox_is_read_and_decided(house: House) -> None:
         "research",
         ["age", "chol", "sex"],
     )
-    assert "group by" in house.run("approvals", "show", "0b")
+    shown = house.run("approvals", "show", "0b")
+    assert "group by" in shown and "cannot be explained: There is no agreement" in shown
+    assert house.json("approvals", "show", "0b")["problem"]["code"] == "unknown_agreement"
     assert house.json("status")["waiting"] == 1
     house.run("approvals", "refuse", "0b", "--reason", "outside the study", "--private", "third time")
     assert house.run("approvals", "list").strip() == "Nothing waits."
     with pytest.raises(CeibaError, match="No job"):
         house.run("approvals", "approve", "0b")
+
+
+def wait_for_a_person(house: House, **changes: Any) -> None:
+    """A job waits that runs on what this house has published."""
+    source = house.home.folder / "heart.csv"
+    source.write_text("sex,age,chol\nmale,60,51.1\nfemale,41,-0.7\nmale,3,0\n")
+    house.run("publish", str(source), "--schema", str(house.schema))
+    snapshot = house.home.snapshots().current("health.heart")
+    pin = DatasetPin(holder=ME, version=Digest(snapshot.version), row_capacity=snapshot.row_capacity)
+    house.world.pins[ME] = pin
+    manifest = signed_by(MERCHANT, house.world.manifest(**changes))
+    ledger = house.home.ledger()
+    ledger.add_waiting(Waiting(bytes.fromhex(house.world.job_id), 0, manifest, NOW, NOW + 60))
+    ledger.close()
+
+
+def agree(house: House) -> None:
+    """Every party signs."""
+    house.learn(MERCHANT, *HOLDERS[1:])
+    house.run("agreements", "sign", "0a", "--yes", "--schema", str(house.schema))
+
+
+def test_who_decides_reads_what_the_merchant_reads(house: House) -> None:
+    agree(house)
+    wait_for_a_person(house, number=4, noise=NoiseTerms(rho=5_000))
+    world, manifest = house.world, house.world.manifest(noise=NoiseTerms(rho=5_000))
+    assert world.merchant.encryption_key is not None
+    asked = Asked(
+        plan=world.plan,
+        schema=world.schema,
+        capacities={pin.holder: pin.row_capacity for pin in manifest.datasets},
+        key_bits=world.merchant.encryption_key.n.bit_length(),
+        noise=manifest.noise,
+        agreement=world.agreement,
+    )
+    merchants = explain(asked, Book("by this folder's own count", jobs=3)).lines()
+    shown = house.run("approvals", "show", "0b").splitlines()
+    house_only = [line for line in shown[: len(merchants) + 1] if "all merchants' ρ" in line]
+    common = [line for line in shown if line not in house_only][: len(merchants)]
+    assert common == [line.replace("by this folder's own count", "in this house's ledger") for line in merchants]
+    assert len(house_only) == 1 and shown[len(merchants) + 1] == "Who asks it"
+    facts = house.json("approvals", "show", "0b")
+    assert facts["explanation"]["accounts"][0]["used"] == "3" and facts["number"] == 4 and facts["plan"]["groups"]
+
+
+def test_a_houses_stricter_rules_count_in_its_inbox(house: House) -> None:
+    agree(house)
+    (house.home.folder / "policy.toml").write_text("exact_jobs = 0\n")
+    wait_for_a_person(house)
+    (refused,) = house.json("approvals", "show", "0b")["explanation"]["refusals"]
+    assert refused["code"] == "exact_quota_used" and "All 0 exact answers" in refused["text"]
+
+
+def test_what_cannot_be_explained_is_shown_with_the_reason(house: House) -> None:
+    house.learn(MERCHANT, *HOLDERS[1:])
+    wait_for_a_person(house)
+    shown = house.run("approvals", "show", "0b")
+    assert "is proposed, so nothing is answered under it" in shown and quoted("research") in shown
 
 
 def test_stops_are_kept_told_and_ended(house: House) -> None:

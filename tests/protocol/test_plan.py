@@ -32,6 +32,7 @@ from ceiba_protocol.expression import (
     Not,
     Number,
     Round,
+    SubjectCount,
     TextValue,
     lower,
     lower_sum,
@@ -55,6 +56,8 @@ from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import Statistic
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.histogram import Histogram
+from ceiba_protocol.statistics.mean import Mean
+from ceiba_protocol.statistics.subjects import Subjects
 from ceiba_protocol.statistics.sum import Sum
 
 SCHEMA = Schema.from_plain(
@@ -173,12 +176,28 @@ def test_case_takes_the_first_branch_that_is_true_and_null_is_not() -> None:
         (Not(term=col("age")), WrongType),
         (Missing(value=TextValue(value="x")), WrongType),
         (Number(value="1" + "0" * 40), ValueOutOfRange),
+        (SubjectCount(), WrongType),
+        (Missing(value=SubjectCount()), WrongType),
+        (combine(SubjectCount(), "add", col("age")), WrongType),
+        (compare(SubjectCount(), ">", Number(value="1")), WrongType),
+        (Round(value=SubjectCount(), digits=0), WrongType),
         (combine(combine(col("free"), "multiply", col("free")), "multiply", col("free")), ValueOutOfRange),
     ],
 )
 def test_an_expression_without_meaning_is_refused(expression: Expression, error: type[CeibaError]) -> None:
     with pytest.raises(error):
         lower(expression, SCHEMA)
+
+
+def test_subjects_are_counted_as_a_whole_and_never_within_a_statistic() -> None:
+    compiled = compile_plan(plan(Subjects()), SCHEMA)
+    assert [one.row_bound for one in compiled.sums] == [1, 1]
+    for refused in (plan(Count(value=SubjectCount())), plan(where=SubjectCount()), plan(Mean(value=SubjectCount()))):
+        with pytest.raises(WrongType, match="a number of subjects"):
+            compile_plan(refused, SCHEMA)
+    bucket = ByBucket(name="b", value=SubjectCount(), low=Number(value="0"), high=Number(value="1"), count=2)
+    with pytest.raises(WrongType, match="a number of subjects"):
+        compile_plan(plan(groups=(bucket,)), SCHEMA)
 
 
 def test_a_column_without_bounds_cannot_be_summed_and_the_error_says_what_to_declare() -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ceiba_protocol.expression import ColumnValue, Number
-from ceiba_protocol.plan import Named, Plan, compile_plan, finish, grouped_sums
+from ceiba_protocol.expression import ColumnValue, Missing, Number
+from ceiba_protocol.plan import ByCase, LabelBranch, Named, Plan, compile_plan, finish, grouped_sums
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS, Output, Statistic
 from ceiba_protocol.statistics.base import root
@@ -21,6 +21,7 @@ from ceiba_protocol.statistics.covariance import Covariance
 from ceiba_protocol.statistics.histogram import Histogram
 from ceiba_protocol.statistics.mean import Mean
 from ceiba_protocol.statistics.standard_deviation import StandardDeviation
+from ceiba_protocol.statistics.subjects import Subjects
 from ceiba_protocol.statistics.sum import Sum
 from ceiba_protocol.statistics.variance import Variance
 
@@ -126,7 +127,23 @@ def test_nothing_cancels_where_floats_would() -> None:
 
 def test_every_statistic_is_documented_and_has_a_name_and_sql() -> None:
     assert set(STATISTICS) == {
-        "count", "sum", "mean", "variance", "standard_deviation", "covariance", "correlation", "histogram"
+        "count", "subjects", "sum", "mean", "variance", "standard_deviation", "covariance", "correlation", "histogram"
     }  # fmt: skip
     for name, kind in STATISTICS.items():
-        assert kind.__doc__ and kind.name() == name and kind.sql
+        assert kind.__doc__ and kind.name() == name
+    assert [name for name, kind in STATISTICS.items() if not kind.sql] == ["subjects"], "it is COUNT(DISTINCT subject)"
+
+
+@given(st.lists(st.tuples(st.sampled_from([None, 1, 2]), st.integers(0, 3)), max_size=12))
+def test_subjects_are_counted_once_in_each_group(rows: list[tuple[int | None, int]]) -> None:
+    """A group is a value of x here, so that NULL is one too."""
+    key = ByCase(name="g", branches=(LabelBranch(when=Missing(value=X), label="none"),), otherwise="some")
+    named = Named(name="o", statistic=Subjects())
+    plan = Plan(table="t", schema_digest=SCHEMA.digest(), groups=(key,), outputs=(named,))
+    compiled = compile_plan(plan, SCHEMA)
+    groups = [(label, {who for x, who in rows if (x is None) == (label == "none")}) for label in ("none", "some")]
+    with_numbers = [{"x": x, "y": None, "#subject": who} for x, who in rows]
+    assert finish(compiled, grouped_sums(compiled, with_numbers)) == [(label, len(who)) for label, who in groups if who]
+    without = [{"x": x, "y": None} for x, _ in rows]
+    counts = [(label, sum((x is None) == (label == "none") for x, _ in rows)) for label in ("none", "some")]
+    assert finish(compiled, grouped_sums(compiled, without)) == [(label, n) for label, n in counts if n]

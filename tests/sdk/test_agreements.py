@@ -1,5 +1,6 @@
 """Agreements on the merchant's side: proposing, following, and choosing one for a question."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ceiba.choosing import Wish, choose
+from ceiba.noise import Noise
 from ceiba.space import Space
 from ceiba_protocol.disclosure.grade import disclosure_for
 from ceiba_protocol.errors import (
     AgreementNotActive,
     BadQuestion,
+    BudgetExhausted,
     DatasetMissing,
     IllegalNotice,
     JobFailed,
@@ -30,7 +33,7 @@ from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Agreement, Contract,
 from ceiba_protocol.trust.roster import Revocation, approval_of
 from ceiba_protocol.v1.jobs_pb2 import JobStatus
 from tests.support.coordinator import Coordinator, merchant_home
-from tests.support.members import HOLDERS, MERCHANT, NOW, SCHEMA, World, changed, plan_of, signed_by
+from tests.support.members import HOLDERS, MERCHANT, NOW, SCHEMA, World, changed, graded, plan_of, signed_by
 
 SQL = "SELECT sex, COUNT(*) AS n, SUM(age) AS years FROM health.heart WHERE age > 1 GROUP BY sex ORDER BY sex"
 TRUTH = [("female", 2, 161), ("male", 3, 140)]
@@ -331,17 +334,51 @@ def test_a_job_that_nobody_refused_says_why_it_failed(world: World, space: Space
         space.sql(SQL).run()
 
 
-def test_a_plan_says_under_which_agreement_it_would_be_asked(
-    world: World, space: Space, coordinator: Coordinator
-) -> None:
+@pytest.fixture
+def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Space, Coordinator]:
+    """A space whose table is of grade internal."""
+    world = World(schema=graded("internal"))
+    coordinator = Coordinator(world)
+    monkeypatch.setattr("time.time", lambda: NOW)
+    monkeypatch.setattr("ceiba.space.secure_channel", lambda address, identity: coordinator.channel())
+    return world, Space(merchant_home(world, tmp_path)), coordinator
+
+
+def test_a_plan_says_under_which_agreement_it_would_be_asked(gated: tuple[World, Space, Coordinator]) -> None:
+    world, space, coordinator = gated
     query = space.sql(SQL)
-    assert "Agreement: none. No agreement" in str(query.explain())
+    without = query.explain()
+    assert [error.code for error in without.refusals] == ["no_agreement"] and "agreement      none" in str(without)
     coordinator.add(world.agreement)
     space.home.next_number(world.agreement)
-    text = str(query.explain())
-    assert '0a0a0a0a0a0a, for "research"' in text and "99 of 100 jobs are left" in text
-    assert "grade internal: at least 5 subjects and 3 holders" in text and "not enforced by this version" in text
+    explained = query.explain()
+    assert '0a0a0a0a0a0a, for "research"' in str(explained) and "grade internal: at least 5" in str(explained)
+    assert not explained.refusals and not explained.needs_a_person and explained.noise is None
+    jobs, exact = explained.accounts
+    assert (jobs.used, jobs.limit, jobs.remains) == ("1", "100", "98")
+    assert (exact.used, exact.limit, exact.remains) == ("0", "50", "49")
+    assert "by this folder's own count" in str(explained)
+    assert json.loads(json.dumps(explained.to_dict()))["agreement"] == "0a" * 16
     assert not coordinator.manifests
+
+
+def test_what_was_asked_counts_by_the_folders_own_book(
+    gated: tuple[World, Space, Coordinator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, space, coordinator = gated
+    coordinator.add(world.agreement)
+    query = space.sql(SQL)
+    monkeypatch.setattr("ceiba.jobs.Job.send", lambda self: None)
+    for noise in (Noise(rho=0.4), Noise(rho=0.3), False):
+        query.submit(noise=noise)
+    (_, rho), (_, exact) = (query.explain(noise=noise).accounts for noise in (Noise(rho=0.2), False))
+    assert (rho.cost, rho.used, rho.limit, rho.remains) == ("at most 0.2", "0.7", "1", "0.1")
+    assert (exact.used, exact.remains) == ("1", "48")
+    (refused,) = query.explain(noise=Noise(rho=0.4)).refusals
+    assert isinstance(refused, BudgetExhausted) and "costs ρ 0.4, and 0.3 is left" in refused.public
+    with_noise = query.explain(noise=True)
+    assert with_noise.noise is not None and with_noise.noise.epsilon == pytest.approx(0.43, abs=0.01)
+    assert with_noise.noise.shares == pytest.approx({"n": 0.005 / 3, "years": 0.01 / 3})
 
 
 # --- a newer roster ---------------------------------------------------------------------------------------------

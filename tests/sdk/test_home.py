@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ceiba.home import Home
+from ceiba.home import AskedJob, Home
 from ceiba_protocol.errors import BadPassphrase, LedgerDamaged, NoAgreement, PassphraseNeeded
 from ceiba_protocol.trust.agreement import Agreement
 from tests.support.coordinator import merchant_home
@@ -96,6 +96,36 @@ def test_damaged_numbers_stop_the_merchant_rather_than_start_again(
     (tmp_path / "numbers.json").write_bytes(content)
     with pytest.raises(LedgerDamaged):
         Home(tmp_path).next_number(agreement)
+
+
+# --- what was asked --------------------------------------------------------------------------------------------
+
+
+def asked(at: int, rho: int | None, table: str = "health.heart", versions: str = "v1") -> AskedJob:
+    return AskedJob(at=at, agreement="a", table=table, versions=versions, rho=rho)
+
+
+def test_what_was_asked_counts_for_a_year_and_by_table(tmp_path: Path) -> None:
+    home, year = Home(tmp_path), 365 * 24 * 3600
+    for job in (asked(NOW, 5), asked(NOW + 10, 7), asked(NOW + 10, 100, table="health.lungs"), asked(NOW + 20, None)):
+        home.note_asked(job)
+    spent = [Home(tmp_path).spent("health.heart", NOW + later) for later in (20, year - 1, year, year + 10)]
+    assert spent == [12, 12, 7, 0]
+
+
+def test_exact_answers_count_by_the_versions_of_the_data_and_are_not_forgotten(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    for job in (asked(NOW, None), asked(NOW, None, versions="v2"), asked(NOW, 5), asked(NOW * 2, None)):
+        home.note_asked(job)
+    assert [home.exact_asked("health.heart", versions) for versions in ("v1", "v2", "v3")] == [2, 1, 0]
+    assert [job.rho for job in home.asked_jobs()] == [None, None, None]  # what counts no more is gone
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'[{"at": "1"}]', b"\xff"])
+def test_a_damaged_list_is_no_empty_one(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "asked.json").write_bytes(content)
+    with pytest.raises(LedgerDamaged):
+        Home(tmp_path).spent("health.heart", NOW)
 
 
 # --- keys and checkpoint ----------------------------------------------------------------------------------------

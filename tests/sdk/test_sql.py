@@ -25,6 +25,7 @@ from ceiba_protocol.errors import (
     WrongType,
 )
 from ceiba_protocol.plan import Plan
+from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS
 from tests.support.questions import answer, query_of, schema_of, table, truth
 
@@ -320,6 +321,16 @@ def test_unknown_names_say_the_nearest() -> None:
         query_of("SELECT COUNT(*) FROM heart WHERE sex = 'Male'")
 
 
+def test_subjects_are_counted_under_a_name_that_is_no_column():
+    query = query_of("SELECT sex, COUNT(DISTINCT Subject) n FROM heart GROUP BY sex HAVING COUNT(DISTINCT subject) > 5")
+    (output,) = query.asked.outputs
+    assert (output.name, output.statistic) == ("n", ceiba.statistics.statistic("subjects")())
+    column = {"name": "subject", "type": "int", "domain": [1, 2]}
+    taught = Schema.from_plain({"table": "lessons", "columns": [column]})
+    with pytest.raises(UnsupportedSQL, match="DISTINCT"):
+        parse("SELECT COUNT(DISTINCT subject) FROM lessons", lambda _: taught)
+
+
 # --- what is refused, and where ---------------------------------------------------------------------------------
 
 REFUSED = [
@@ -335,6 +346,9 @@ REFUSED = [
     ("SELECT COUNT(*) FROM heart §EXCEPT SELECT 1", "EXCEPT"),
     ("SELECT §DISTINCT sex FROM heart", "DISTINCT"),
     ("SELECT COUNT(§DISTINCT sex) FROM heart", "DISTINCT"),
+    ("SELECT COUNT(§DISTINCT subject, sex) FROM heart", "DISTINCT"),
+    ("SELECT COUNT(§DISTINCT heart.subject) FROM heart", "DISTINCT"),
+    ("SELECT SUM(§DISTINCT subject) FROM heart", "DISTINCT"),
     ("SELECT SUM(age) §OVER () FROM heart", "A window function"),
     ("SELECT sex, SUM(age) §OVER (PARTITION BY sex) FROM heart GROUP BY ALL", "A window function"),
     ("SELECT COUNT(*) §FILTER (WHERE age > 5) FROM heart", "FILTER"),

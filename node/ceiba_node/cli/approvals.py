@@ -1,6 +1,5 @@
 """approvals: jobs that a person has to decide on."""
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -9,10 +8,14 @@ from ceiba_node.cli.common import DEFAULT_HOME, SHORT, AsJson, Desk, Folder, des
 from ceiba_node.ledger import Waiting
 from ceiba_node.policy import Decision
 from ceiba_protocol.canonical import to_plain
-from ceiba_protocol.errors import NotWaiting
-from ceiba_protocol.trust.agreement import operations_of
+from ceiba_protocol.disclosure.noise import versions_digest
+from ceiba_protocol.errors import AgreementNotActive, CeibaError, NotWaiting
+from ceiba_protocol.explaining import Asked, Book, explain
+from ceiba_protocol.explanation import Explanation
+from ceiba_protocol.trust.agreement import Agreement, State, operations_of
 from ceiba_protocol.trust.documents import Manifest
 from ceiba_protocol.trust.rendering import moment, quoted
+from ceiba_protocol.trust.roster import Descriptor, Role
 
 commands = typer.Typer(no_args_is_help=True, help="Decide on questions that wait for a person.")
 
@@ -37,12 +40,14 @@ def list_waiting(home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> None:
 
 @commands.command("show")
 def show_waiting(job: Which, home: Folder = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """Show who asks what, for which purpose, under which agreement.
+    """Show what a job means, in the merchant's own words for it, and who asks it for which purpose.
 
     Example: ceiba-node approvals show 0b1c
     """
     with desk(home) as here:
-        facts = _facts(_find(here, job))
+        waiting = _find(here, job)
+        explained = _explained(here, waiting)
+    facts = _facts(waiting)
     told = {
         **{name: facts[name] for name in ("job", "merchant", "table")},
         "purpose": quoted(facts["purpose"]),
@@ -50,8 +55,13 @@ def show_waiting(job: Which, home: Folder = DEFAULT_HOME, as_json: AsJson = Fals
         **{name: facts[name] for name in ("agreement", "number")},
         **{name: moment(facts[name]) for name in ("since", "until")},
     }
-    lines = [f"{name:12} {value}" for name, value in told.items()]
-    show(facts, "\n".join([*lines, "plan", json.dumps(facts["plan"], indent=2)]), as_json)
+    lines = [f"  {name:14} {value}" for name, value in told.items()]
+    if isinstance(explained, CeibaError):
+        problem = {"code": explained.code, "text": explained.public}
+        told_first, facts["explanation"], facts["problem"] = [f"It cannot be explained: {explained}"], None, problem
+    else:
+        told_first, facts["explanation"] = explained.lines(), explained.to_dict()
+    show(facts, "\n".join([*told_first, "Who asks it", *lines]), as_json)
 
 
 @commands.command("approve")
@@ -92,6 +102,43 @@ def _find(here: Desk, text: str) -> Waiting:
     if len(found) != 1:
         raise NotWaiting(job=text)
     return found[0]
+
+
+def _explained(here: Desk, waiting: Waiting) -> Explanation | CeibaError:
+    """What the merchant's own `query.explain()` shows, by this house's ledger and rules; or why it cannot be shown, as
+    after the agreement was suspended or the snapshot removed."""
+    manifest = Manifest.parse(waiting.manifest.body)
+    try:
+        contract = here.contracts.get(manifest.agreement_digest)
+        if (state := contract.state(now())) is not State.ACTIVE:
+            return AgreementNotActive(agreement=contract.agreement.agreement_id, state=state)
+        merchant = here.roster.member(manifest.merchant, Role.MERCHANT)
+        assert merchant.encryption_key is not None  # every merchant on a roster has one
+        asked = Asked(
+            plan=manifest.plan,
+            schema=here.home.snapshots().get(manifest.plan.table, manifest.versions[here.name]).schema,
+            capacities={pin.holder: pin.row_capacity for pin in manifest.datasets},
+            key_bits=merchant.encryption_key.n.bit_length(),
+            noise=manifest.noise,
+            agreement=contract.agreement,
+        )
+        return explain(asked, _book(here, manifest, merchant, contract.agreement))
+    except CeibaError as error:
+        return error
+
+
+def _book(here: Desk, manifest: Manifest, merchant: Descriptor, agreement: Agreement) -> Book:
+    """What this house's ledger knows of earlier jobs, and what it goes by itself."""
+    table, organisation = manifest.plan.table, merchant.legal_person
+    spent, by_all = here.ledger.spent(table, organisation, now())
+    return Book(
+        whose="in this house's ledger",
+        jobs=manifest.number - 1,
+        spent=spent,
+        spent_by_all=by_all,
+        exact=here.ledger.exact_used(table, organisation, versions_digest(manifest.versions).hex()),
+        rules=here.home.policy().tightened(agreement.disclosure),
+    )
 
 
 def _facts(waiting: Waiting) -> dict[str, Any]:

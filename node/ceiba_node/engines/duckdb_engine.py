@@ -6,23 +6,38 @@ error texts can quote values, so none leaves this module; the operator reads the
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
+from typing import Any, TypeVar
 
 import duckdb
 
+from ceiba_node.engines.evidence import Evidence, Gathering, NotOurs, cell_of, dominated, magnitudes_of
 from ceiba_node.engines.rendering import render
+from ceiba_node.engines.statements import render_bounded, render_flags, render_magnitudes
 from ceiba_node.quiet import quietly
 from ceiba_node.snapshots import Snapshot
+from ceiba_protocol.disclosure.grade import Disclosure
+from ceiba_protocol.disclosure.support import Tests
 from ceiba_protocol.errors import EngineFailed, JobCancelled, SnapshotDamaged
 from ceiba_protocol.plan import Program
+
+T = TypeVar("T")
 
 OPEN_SNAPSHOTS = 2
 """Snapshots kept open for the next question: the current one, and one that is being replaced or compared with."""
 _INTERRUPT_EVERY = 0.01
 """Seconds between interrupts until a query has stopped: DuckDB forgets one that arrives before the query begins."""
 
+_MOST_ROWS, _FEWEST_ROWS = 1_000_000, 50_000
+"""Bounds on the rows of one part, where rows are read in parts."""
+_PART_BYTES, _KEY_BYTES, _SUM_BYTES = 100_000_000, 64, 32
+"""What the rows of one part may take; what one takes by its keys and its subject, and by each sum."""
+
+_ROWS = "SELECT count(*) FROM rows"
+_SUBJECTS = 'SELECT count(*), min("#subject"), max("#subject") FROM rows'
 _LOCK_DOWN = "SET enable_external_access = false; SET lock_configuration = true"
 
 
@@ -84,13 +99,66 @@ class DuckDBEngine:
         Safe to call from several threads. Raises SnapshotDamaged, EngineFailed, JobCancelled, ValueOutOfRange.
         """
         sql, parameters = render(program)
-        cursor = self._cursor(snapshot)
-        try:
-            with (cancellation or Cancellation("")).watching(cursor):
-                rows = self._run(cursor, sql, parameters, cancellation)
-        finally:
-            cursor.close()
-        return self._spread(program, rows)
+        with self._running(snapshot, cancellation) as query:
+            return _spread(program, query.rows(sql, parameters))
+
+    def bounded_sums(
+        self,
+        snapshot: Snapshot,
+        program: Program,
+        cells_per_subject: int,
+        order_key: bytes,
+        one_row_each: bool,
+        cancellation: Cancellation | None = None,
+    ) -> list[int]:
+        """Like `grouped_sums`, but one subject changes each sum in at most `cells_per_subject` ≥ 1 cells, and in each
+        by at most the sum's `row_bound`: what it adds to a cell is clipped to what one row could add, and its cells
+        are chosen by `order_key`, whatever other subjects there are (PROTOCOL §3.6).
+
+        The rows are read in ranges of subjects: memory does not grow with them. Raises what `grouped_sums` does.
+        """
+        if one_row_each:
+            return self.grouped_sums(snapshot, program, cancellation)
+        seed = int.from_bytes(sha256(order_key).digest()[:7])
+        statement = render_bounded(program, cells_per_subject, seed)
+        totals = [0] * (program.cells * len(program.sums))
+        with self._running(snapshot, cancellation) as query:
+            ((rows, first, last),) = query.rows(_SUBJECTS, [])
+            if not rows or first is None or last is None:
+                return totals
+            parts = -(-rows // _rows_at_once(len(program.sums) * _SUM_BYTES))
+            width = -(-(last - first + 1) // parts)
+            for start in range(first, last + 1, width):
+                part = _spread(program, query.rows(statement.sql, statement.part(start, start + width)))
+                totals = [total + more for total, more in zip(totals, part, strict=True)]
+        return totals
+
+    def evidence(
+        self,
+        snapshot: Snapshot,
+        program: Program,
+        tests: Tests,
+        rules: Disclosure,
+        one_row_each: bool,
+        cancellation: Cancellation | None = None,
+    ) -> Evidence:
+        """How many and which subjects meet each of the program's tests in each cell, and where one dominates.
+
+        `tests`: those of the program; `rules`: the agreement's; `one_row_each`: no subject has two rows. The rows are
+        read in slices: memory grows with the subjects that bitmaps name, by about 2 bytes for each of them in each cell
+        and condition. Raises what `grouped_sums` does.
+        """
+        gathering = Gathering(program, tests, one_row_each=one_row_each)
+        statement = render_flags(program, gathering.conditions)
+        step = _rows_at_once(len(gathering.conditions))
+        with self._running(snapshot, cancellation) as query:
+            ((rows,),) = query.rows(_ROWS, [])
+            for start in range(0, rows or 0, step):
+                gathering.add(query.arrays(statement.sql, statement.part(start, start + step)))
+            magnitudes = magnitudes_of(program, tests, rules, one_row_each=one_row_each)
+            sums = [program.sums[place] for place in magnitudes]
+            found = query.rows(*render_magnitudes(program, sums, one_row_each)) if sums else []
+        return gathering.finish(dominated(program, tests, rules, magnitudes, found))
 
     def close(self) -> None:
         """Close every snapshot; later questions open theirs again."""
@@ -113,27 +181,60 @@ class DuckDBEngine:
         quietly(lambda: connection.execute(_LOCK_DOWN), EngineFailed(holder=self._holder))
         return connection
 
-    def _run(
-        self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: list[int], cancellation: Cancellation | None
-    ) -> list[tuple[int | None, ...]]:
-        """Raises EngineFailed, or JobCancelled if that is why it failed."""
+    @contextmanager
+    def _running(self, snapshot: Snapshot, cancellation: Cancellation | None) -> Iterator["_Query"]:
+        """A job's statements on a snapshot, one after the other. A key or a subject that no publishing could have
+        written fails: the snapshot is not ours."""
+        cursor, cancellation = self._cursor(snapshot), cancellation or Cancellation("")
         try:
-            return quietly(lambda: cursor.execute(sql, parameters).fetchall(), EngineFailed(holder=self._holder))
+            with cancellation.watching(cursor):
+                yield _Query(cursor, self._holder, cancellation)
+        except NotOurs as error:
+            problem = str(error)
+        else:
+            return
+        finally:
+            cursor.close()
+        raise EngineFailed(holder=self._holder, private=problem)
+
+
+class _Query:
+    """The statements of one job. Each raises EngineFailed, or JobCancelled if that is why it failed."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, holder: str, cancellation: Cancellation) -> None:
+        self._cursor = cursor
+        self._holder = holder
+        self._cancellation = cancellation
+
+    def rows(self, sql: str, parameters: Sequence[int]) -> list[tuple[int | None, ...]]:
+        return self._run(lambda: self._cursor.execute(sql, parameters).fetchall())
+
+    def arrays(self, sql: str, parameters: Sequence[int]) -> dict[str, Any]:
+        """The columns by name; masked arrays where there are NULLs."""
+        return self._run(lambda: self._cursor.execute(sql, parameters).fetchnumpy())
+
+    def _run(self, action: Callable[[], T]) -> T:
+        cancelled = JobCancelled(job=self._cancellation.job)
+        if self._cancellation.cancelled:
+            raise cancelled
+        try:
+            return quietly(action, EngineFailed(holder=self._holder))
         except EngineFailed:
-            if cancellation is not None and cancellation.cancelled:
-                raise JobCancelled(job=cancellation.job) from None
+            if self._cancellation.cancelled:
+                raise cancelled from None
             raise
 
-    def _spread(self, program: Program, rows: list[tuple[int | None, ...]]) -> list[int]:
-        """Put each row's sums into its cell. A key outside the public domain fails: the snapshot is not ours."""
-        keys, width = len(program.keys), len(program.sums)
-        totals = [0] * (program.cells * width)
-        for row in rows:
-            try:
-                start = width * program.cell_of(row[:keys])
-            except KeyError:
-                start = -1
-            if start < 0:
-                raise EngineFailed(holder=self._holder, private="a key outside the public domain")
-            totals[start : start + width] = [total or 0 for total in row[keys:]]
-        return totals
+
+def _rows_at_once(bytes_each: int) -> int:
+    """How many rows, or groups of rows, are in memory together if each takes so much beside its keys and subject."""
+    return max(_FEWEST_ROWS, min(_MOST_ROWS, _PART_BYTES // (_KEY_BYTES + bytes_each)))
+
+
+def _spread(program: Program, rows: Iterable[tuple[int | None, ...]]) -> list[int]:
+    """Put each row's sums into its cell. Raises NotOurs."""
+    keys, width = len(program.keys), len(program.sums)
+    totals = [0] * (program.cells * width)
+    for row in rows:
+        start = width * cell_of(program, row[:keys])
+        totals[start : start + width] = [total or 0 for total in row[keys:]]
+    return totals

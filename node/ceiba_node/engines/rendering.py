@@ -2,7 +2,7 @@
 
 Built from sqlglot's expression nodes: names are quoted by the generator, and every number of the question is a bound
 parameter, so no text of a question becomes SQL. All arithmetic is on integers. A node's declared range picks the type
-that it is computed in (`_Renderer.number`), before the operation, so that nothing overflows and every engine gives the
+that it is computed in (`Renderer.number`), before the operation, so that nothing overflows and every engine gives the
 bits of `program.evaluate`.
 """
 
@@ -16,6 +16,8 @@ from ceiba_protocol.plan import Program
 from ceiba_protocol.program import (
     FALSE,
     NULL,
+    SUBJECT,
+    SUBJECTS,
     TRUE,
     Add,
     AllOf,
@@ -56,7 +58,7 @@ def render(compiled: Program) -> tuple[str, list[int]]:
 
     Raises ValueOutOfRange for a literal that no 128-bit integer holds.
     """
-    renderer = _Renderer()
+    renderer = Renderer()
     keys = [renderer.plain(key.node) for key in compiled.keys]
     sums = [renderer.total(one.node) for one in compiled.sums]
     condition = None if compiled.condition is None else renderer.condition(compiled.condition)
@@ -68,11 +70,11 @@ def render(compiled: Program) -> tuple[str, list[int]]:
     return query.sql(dialect="duckdb"), renderer.parameters
 
 
-def _magnitude(*nodes: Node) -> int:
+def magnitude_of(*nodes: Node) -> int:
     return max(max(abs(node.low), abs(node.high)) for node in nodes)
 
 
-def _type_for(magnitude: int) -> str:
+def type_for(magnitude: int) -> str:
     """The narrowest type that holds ±magnitude. Raises ValueOutOfRange."""
     for bits, name in _WIDTHS:
         if magnitude.bit_length() <= bits:
@@ -81,7 +83,7 @@ def _type_for(magnitude: int) -> str:
     raise AssertionError
 
 
-def _binary(kind: type[exp.Binary], left: exp.Expression, right: exp.Expression) -> exp.Expression:
+def binary(kind: type[exp.Binary], left: exp.Expression, right: exp.Expression) -> exp.Expression:
     return exp.Paren(this=kind(this=left, expression=right))
 
 
@@ -90,11 +92,17 @@ def _integer(value: int) -> exp.Expression:
     return exp.Literal.number(value)
 
 
-class _Renderer:
-    """Renders the nodes of one program, collecting its parameters and its intermediate columns."""
+class Renderer:
+    """Renders the nodes of one program, collecting its parameters and its intermediate columns.
 
-    def __init__(self) -> None:
+    `between`: a column by which the table is read in parts, from the parameter $1 up to, and without, $2.
+    """
+
+    def __init__(self, between: str | None = None) -> None:
         self.parameters: list[int] = []
+        self._between = between
+        if between is not None:
+            self.bounds = (self.parameter(0), self.parameter(0))
         self._stages: dict[int, dict[Node, tuple[str, exp.Expression]]] = {}
 
     # --- the parts of the statement ----------------------------------------------------------------------------
@@ -102,6 +110,10 @@ class _Renderer:
     def source(self) -> exp.Expression:
         """The table, wrapped in one sub-select for each stage of intermediate columns. Call it last."""
         source: exp.Expression = exp.Table(this=exp.to_identifier(ROWS, quoted=True))
+        if self._between is not None:
+            column, (start, end) = exp.column(exp.to_identifier(self._between, quoted=True)), self.bounds
+            part = exp.and_(exp.GTE(this=column, expression=start), exp.LT(this=column.copy(), expression=end))
+            source = exp.select(exp.Star()).from_(source).where(part).subquery()
         for _, columns in sorted(self._stages.items()):
             extra = [exp.alias_(value, name, quoted=True) for name, value in columns.values()]
             source = exp.select(exp.Star(), *extra).from_(source).subquery()
@@ -111,6 +123,8 @@ class _Renderer:
         """The aggregate over rows: SUM, or COUNT where it comes to the same and costs less."""
         if node == TRUE:
             return exp.Count(this=exp.Star())
+        if node == SUBJECTS:
+            return exp.Count(this=exp.Distinct(expressions=[self.subject()]))
         match _counted(node):
             case None:
                 return exp.Sum(this=self.plain(node))
@@ -120,22 +134,25 @@ class _Renderer:
                 where = exp.Where(this=self.condition(condition))
                 return exp.Filter(this=exp.Count(this=exp.Star()), expression=where)
 
+    def subject(self) -> exp.Expression:
+        return exp.column(exp.to_identifier(SUBJECT, quoted=True))
+
     # --- numbers -----------------------------------------------------------------------------------------------
 
     def plain(self, node: Node) -> exp.Expression:
         """The node's value in whatever integer type it has: a column as stored, anything else as computed."""
         if isinstance(node, Load):
             return exp.column(exp.to_identifier(node.name, quoted=True))
-        return self.number(node, _magnitude(node))
+        return self.number(node, magnitude_of(node))
 
     def number(self, node: Node, magnitude: int) -> exp.Expression:
         """The node's value in a type that holds ±magnitude, which is at least the node's own."""
-        wanted = _type_for(magnitude)
+        wanted = type_for(magnitude)
         match node:
             case Load():
                 return exp.cast(self.plain(node), wanted)
             case Constant(value=value):
-                return exp.cast(exp.Null() if value is None else self._parameter(value), wanted)
+                return exp.cast(exp.Null() if value is None else self.parameter(value), wanted)
             case _ if node.is_truth:
                 return exp.cast(self.condition(node), wanted)
         rendered, own = self._compute(node)
@@ -146,8 +163,8 @@ class _Renderer:
         match node:
             case Add(left=left, right=right) | Multiply(left=left, right=right):
                 kind = exp.Add if isinstance(node, Add) else exp.Mul
-                size = _magnitude(node, left, right)
-                return _binary(kind, self.number(left, size), self.number(right, size)), _type_for(size)
+                size = magnitude_of(node, left, right)
+                return binary(kind, self.number(left, size), self.number(right, size)), type_for(size)
             case RoundedQuotient(left=left, right=right):
                 return self._rounded_quotient(left, right)
             case FloorQuotient(value=value, divisor=divisor):
@@ -155,48 +172,48 @@ class _Renderer:
             case CalendarStart(day=day, unit=unit):
                 return self._calendar_start(day, unit)
             case Choose(branches=branches, otherwise=otherwise):
-                size = _magnitude(node)
+                size = magnitude_of(node)
                 arms = [exp.If(this=self.condition(c), true=self.number(value, size)) for c, value in branches]
-                return exp.Case(ifs=arms, default=self.number(otherwise, size)), _type_for(size)
+                return exp.Case(ifs=arms, default=self.number(otherwise, size)), type_for(size)
         raise NotImplementedError(type(node).__name__)
 
-    def _parameter(self, value: int) -> exp.Expression:
+    def parameter(self, value: int) -> exp.Expression:
         self.parameters.append(value)
         return exp.Parameter(this=_integer(len(self.parameters)))
 
     def _rounded_quotient(self, left: Node, right: Node) -> tuple[exp.Expression, str]:
         """sign(l)·sign(r)·⌊(2|l| + |r|) / 2|r|⌋: half away from zero, NULL for r = 0."""
-        size = max(2 * _magnitude(left), _magnitude(right)) + _magnitude(right)
+        size = max(2 * magnitude_of(left), magnitude_of(right)) + magnitude_of(right)
         top, bottom = self._named(left, size), self._named(right, size)
-        doubled = _binary(exp.Mul, _integer(2), _absolute(left, top))
-        numerator = _binary(exp.Add, doubled, _absolute(right, bottom))
-        divisor = exp.Nullif(this=_binary(exp.Mul, _integer(2), _absolute(right, bottom)), expression=_integer(0))
-        quotient = _binary(exp.IntDiv, numerator, divisor)
+        doubled = binary(exp.Mul, _integer(2), _absolute(left, top))
+        numerator = binary(exp.Add, doubled, _absolute(right, bottom))
+        divisor = exp.Nullif(this=binary(exp.Mul, _integer(2), _absolute(right, bottom)), expression=_integer(0))
+        quotient = binary(exp.IntDiv, numerator, divisor)
         signs = [exp.Sign(this=value.copy()) for node, value in ((left, top), (right, bottom)) if node.low < 0]
-        return reduce(lambda product, sign: _binary(exp.Mul, product, sign), signs, quotient), _type_for(size)
+        return reduce(lambda product, sign: binary(exp.Mul, product, sign), signs, quotient), type_for(size)
 
     def _floor_quotient(self, value: Node, divisor: int) -> tuple[exp.Expression, str]:
         """⌊value / divisor⌋. SQL cuts towards zero, which is the floor once `value` is moved to start at 0 or above
         by whole divisors."""
         start = min(value.low // divisor, 0)
-        size = max(_magnitude(value), abs(start * divisor), value.high - start * divisor, divisor)
+        size = max(magnitude_of(value), abs(start * divisor), value.high - start * divisor, divisor)
         moved = self.number(value, size)
         if start:
-            moved = _binary(exp.Add, moved, self.number(program.constant(-start * divisor), size))
-        quotient = _binary(exp.IntDiv, moved, self.number(program.constant(divisor), size))
+            moved = binary(exp.Add, moved, self.number(program.constant(-start * divisor), size))
+        quotient = binary(exp.IntDiv, moved, self.number(program.constant(divisor), size))
         if start:
-            quotient = _binary(exp.Add, quotient, self.number(program.constant(start), size))
-        return quotient, _type_for(size)
+            quotient = binary(exp.Add, quotient, self.number(program.constant(start), size))
+        return quotient, type_for(size)
 
     def _calendar_start(self, day: Node, unit: CalendarUnit) -> tuple[exp.Expression, str]:
         if unit is CalendarUnit.DAY:
-            return self.number(day, _magnitude(day)), _type_for(_magnitude(day))
+            return self.number(day, magnitude_of(day)), type_for(magnitude_of(day))
         if unit is CalendarUnit.WEEK:  # 1970-01-01 was a Thursday, three days after the week's beginning
             weeks = program.floor_quotient(program.add(day, program.constant(3)), 7)
             start = program.add(program.scale(weeks, 7), program.constant(-3))
-            return self.number(start, _magnitude(start)), _type_for(_magnitude(start))
+            return self.number(start, magnitude_of(start)), type_for(magnitude_of(start))
         epoch = exp.cast(exp.Literal.string("1970-01-01"), "DATE")
-        moment = _binary(exp.Add, epoch, exp.cast(self.plain(day), "INTEGER"))
+        moment = binary(exp.Add, epoch, exp.cast(self.plain(day), "INTEGER"))
         first = exp.cast(exp.func("date_trunc", exp.Literal.string(unit.value), moment, dialect="duckdb"), "DATE")
         days = exp.Anonymous(this="date_diff", expressions=[exp.Literal.string("day"), epoch.copy(), first])
         return exp.cast(days, "INTEGER"), "INTEGER"
@@ -212,7 +229,7 @@ class _Renderer:
         if node not in stage:
             value = self.number(node, magnitude)
             stage[node] = (f"#{sum(map(len, self._stages.values()))}", value)
-        return exp.cast(exp.column(exp.to_identifier(stage[node][0], quoted=True)), _type_for(magnitude))
+        return exp.cast(exp.column(exp.to_identifier(stage[node][0], quoted=True)), type_for(magnitude))
 
     # --- conditions --------------------------------------------------------------------------------------------
 
@@ -220,8 +237,8 @@ class _Renderer:
         """The node as SQL's TRUE, FALSE or NULL."""
         match node:
             case Compare(comparison=comparison, left=left, right=right):
-                size = _magnitude(left, right)
-                return _binary(_COMPARISONS[comparison], self._side(left, size), self._side(right, size))
+                size = magnitude_of(left, right)
+                return binary(_COMPARISONS[comparison], self._side(left, size), self._side(right, size))
             case AllOf(terms=terms):
                 return self._joined(exp.And, terms)
             case AnyOf(terms=terms):
@@ -231,14 +248,14 @@ class _Renderer:
             case IsNull(value=value):
                 inner = self.condition(value) if value.is_truth else self.plain(value)
                 return exp.Paren(this=exp.Is(this=inner, expression=exp.Null()))
-        return _binary(exp.EQ, self.number(node, 1), _integer(1))
+        return binary(exp.EQ, self.number(node, 1), _integer(1))
 
     def _side(self, node: Node, magnitude: int) -> exp.Expression:
         """One side of a comparison; a column stays bare, so that DuckDB can skip row groups by their statistics."""
         return self.plain(node) if isinstance(node, Load) else self.number(node, magnitude)
 
     def _joined(self, kind: type[exp.Connector], terms: Iterable[Node]) -> exp.Expression:
-        return reduce(lambda left, right: _binary(kind, left, right), map(self.condition, terms))
+        return reduce(lambda left, right: binary(kind, left, right), map(self.condition, terms))
 
 
 def _counted(node: Node) -> Node | None:

@@ -9,14 +9,28 @@ notices, and the node reads them within a second.
 """
 
 from ceiba_node.ledger.agreements import Agreements
+from ceiba_node.ledger.disclosure import Budget, Candidates, Charge, Disclosures, Settled
 from ceiba_node.ledger.documents import Documents
 from ceiba_node.ledger.jobs import Answer, Job, Jobs, Left, Payload
 from ceiba_node.ledger.people import People, Waiting
 from ceiba_node.ledger.tables import VERSION
 from ceiba_node.ledger.witnessing import Fault, Witnessing
 
-__all__ = ["VERSION", "Answer", "Fault", "Job", "Ledger", "Left", "Payload", "Waiting"]
+__all__ = [
+    "VERSION",
+    "Answer",
+    "Budget",
+    "Candidates",
+    "Charge",
+    "Fault",
+    "Job",
+    "Ledger",
+    "Left",
+    "Payload",
+    "Settled",
+    "Waiting",
+]
 
 
-class Ledger(Jobs, Agreements, People, Witnessing, Documents):
+class Ledger(Jobs, Agreements, People, Witnessing, Documents, Disclosures):
     """The ledger file at `path`. Safe for several threads and processes."""

@@ -7,6 +7,7 @@ payloads or is left, never both, in whatever order two threads come.
 import sqlite3
 from dataclasses import dataclass
 
+from ceiba_node.ledger.disclosure import Budget, Candidates, Charge, Settled, charge, keep_candidates, settle
 from ceiba_node.ledger.file import LedgerFile, note_signed
 from ceiba_node.policy import AnsweredSet
 from ceiba_protocol.errors import JobConflict, NumberUsed, SecondPayload
@@ -77,11 +78,14 @@ class Left:
 class Jobs(LedgerFile):
     # --- approvals
 
-    def record_approval(self, job: Job, attempt: int, approval: Signed, mask_secret: bytes) -> None:
-        """Store an approval with its mask secret, and debit the job when it is the first. On return it is on the disk.
+    def record_approval(
+        self, job: Job, attempt: int, approval: Signed, mask_secret: bytes, cost: tuple[Charge, Budget] | None = None
+    ) -> None:
+        """Store an approval with its mask secret, and debit the job when it is the first: its number, and what it costs
+        of the budget. On return it is on the disk.
 
         Raises NumberUsed if another job has the number, JobConflict if the id stands for another manifest or the job
-        was left.
+        was left, BudgetExhausted, ExactQuotaUsed; then nothing is stored.
         """
         with self._transaction() as connection:
             known = connection.execute("SELECT manifest FROM jobs WHERE job_id = ?", (job.job_id,)).fetchone()
@@ -89,6 +93,8 @@ class Jobs(LedgerFile):
                 raise JobConflict(job=job.job_id.hex())
             if known is None:
                 self._add_job(connection, job)
+                if cost is not None:
+                    charge(connection, *cost)
             row = (job.job_id, attempt, approval.SerializeToString(), self._sealed(mask_secret, job.job_id))
             connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", row)
             note_signed(connection, approval, job.approved_at, to_upload=False)
@@ -159,9 +165,11 @@ class Jobs(LedgerFile):
 
     # --- payloads
 
-    def record_payload(self, payload: Payload, salt: bytes, stored_at: int) -> None:
-        """Store what is about to be sent. Raises SecondPayload if the job has one of another attempt or set already, or
-        was left: whatever others sign, a holder's figures go into one set of a job."""
+    def record_payload(
+        self, payload: Payload, salt: bytes, stored_at: int, behind: Candidates | Settled | None = None
+    ) -> None:
+        """Store what is about to be sent, with the subjects behind it. Raises SecondPayload if the job has one of
+        another attempt or set already, or was left: whatever others sign, a holder's figures go into one set of it."""
         row = (
             payload.job_id,
             payload.attempt,
@@ -180,6 +188,10 @@ class Jobs(LedgerFile):
                     raise SecondPayload(job=payload.job_id.hex())
                 connection.execute("INSERT INTO payloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
                 note_signed(connection, payload.submission, stored_at, to_upload=False)
+                if isinstance(behind, Candidates):
+                    keep_candidates(connection, behind, stored_at)
+                if isinstance(behind, Settled):
+                    settle(connection, behind, stored_at)
         except sqlite3.IntegrityError:
             raise SecondPayload(job=payload.job_id.hex()) from None
 
@@ -262,7 +274,7 @@ class Jobs(LedgerFile):
 
     def counts(self) -> dict[str, int]:
         """How many jobs were approved, answered (payloads stored) and left."""
-        tables = {"approved": "jobs", "answered": "payloads", "left": "left_jobs"}
+        tables = {"approved": "jobs", "answered": "payloads WHERE stage = 'release'", "left": "left_jobs"}
         counts = {}
         for name, table in tables.items():
             row = self._one(f"SELECT COUNT(*) FROM {table}")  # noqa: S608 - names of our own

@@ -1,6 +1,6 @@
 """The ledger's tables. Times are seconds since 1970 UTC; documents are Signed messages, as sent or received."""
 
-VERSION = 3
+VERSION = 4
 
 TABLES = """
 CREATE TABLE jobs (
@@ -34,12 +34,41 @@ CREATE TABLE payloads (
     context_digest TEXT NOT NULL,
     holders TEXT NOT NULL,              -- the set, names separated by commas
     submission BLOB NOT NULL,
-    ciphertexts BLOB,                   -- as sent; NULL once the job has ended
+    ciphertexts BLOB,                   -- as sent, the words of a share of the gate too; NULL once the job has ended
     salt BLOB NOT NULL,                 -- sealed; opens the submission's commitment to an auditor on site
     stored_at INTEGER NOT NULL,
     PRIMARY KEY (job_id, attempt, stage, iteration),
     FOREIGN KEY (job_id, attempt) REFERENCES answers (job_id, attempt)
 ) STRICT;
+CREATE TABLE charges (                  -- what jobs cost; no row ever changes or goes away
+    job_id BLOB PRIMARY KEY,
+    dataset TEXT NOT NULL,
+    merchant TEXT NOT NULL,
+    organisation TEXT NOT NULL,
+    rho INTEGER NOT NULL,               -- millionths; 0 also for what was asked and paid for before
+    sticky TEXT NOT NULL,               -- the question, its noise, and the versions at all holders
+    exact INTEGER NOT NULL,             -- 1 for an exact answer that counts
+    version TEXT NOT NULL,              -- the versions at all holders
+    charged_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX charges_by_organisation ON charges (dataset, organisation, charged_at);
+CREATE TABLE answered_sets (            -- who was behind exact answers, or will be when they are released
+    dataset TEXT NOT NULL,
+    job_id BLOB NOT NULL,
+    cell INTEGER NOT NULL,              -- -1 for what follows from several
+    test INTEGER NOT NULL,
+    identity TEXT NOT NULL,
+    chosen INTEGER NOT NULL,
+    columns TEXT NOT NULL,              -- names separated by commas
+    version TEXT NOT NULL,              -- of this holder's dataset
+    size INTEGER NOT NULL,
+    members BLOB NOT NULL,              -- subject numbers, as pyroaring writes them
+    settled INTEGER NOT NULL,           -- 1 once the answer was released
+    at INTEGER NOT NULL,
+    PRIMARY KEY (job_id, cell, test)
+) STRICT;
+CREATE INDEX answered_sets_by_size ON answered_sets (dataset, size);
+CREATE INDEX answered_sets_by_identity ON answered_sets (identity);
 CREATE TABLE left_jobs (                -- jobs that never get a payload from this holder
     job_id BLOB PRIMARY KEY,
     refusal BLOB NOT NULL,

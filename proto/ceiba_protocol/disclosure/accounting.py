@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from ceiba_protocol.disclosure.grade import MILLION
 from ceiba_protocol.disclosure.noise import independent_shares
 from ceiba_protocol.errors import NoiseUndefined
 
-MILLION = 1_000_000
 _LOG_ORDERS = (-30.0, 30.0)
 """Where ln(α − 1) is searched; the best α − 1 is near √(ln(1/δ)/ρ)."""
 _GOLDEN = (math.sqrt(5) - 1) / 2

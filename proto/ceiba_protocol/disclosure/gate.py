@@ -9,6 +9,7 @@ most k − 1: a sum of k needs k subjects and h holders, and the opened value is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +92,21 @@ class GateForm:
             raise GateTooLarge(what=f"{cells} cells with {tests} tests each", limit=f"{MAX_TESTS} tests")
         if holders > MAX_HOLDERS:
             raise GateTooLarge(what=f"{holders} holders", limit=f"{MAX_HOLDERS} holders")
+
+
+def gate_of(
+    cells: int, tests: Tests, rules: Disclosure, holders_per_subject: int = 1, variance: int = 0
+) -> GateForm | None:
+    """A job's gate; None if there is nothing that a cell could fail.
+
+    `variance`: of the noise in a row count that colluding holders do not know; 0 for exact figures.
+    """
+    if not rules.has_gate:
+        return None
+    threshold = threshold_of(rules, holders_per_subject)
+    if variance:  # two standard deviations above k, so that nobody stands out by noise alone
+        threshold = Threshold(rules.minimum_subjects * holders_per_subject + isqrt(4 * variance), 0)
+    return GateForm(cells, tests, threshold, rules.hides_zeros, bool(variance))
 
 
 # --- a holder's part -------------------------------------------------------------------------------------------

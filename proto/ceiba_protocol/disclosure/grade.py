@@ -108,6 +108,8 @@ DEFAULT_RHO = 5_000
 """What a job with noise costs unless the merchant says otherwise, in millionths: counts get a σ of about 10."""
 DATASET_FACTOR = 4
 """A dataset's budget over all merchants is so many times that of one merchant, because merchants may collude."""
+BUDGET_SECONDS = 365 * 24 * 3600
+"""How long an answer with noise counts against a budget."""
 
 
 def disclosure_for(columns: Iterable[str], schema: Schema) -> Disclosure:

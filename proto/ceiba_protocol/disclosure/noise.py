@@ -14,6 +14,7 @@ from math import isqrt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from ceiba_protocol.canonical import sha256, tlv
+from ceiba_protocol.disclosure.grade import MILLION
 from ceiba_protocol.errors import NoiseUndefined
 
 MINIMUM_VARIANCE = 16
@@ -130,7 +131,7 @@ def noise_shares(
     measures = sum(1 for squared in squared_sensitivities if squared)
     divisor = 2 * rho_millionths * independent
     return tuple(
-        max(MINIMUM_VARIANCE, -(-squared * measures * 1_000_000 // divisor)) if squared else 0
+        max(MINIMUM_VARIANCE, -(-squared * measures * MILLION // divisor)) if squared else 0
         for squared in squared_sensitivities
     )
 

@@ -33,6 +33,7 @@ from ceiba_protocol.program import (
     Negation,
     Node,
     Row,
+    Subjects,
     children,
     evaluate,
 )
@@ -201,6 +202,8 @@ def count_subjects(compiled: Program, tests: Tests, rows: Iterable[Row]) -> npt.
 def support(node: Node) -> Node:
     """TRUE in the rows where the node is neither NULL nor 0."""
     match node:
+        case Subjects():
+            return TRUE
         case Constant():
             return FALSE if node in (NULL, FALSE) else TRUE
         case Multiply(left=left, right=right):
@@ -296,5 +299,5 @@ def columns_of(node: Node) -> frozenset[str]:
 
 
 def is_count(node: Node) -> bool:
-    """Whether the sum counts rows: each adds 1 or nothing."""
+    """Whether the sum counts rows or subjects: each adds 1 or nothing."""
     return node.is_truth or (node.low >= 0 and node.high <= 1 and not columns_of(node))

@@ -20,7 +20,8 @@ class Withheld(Enum):
     def __repr__(self) -> str:
         return "WITHHELD"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return self.value
 
 
 WITHHELD = Withheld.WITHHELD

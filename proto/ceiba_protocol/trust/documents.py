@@ -87,6 +87,11 @@ class Manifest(Document):
             raise ValueError("the window ends before it begins")
         return self
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Holder → the version of its dataset."""
+        return {pin.holder: pin.version for pin in self.datasets}
+
 
 class Approval(Document):
     """A holder takes part, with the public half of a mask key made for this attempt alone (step 2)."""

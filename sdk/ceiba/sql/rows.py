@@ -17,6 +17,8 @@ from ceiba_protocol.statistics import STATISTICS, Statistic
 
 AGGREGATES = {name.upper() for kind in STATISTICS.values() for name in kind.sql}
 """SQL functions that are statistics."""
+SUBJECT_NAME = "subject"
+"""What COUNT(DISTINCT subject) counts: the people or firms behind the rows, whose key has no name in a question."""
 
 
 def function_name(node: exp.Expr) -> str:
@@ -68,8 +70,17 @@ class RowReader(Reader):
         name = function_name(node).lower()
         if name == "count" and all(_is_plain_star(part) for part in node.expressions):
             return statistic("count")(), "count_star()"
+        if name == "count" and self._is_distinct_subject(node):
+            return statistic("subjects")(), f"count(DISTINCT {SUBJECT_NAME})"
         terms = [self.term(part) for part in node.expressions]
         return statistic(name)(*terms), f"{name}({', '.join(map(repr, terms))})"
+
+    def _is_distinct_subject(self, node: exp.Expr) -> bool:
+        """Whether the argument is DISTINCT subject, and no column of the table has that name."""
+        match node.expressions:
+            case [exp.Distinct(expressions=[exp.Column(parts=[name])], args=args)] if not args.get("on"):
+                return name.name.casefold() == SUBJECT_NAME and SUBJECT_NAME not in self.columns
+        return False
 
     def grouping(self, node: exp.Expr) -> Grouping:
         """A grouping key: a column, a condition, width_bucket, date_trunc, or CASE with labels."""

@@ -1,0 +1,235 @@
+"""Differencing: is an answer about nearly the same subjects as an earlier one? (PROTOCOL §3.5, ADR 0017)
+
+Each holder finds, for each part of a new answer, by how many of its own subjects it differs from whatever was answered
+before, or can be put together from that. The gate sums these numbers over all holders. Nothing here sees a value: only
+who is behind an answer.
+"""
+
+import hashlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Protocol
+
+from pyroaring import BitMap
+
+from ceiba_protocol.disclosure.gate import Released
+from ceiba_protocol.disclosure.support import Test, Tests
+from ceiba_protocol.plan import Program
+from ceiba_protocol.program import AllOf
+
+Place = tuple[int, int]
+"""A cell, and one of its audited tests."""
+Changed = Callable[[str, str], BitMap | None]
+"""Between two versions of the dataset, the subjects whose rows changed; None if that is not known any more."""
+
+MAX_COMPARED = 20_000
+"""Comparisons for one part of an answer: some seconds at a million subjects."""
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Who is behind one part of an answer, at this holder."""
+
+    identity: str
+    """64 hexadecimal digits: the same for the same words over the same versions at all holders."""
+    chosen: bool
+    """As `Test.is_chosen`."""
+    columns: frozenset[str]
+    version: str
+    """Of this holder's dataset."""
+    subjects: BitMap
+
+    def is_comparable(self, other: "Membership") -> bool:
+        """Whether the difference of two sums could be a sum over the subjects that they do not share."""
+        return (self.chosen and other.chosen) or not self.columns.isdisjoint(other.columns)
+
+
+class History(Protocol):
+    """What was answered before about a table, or may be, by how many subjects are behind it."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Every size that there is, ascending."""
+
+    def of_size(self, size: int) -> Sequence[Membership]:
+        """The parts with so many subjects."""
+
+    def has(self, identity: str) -> bool:
+        """Whether a part of that identity was released."""
+
+    def changed(self, older: str, newer: str) -> BitMap | None:
+        """As `Changed`."""
+
+
+def nearest(new: Membership, history: History, limit: int) -> int:
+    """By how many subjects `new` differs from an earlier part, a union of two, or what one leaves of another: the least
+    of these, at most `limit`. 0 where too many would have to be compared, so that the part is withheld. What was
+    released before in the same words was compared then, and with all that came after it.
+
+    Sizes alone exclude most: sets that differ by fewer than `limit` differ by less in size.
+    """
+    if history.has(new.identity):
+        return limit
+    pairs = list(islice(_pairs(new, history, limit), MAX_COMPARED + 1))
+    if len(pairs) > MAX_COMPARED:
+        return 0
+    return min((distance(whole, parts, history.changed) for whole, parts in pairs), default=limit)
+
+
+def _pairs(new: Membership, history: History, limit: int) -> Iterator[tuple[Membership, Sequence[Membership]]]:
+    """Whatever has to be compared: a whole, and one or two parts of it; one of them is `new`."""
+    size = len(new.subjects)
+    for old in _near(history, size, limit):
+        if _is_other(new, old):
+            yield old, (new,)
+    for whole_size in history.sizes[bisect_left(history.sizes, size) :]:
+        if _has_near(history, whole_size - size, limit):
+            for whole in history.of_size(whole_size):
+                if _is_other(new, whole) and _lies_in(new, whole, limit):
+                    for part in _near(history, whole_size - size, limit):
+                        if part.identity != whole.identity and _is_other(new, part):
+                            yield whole, (new, part)
+    for part_size in history.sizes[: bisect_right(history.sizes, size // 2)]:
+        if _has_near(history, size - part_size, limit):
+            for small in history.of_size(part_size):
+                if _is_other(new, small) and _lies_in(small, new, limit):
+                    for large in _near(history, size - part_size, limit):
+                        if small.identity != large.identity and _is_other(new, large):
+                            yield new, (small, large)
+
+
+def _near(history: History, size: int, limit: int) -> Iterator[Membership]:
+    """The parts whose size differs by less than `limit`."""
+    first, last = bisect_left(history.sizes, size - limit + 1), bisect_right(history.sizes, size + limit - 1)
+    for one in history.sizes[first:last]:
+        yield from history.of_size(one)
+
+
+def _has_near(history: History, size: int, limit: int) -> bool:
+    first = bisect_left(history.sizes, size - limit + 1)
+    return first < len(history.sizes) and history.sizes[first] < size + limit
+
+
+def _is_other(new: Membership, old: Membership) -> bool:
+    """Not the same by its words, and one whose difference could say something."""
+    return old.identity != new.identity and new.is_comparable(old)
+
+
+def _lies_in(part: Membership, whole: Membership, limit: int) -> bool:
+    return part.subjects.difference_cardinality(whole.subjects) < limit
+
+
+def distance(whole: Membership, parts: Sequence[Membership], changed: Changed) -> int:
+    """Subjects that count differently in the whole and in the parts together, or whose rows have changed between the
+    versions that these were computed on; 0 if that is not known."""
+    union = BitMap.union(*(part.subjects for part in parts))
+    differing = whole.subjects ^ union
+    if len(parts) == 2:
+        differing |= parts[0].subjects & parts[1].subjects
+    for part in parts:
+        if part.version != whole.version:
+            between = changed(part.version, whole.version)
+            if between is None:
+                return 0
+            differing |= between & (whole.subjects | part.subjects)
+    return len(differing)
+
+
+# --- the parts of an answer ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Names:
+    """What names the parts of one answer: the question, and the versions at all holders that it is about."""
+
+    program: Program
+    tests: Tests
+    versions: tuple[tuple[str, str], ...]
+    version: str
+    """This holder's own."""
+
+    def identity(self, values: Mapping[int, int | None], test: Test) -> str:
+        """`values`: the group's integer for each key that is not summed over."""
+        keys = sorted(f"{self.program.keys[place].node}={value}" for place, value in values.items())
+        condition = self.program.condition
+        terms = condition.terms if isinstance(condition, AllOf) else (condition,)
+        return _digest(self.versions, sorted(map(repr, terms)), keys, test.members)
+
+    def membership(self, values: Mapping[int, int | None], test: Test, subjects: BitMap) -> Membership:
+        return Membership(self.identity(values, test), test.is_chosen, test.columns, self.version, subjects)
+
+    def groups(self, cell: int) -> dict[int, int | None]:
+        """The integers of a cell's keys."""
+        values: dict[int, int | None] = {}
+        for place in reversed(range(len(self.program.keys))):
+            cell, own = divmod(cell, len(self.program.keys[place].values))
+            values[place] = self.program.keys[place].values[own]
+        return values
+
+
+def memberships(names: Names, members: Mapping[Place, BitMap]) -> dict[Place, Membership]:
+    """One for each cell and audited test; where nobody is behind it here, an empty one."""
+    tests = names.tests
+    return {
+        (cell, place): names.membership(names.groups(cell), tests.tests[place], members.get((cell, place), BitMap()))
+        for cell in range(names.program.cells)
+        for place in tests.audited
+    }
+
+
+def distances(names: Names, own: Mapping[Place, Membership], history: History, limit: int) -> dict[Place, int]:
+    """`nearest` of each part, and of the unions that it is in: what cells add up to is released with them."""
+    found = {place: nearest(one, history, limit) for place, one in own.items()}
+    for union in unions(names, own):
+        near = nearest(union.whole, history, limit)
+        for place in union.places:
+            found[place] = min(found[place], near)
+    return found
+
+
+@dataclass(frozen=True)
+class Union:
+    """Cells that add up to one of a coarser question."""
+
+    places: tuple[Place, ...]
+    whole: Membership
+
+
+def unions(names: Names, own: Mapping[Place, Membership]) -> list[Union]:
+    """For each audited test the whole table, and with several keys each value of each key."""
+    keys = range(len(names.program.keys))
+    wanted: list[tuple[int, ...]] = [()] if keys else []
+    wanted += [(key,) for key in keys] if len(keys) > 1 else []
+    groups = [names.groups(cell) for cell in range(names.program.cells)] if keys else []
+    found = []
+    for kept in wanted:
+        cells: dict[tuple[int | None, ...], list[int]] = {}
+        for cell, values in enumerate(groups):
+            cells.setdefault(tuple(values[key] for key in kept), []).append(cell)
+        for value, members in cells.items():
+            for test in names.tests.audited:
+                subjects = BitMap.union(*(own[cell, test].subjects for cell in members))
+                whole = names.membership(dict(zip(kept, value, strict=True)), names.tests.tests[test], subjects)
+                found.append(Union(tuple((cell, test) for cell in members), whole))
+    return found
+
+
+def margins(names: Names, own: Mapping[Place, Membership], released: Released, job_id: str) -> list[Membership]:
+    """What follows from the released cells by adding them up. Where a cell was withheld, the union of the others is not
+    the coarser question's, and has another name."""
+    found = []
+    for union in unions(names, own):
+        passed = [place for place in union.places if released[place]]
+        if len(passed) == len(union.places):
+            found.append(union.whole)
+        elif passed:
+            subjects = BitMap.union(*(own[place].subjects for place in passed))
+            identity = _digest(union.whole.identity, job_id)
+            found.append(replace(union.whole, identity=identity, subjects=subjects))
+    return found
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

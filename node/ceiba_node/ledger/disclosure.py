@@ -1,0 +1,200 @@
+"""What answers have cost, and who was behind exact ones: budgets and the memory of the differencing audit (I9)."""
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from pyroaring import BitMap
+
+from ceiba_node.differencing import Changed, Membership, Place
+from ceiba_node.ledger.file import LedgerFile
+from ceiba_protocol.disclosure.grade import BUDGET_SECONDS, as_rho
+from ceiba_protocol.errors import BudgetExhausted, ExactQuotaUsed
+
+CACHED_SIZES = 256
+"""Sizes whose sets are kept in memory during one comparison."""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What one job costs."""
+
+    job_id: bytes
+    dataset: str
+    merchant: str
+    organisation: str
+    rho: int
+    """Millionths; 0 for an exact answer."""
+    sticky: str
+    """Digest of the question, its noise, and the versions at all holders: the same again costs nothing."""
+    exact: bool
+    version: str
+    """Digest of the versions at all holders."""
+    charged_at: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent, in millionths of ρ in any 365 days; and exact answers for each version."""
+
+    rho_per_year: int
+    rho_dataset: int
+    """By all merchants together."""
+    exact_jobs: int
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The subjects behind all parts of an answer that may be released."""
+
+    table: str
+    job_id: bytes
+    memberships: Mapping[Place, Membership]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Which of them were released."""
+
+    table: str
+    job_id: bytes
+    passed: set[Place]
+    margins: list[Membership]
+
+
+_SET = "identity, chosen, columns, version, members"
+
+
+class Disclosures(LedgerFile):
+    # --- budgets
+
+    def spent(self, dataset: str, organisation: str, now: int) -> tuple[int, int]:
+        """Millionths of ρ in the last 365 days: by this organisation, by all."""
+        with self._lock:
+            return _spent(self._connection, dataset, organisation, now)
+
+    def exact_used(self, dataset: str, organisation: str, version: str) -> int:
+        """Exact answers to an organisation about one state of the data."""
+        with self._lock:
+            return _exact_used(self._connection, dataset, organisation, version)
+
+    # --- who was behind exact answers
+
+    def count_sets(self, table: str) -> int:
+        row = self._one("SELECT COUNT(*) FROM answered_sets WHERE dataset = ?", table)
+        return int(row[0]) if row else 0
+
+    def history(self, table: str, job_id: bytes, changed: Changed) -> "LedgerHistory":
+        """Everything that was answered about a table, or may be, but for this job."""
+        return LedgerHistory(self, table, job_id, changed)
+
+    def sizes_of_sets(self, table: str, job_id: bytes) -> list[int]:
+        """Those that occur, ascending; without this job's."""
+        query = "SELECT DISTINCT size FROM answered_sets WHERE dataset = ? AND job_id != ? ORDER BY size"
+        return [size for (size,) in self._all(query, table, job_id)]
+
+    def sets_of_size(self, table: str, job_id: bytes, size: int) -> list[Membership]:
+        query = (
+            "SELECT identity, chosen, columns, version, members FROM answered_sets"
+            " WHERE dataset = ? AND job_id != ? AND size = ?"
+        )
+        return [
+            Membership(
+                identity, bool(chosen), frozenset(columns.split(",")) - {""}, version, BitMap.deserialize(members)
+            )
+            for identity, chosen, columns, version, members in self._all(query, table, job_id, size)
+        ]
+
+    def has_released(self, table: str, identity: str) -> bool:
+        """Whether an answer with a part of that identity was released."""
+        query = "SELECT 1 FROM answered_sets WHERE (dataset, identity, settled) = (?, ?, 1) LIMIT 1"
+        return self._one(query, table, identity) is not None
+
+    def forget_sets(self, before: int) -> int:
+        """Those of answers before that time; how many."""
+        with self._transaction() as connection:
+            return connection.execute("DELETE FROM answered_sets WHERE at < ?", (before,)).rowcount
+
+
+class LedgerHistory:
+    """A table's history as the differencing audit reads it, for one job."""
+
+    def __init__(self, ledger: Disclosures, table: str, job_id: bytes, changed: Changed) -> None:
+        self._ledger = ledger
+        self._where = (table, job_id)
+        self.changed = lru_cache(changed)
+        self.of_size = lru_cache(CACHED_SIZES)(self._of_size)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        return self._ledger.sizes_of_sets(*self._where)
+
+    def has(self, identity: str) -> bool:
+        return self._ledger.has_released(self._where[0], identity)
+
+    def _of_size(self, size: int) -> list[Membership]:
+        return self._ledger.sets_of_size(*self._where, size)
+
+
+# --- within another transaction --------------------------------------------------------------------------------
+
+
+def charge(connection: sqlite3.Connection, one: Charge, budget: Budget) -> None:
+    """Debit a job; what the same organisation has paid for, it may ask again. Raises BudgetExhausted,
+    ExactQuotaUsed."""
+    query = "SELECT 1 FROM charges WHERE (sticky, organisation) = (?, ?)"
+    is_paid = connection.execute(query, (one.sticky, one.organisation)).fetchone() is not None
+    cost = 0 if is_paid else one.rho
+    if not is_paid and one.exact:
+        used = _exact_used(connection, one.dataset, one.organisation, one.version)
+        if used >= budget.exact_jobs:
+            raise ExactQuotaUsed(table=one.dataset, used=used, limit=budget.exact_jobs)
+    own, everybody = _spent(connection, one.dataset, one.organisation, one.charged_at)
+    left = min(budget.rho_per_year - own, budget.rho_dataset - everybody)
+    if cost > left:
+        raise BudgetExhausted(table=one.dataset, cost=as_rho(cost), left=as_rho(max(0, left)))
+    row = (
+        one.job_id, one.dataset, one.merchant, one.organisation, cost, one.sticky, int(one.exact and not is_paid),
+        one.version, one.charged_at,
+    )  # fmt: skip
+    connection.execute("INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def keep_candidates(connection: sqlite3.Connection, candidates: Candidates, now: int) -> None:
+    for (cell, test), one in candidates.memberships.items():
+        _keep(connection, candidates, (cell, test), one, now)
+
+
+def settle(connection: sqlite3.Connection, settled: Settled, now: int) -> None:
+    """Forget what was withheld, and keep what follows from the rest."""
+    query = "SELECT cell, test FROM answered_sets WHERE job_id = ? AND cell >= 0"
+    kept = set(connection.execute(query, (settled.job_id,)))
+    for cell, test in kept - settled.passed:
+        where = (settled.job_id, cell, test)
+        connection.execute("DELETE FROM answered_sets WHERE (job_id, cell, test) = (?, ?, ?)", where)
+    connection.execute("UPDATE answered_sets SET settled = 1 WHERE job_id = ?", (settled.job_id,))
+    for number, one in enumerate(settled.margins):
+        _keep(connection, settled, (-1, number), one, now)
+
+
+def _keep(connection: sqlite3.Connection, of: Candidates | Settled, place: Place, one: Membership, now: int) -> None:
+    row = (
+        of.table, of.job_id, *place, one.identity, int(one.chosen), ",".join(sorted(one.columns)), one.version,
+        len(one.subjects), one.subjects.serialize(), int(isinstance(of, Settled)), now,
+    )  # fmt: skip
+    connection.execute("INSERT OR IGNORE INTO answered_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _spent(connection: sqlite3.Connection, dataset: str, organisation: str, now: int) -> tuple[int, int]:
+    query = (
+        "SELECT coalesce(SUM(rho) FILTER (WHERE organisation = ?), 0), coalesce(SUM(rho), 0) FROM charges"
+        " WHERE dataset = ? AND charged_at > ?"
+    )
+    own, everybody = connection.execute(query, (organisation, dataset, now - BUDGET_SECONDS)).fetchone()
+    return int(own), int(everybody)
+
+
+def _exact_used(connection: sqlite3.Connection, dataset: str, organisation: str, version: str) -> int:
+    query = "SELECT COUNT(*) FROM charges WHERE (dataset, organisation, version) = (?, ?, ?) AND exact = 1"
+    return int(connection.execute(query, (dataset, organisation, version)).fetchone()[0])

@@ -1,0 +1,62 @@
+"""A plan in words, for people; parties compute on the document, never on this text."""
+
+from typing import Any
+
+from ceiba_protocol.canonical import Document
+from ceiba_protocol.expression import Not, to_text
+from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, Plan
+from ceiba_protocol.statistics import Statistic
+
+
+def describe(plan: Plan) -> list[str]:
+    """The whole plan, a line for each of its parts: what is left out here would not be seen by who decides on it."""
+    lines = [f"Question about {plan.table}"]
+    if plan.filter is not None:
+        lines.append(f"  where {to_text(plan.filter)}")
+    lines += [f"  group {key.name} = {key_text(key)}" for key in plan.groups]
+    return lines + [f"  {output.name} = {statistic_text(output.statistic)}" for output in plan.outputs]
+
+
+def key_text(key: GroupKey) -> str:
+    """A grouping key as SQL would write it."""
+    match key:
+        case ByColumn(column=column):
+            return column
+        case ByBucket(value=value, low=low, high=high, count=count):
+            return f"width_bucket({to_text(value)}, {low.value}, {high.value}, {count})"
+        case ByCalendar(column=column, unit=unit):
+            return f"date_trunc('{unit}', {column})"
+        case ByCase(branches=branches, otherwise=otherwise):
+            if is_condition(key):
+                return f"({to_text(branches[0].when)})"
+            arms = " ".join(f"WHEN {to_text(arm.when)} THEN {_quoted(arm.label)}" for arm in branches)
+            return f"CASE {arms}{'' if otherwise is None else f' ELSE {_quoted(otherwise)}'} END"
+
+
+def is_condition(key: GroupKey) -> bool:
+    """Whether a key's groups are a condition's true, false and NULL, as the SDK makes them."""
+    if not isinstance(key, ByCase) or key.otherwise is not None or len(key.branches) != 2:
+        return False
+    yes, no = key.branches
+    return (yes.label, no.label, no.when) == ("true", "false", Not(term=yes.when))
+
+
+def statistic_text(statistic: Statistic) -> str:
+    """A statistic with its arguments, up to the last that is not left at its default: `variance(age, True)`."""
+    fields = {name: field for name, field in type(statistic).model_fields.items() if name != "statistic"}
+    given = [(getattr(statistic, name), field.default) for name, field in fields.items()]
+    while given and given[-1][0] == given[-1][1]:
+        given.pop()
+    return f"{statistic.statistic}({', '.join(_argument(value) for value, _ in given)})"
+
+
+def _argument(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_argument, value))
+    if isinstance(value, Document):
+        return to_text(value)  # type: ignore[arg-type]  # the only documents inside a statistic
+    return str(value)
+
+
+def _quoted(label: str) -> str:
+    return "'" + label.replace("'", "''") + "'"

@@ -1,0 +1,32 @@
+"""Snapshots for tests of the engine, without publishing: a DuckDB file with the given rows."""
+
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from ceiba_node.quantising import column_type, identifier
+from ceiba_node.snapshots import Snapshot
+from ceiba_protocol.program import SUBJECT, Row
+from ceiba_protocol.schema import Schema
+from ceiba_protocol.v1.common_pb2 import Signed
+
+_FILES = itertools.count()
+
+
+def write_snapshot(folder: Path, schema: Schema, rows: Sequence[Row]) -> Snapshot:
+    """Rows as `grouped_sums` takes them; their subjects are under SUBJECT, 0 where a row has none."""
+    path = folder / f"{next(_FILES)}.duckdb"
+    names = [column.name for column in schema.columns]
+    columns = [f"{identifier(column.name)} {column_type(column)}" for column in schema.columns]
+    with duckdb.connect(str(path)) as database:
+        database.execute(f"CREATE TABLE rows ({', '.join([*columns, f'{identifier(SUBJECT)} BIGINT'])})")
+        if rows:
+            values = [[*(row[name] for name in names), row.get(SUBJECT, 0)] for row in rows]
+            marks = "(" + ", ".join("?" * (len(names) + 1)) + ")"
+            flat = [value for row in values for value in row]
+            database.execute(f"INSERT INTO rows VALUES {', '.join([marks] * len(values))}", flat)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return Snapshot(schema.table, "0" * 64, schema, max(len(rows), 1), {}, now, path, Signed())
