@@ -7,7 +7,7 @@ alone, and every party computes the same ones.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -60,6 +60,8 @@ class Test:
     """The sums behind the test that no one subject may dominate."""
     is_difference: bool = False
     """The rows that two other tests do not share. None of them is as good as many: then both are about the same."""
+    measures: frozenset[Node] = frozenset()
+    """What the sums behind the test add up, whichever rows they choose."""
 
     @property
     def is_chosen(self) -> bool:
@@ -68,8 +70,9 @@ class Test:
         return is_chosen(self.members)
 
     def is_comparable(self, other: "Test") -> bool:
-        """Whether the difference of a sum behind each could be a sum over the rows that they do not share."""
-        return (self.is_chosen and other.is_chosen) or not self.columns.isdisjoint(other.columns)
+        """Whether the difference of a sum behind each could be a sum over the rows that they do not share: unless both
+        only ask that values are there, and of different columns."""
+        return is_choice(self.members) or is_choice(other.members) or not self.columns.isdisjoint(other.columns)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Tests:
 def tests_of(compiled: Program) -> Tests:
     """The tests of a program's sums.
 
-    1. Each sum's own rows. 2. Every condition by which it chooses rows. 3. What two of these do not share, where the
+    1. Each sum's own rows. 2. The rows that each of its branches takes. 3. What two of these do not share, where the
     difference of two sums would be a sum over that.
     """
     builder = _Builder()
@@ -131,6 +134,7 @@ class _Builder:
     def __init__(self) -> None:
         self._columns: dict[_Key, frozenset[str]] = {}
         self._magnitudes: dict[_Key, tuple[int, ...]] = {}
+        self._measures: dict[_Key, frozenset[Node]] = {}
         self.place(Test(TRUE, TRUE))
 
     def place(self, test: Test) -> int:
@@ -138,33 +142,43 @@ class _Builder:
         key = (test.support, test.members, test.audited, bool(test.magnitudes), test.is_difference)
         self._columns[key] = self._columns.get(key, frozenset()) | test.columns
         self._magnitudes[key] = self._magnitudes.get(key, ()) + test.magnitudes
+        self._measures[key] = self._measures.get(key, frozenset()) | test.measures
         return list(self._columns).index(key)
 
     def tests(self) -> list[Test]:
         return [
-            Test(support, members, columns, audited, self._magnitudes[key], is_difference)
+            Test(support, members, columns, audited, self._magnitudes[key], is_difference, self._measures[key])
             for key, columns in self._columns.items()
             for support, members, audited, _, is_difference in (key,)
         ]
 
     def add_sum(self, place: int, node: Node) -> list[int]:
         """The places of a sum's own tests."""
-        counts, rows = is_count(node), members(node)
-        columns, audited = columns_of(node), not counts or is_chosen(rows)
-        own = [self.place(Test(support(node), rows, columns, audited, () if counts else (place,)))]
-        return own + [self.place(Test(condition, condition)) for condition in conditions(node)]
+        rows, audited = members(node), not is_count(node) or is_chosen(members(node))
+        own = Test(support(node), rows, columns_of(node), audited)
+        if not is_count(node):
+            own = replace(own, magnitudes=(place,), measures=frozenset({measure(node)}))
+        return [self.place(test) for test in (own, *choices(node))]
 
     def add_differences(self) -> dict[int, list[Test]]:
         """Place → the tests of what it does not share with others that it is comparable with."""
         found: dict[int, list[Test]] = {}
-        audited = [(place, test) for place, test in enumerate(self.tests()) if test.audited]
-        for (left, one), (right, other) in combinations(audited, 2):
-            if one.members != other.members and one.is_comparable(other):
-                rows = difference(one.members, other.members)
+        whole = [(place, test) for place, test in enumerate(self.tests()) if not test.is_difference]
+        for (left, one), (right, other) in combinations(whole, 2):
+            for rows in dict.fromkeys(not_shared(one, other)):
                 test = Test(rows, rows, audited=False, is_difference=True)
                 for place in {left, right} - {ROWS}:
                     found.setdefault(place, []).append(test)
         return found
+
+
+def not_shared(one: Test, other: Test) -> Iterator[Node]:
+    """The rows over which the difference of a sum behind each could be a sum: those that only one has; and where both
+    add up the same, those to which only one adds something, as zeros tell nothing of the others."""
+    if one.members != other.members and one.is_comparable(other):
+        yield difference(one.members, other.members)
+    if one.support != other.support and not one.measures.isdisjoint(other.measures):
+        yield difference(one.support, other.support)
 
 
 def _is_disjoint(compiled: Program) -> bool:
@@ -207,9 +221,9 @@ def support(node: Node) -> Node:
         case Constant():
             return FALSE if node in (NULL, FALSE) else TRUE
         case Multiply(left=left, right=right):
-            return program.all_of(tuple(dict.fromkeys((support(left), support(right)))))
-        case Choose(branches=((condition, value),), otherwise=otherwise) if otherwise in (NULL, FALSE):
-            return program.all_of(_parts(condition, support(value)))
+            return program.all_of(_parts(support(left), support(right)))
+        case Choose():
+            return _union((rows, support(value)) for rows, value in branches(node) if value not in (NULL, FALSE))
     if node.is_truth:
         return node
     if node.low > 0 or node.high < 0:
@@ -221,17 +235,44 @@ def members(node: Node) -> Node:
     """TRUE in the rows that take part in a sum of the node: it is not NULL there, and chosen."""
     match node:
         case Multiply(left=left, right=right):
-            return program.all_of(tuple(dict.fromkeys((*_terms(members(left)), *_terms(members(right))))))
-        case Choose(branches=((condition, value),), otherwise=otherwise) if otherwise in (NULL, FALSE):
-            return program.all_of(_parts(condition, members(value)))
-    return node if node.is_truth else present(node)
+            return program.all_of(_parts(members(left), members(right)))
+        case Choose():
+            return _union((rows, members(value)) for rows, value in branches(node) if value not in (NULL, FALSE))
+    return _plain(node) if node.is_truth else present(node)
 
 
 def present(node: Node) -> Node:
     """TRUE where the node is not NULL; of a sum or product, where none of its parts is."""
-    if isinstance(node, Add | Multiply):
-        return program.all_of(_parts(present(node.left), present(node.right)))
+    match node:
+        case Add() | Multiply():
+            return program.all_of(_parts(present(node.left), present(node.right)))
+        case Choose():
+            return _union((rows, present(value)) for rows, value in branches(node) if value != NULL)
     return program.negation(program.is_null(node))
+
+
+def branches(node: Choose) -> list[tuple[Node, Node]]:
+    """Every value of a CASE with the rows that take it: those of its own condition and of none before it."""
+    found, before = [], list[Node]()
+    for condition, value in node.branches:
+        found.append((program.all_of(_parts(*before, _plain(condition))), value))
+        before.append(_is_not(_plain(condition)))
+    return [*found, (program.all_of(_parts(*before)), node.otherwise)]
+
+
+def _union(parts: Iterable[tuple[Node, Node]]) -> Node:
+    """TRUE in the rows of any part, given as rows and what must hold of them."""
+    return program.any_of(tuple(dict.fromkeys(program.all_of(_parts(*part)) for part in parts)))
+
+
+def _plain(condition: Node) -> Node:
+    """The condition, and "is not NULL" in terms of the columns."""
+    match condition:
+        case Negation(term=IsNull(value=value)):
+            return present(value)
+        case AllOf(terms=terms):
+            return program.all_of(_parts(*map(_plain, terms)))
+    return condition
 
 
 def difference(left: Node, right: Node) -> Node:
@@ -259,6 +300,11 @@ def is_chosen(condition: Node) -> bool:
     return condition == TRUE or not all(_is_presence(term) for term in _terms(condition))
 
 
+def is_choice(condition: Node) -> bool:
+    """Whether some rows are chosen by it and others not, by more than having a value."""
+    return condition not in (TRUE, FALSE) and is_chosen(condition)
+
+
 def _is_presence(term: Node) -> bool:
     match term:
         case Negation(term=IsNull(value=value)):
@@ -272,20 +318,45 @@ def _is_null_where_columns_are(node: Node) -> bool:
     return isinstance(node, allowed) and node != NULL and all(map(_is_null_where_columns_are, children(node)))
 
 
-def conditions(node: Node) -> Iterator[Node]:
-    """The conditions by which a value's program chooses rows, each as a whole."""
+def choices(node: Node, within: Node = TRUE) -> Iterator[Test]:
+    """The parts into which a value's program divides the rows of `within`, wherever it chooses: what each branch of a
+    CASE takes, the rest, and the rows that two choices multiplied have in common."""
     if node.is_truth:
-        if is_chosen(node) and node not in (TRUE, FALSE):
-            yield node
+        yield from _chosen(within, _plain(node))
         return
     if isinstance(node, Choose):
-        for condition, value in node.branches:
-            yield from conditions(condition)
-            yield from conditions(value)
-        yield from conditions(node.otherwise)
+        *taken, (rest, otherwise) = branches(node)
+        for rows, value in taken:
+            yield from _chosen(within, rows)
+            yield from choices(value, program.all_of(_parts(within, rows)))
+        left = program.all_of(_parts(within, rest))
+        if any(is_choice(rows) for rows, _ in taken):
+            yield Test(left, left, audited=False, is_difference=True)
+        yield from choices(otherwise, left)
         return
+    if isinstance(node, Multiply) and is_choice(members(node.left)) and is_choice(members(node.right)):
+        yield from _chosen(within, members(node))
     for child in children(node):
-        yield from conditions(child)
+        yield from choices(child, within)
+
+
+def _chosen(within: Node, rows: Node) -> Iterator[Test]:
+    if is_choice(rows):
+        both = program.all_of(_parts(within, rows))
+        yield Test(both, both)
+
+
+def measure(node: Node) -> Node:
+    """What a sum adds up, whichever rows it chooses and however it scales them: TRUE if it counts."""
+    match node:
+        case Constant():
+            return TRUE
+        case Multiply(left=left, right=right):
+            return program.multiply(*sorted((measure(left), measure(right)), key=repr))
+        case Choose():
+            values = {measure(value) for _, value in branches(node) if value not in (NULL, FALSE)}
+            return values.pop() if len(values) == 1 else node
+    return TRUE if is_count(node) else node
 
 
 def columns_of(node: Node) -> frozenset[str]:
