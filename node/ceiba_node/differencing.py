@@ -9,7 +9,7 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, combinations
 from typing import Protocol
 
 from pyroaring import BitMap
@@ -71,22 +71,29 @@ def nearest(new: Membership, history: History, limit: int, beside: Sequence[Memb
 
     Sizes alone exclude most: two sets that differ by fewer than `limit` differ by less in size.
     """
-    known = history.released(new.identity)
-    if known is not None:
-        new = replace(new, chosen=False, columns=new.columns - known)
-        if not new.columns:
-            return limit
+    unknown = _unknown(new, history)
+    if unknown is None:
+        return limit
     least = min(limit, len(new.subjects))  # an answer that this holder had no part in has nobody of it
     for old in _near(history, len(new.subjects), least):
-        if _is_other(new, old):
-            least = min(least, distance(old, (new,), history.changed))
+        if _is_other(unknown, old):
+            least = min(least, distance(old, (unknown,), history.changed))
     both = _Both(history, beside)
-    pairs = chain(_as_part(new, both, least), _as_whole(new, both, least))
+    pairs = chain(_as_part(unknown, both, least), _as_whole(unknown, both, least))
     for number, (whole, parts) in enumerate(pairs):
         if number == MAX_COMPARED or least == 0:
             return 0
         least = min(least, distance(whole, parts, history.changed))
     return least
+
+
+def _unknown(new: Membership, history: History) -> Membership | None:
+    """What of a part was not released in the same words: all of it, some columns' sums, or nothing."""
+    known = history.released(new.identity)
+    if known is None:
+        return new
+    columns = new.columns - known
+    return replace(new, chosen=False, columns=columns) if columns else None
 
 
 class _Both:
@@ -224,12 +231,15 @@ def memberships(names: Names, members: Mapping[Place, BitMap]) -> dict[Place, Me
 
 
 def distances(names: Names, own: Mapping[Place, Membership], history: History, limit: int) -> dict[Place, int]:
-    """`nearest` of each part, and of the unions that it is in: what cells add up to is released with them."""
+    """`nearest` of each part, and of the unions that it is in: what cells add up to is released with them. A cell that
+    was released before in the same words stays what it was: it adds nothing to a union that it does not have already.
+    """
     parts = list(own.values())
     found = {place: nearest(one, history, limit, parts) for place, one in own.items()}
+    new = {place for place, one in own.items() if _unknown(one, history) is not None}
     for union in unions(names, own):
         near = nearest(union.whole, history, limit)
-        for place in union.places:
+        for place in new.intersection(union.places):
             found[place] = min(found[place], near)
     return found
 
@@ -243,10 +253,9 @@ class Union:
 
 
 def unions(names: Names, own: Mapping[Place, Membership]) -> list[Union]:
-    """For each audited test the whole table, and with several keys each value of each key."""
+    """For each audited test the whole table, and every table with fewer keys."""
     keys = range(len(names.program.keys))
-    wanted: list[tuple[int, ...]] = [()] if keys else []
-    wanted += [(key,) for key in keys] if len(keys) > 1 else []
+    wanted = [kept for count in keys for kept in combinations(keys, count)]
     groups = [names.groups(cell) for cell in range(names.program.cells)] if keys else []
     found = []
     for kept in wanted:

@@ -3,16 +3,27 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from ceiba_node.differencing import Membership, nearest
+from ceiba_node import differencing
+from ceiba_node.differencing import Membership, Names, distances, margins, memberships, nearest, unions
+from ceiba_protocol.disclosure import support
 from ceiba_protocol.disclosure.gate import threshold_of
 from ceiba_protocol.disclosure.grade import RULES
-from ceiba_protocol.schema import Grade
+from ceiba_protocol.disclosure.support import ROWS
+from ceiba_protocol.plan import compile_plan
+from ceiba_protocol.schema import Grade, Schema
+from tests.support.members import HOLDERS, SCHEMA, plan_of
+
+LIMIT = 5
+VERSIONS = tuple((name, f"version of {name}") for name in HOLDERS)
 
 
 def part(
@@ -46,6 +57,11 @@ class Memory:
     def changed(self, older: str, newer: str) -> BitMap | None:
         step = self.steps.get(frozenset({older, newer}))
         return None if step is None else BitMap(step)
+
+
+def names_of(sql: str, schema: Schema = SCHEMA, versions: tuple[tuple[str, str], ...] = VERSIONS) -> Names:
+    program = compile_plan(plan_of(sql, schema), schema)
+    return Names(program, support.tests_of(program), versions, "a")
 
 
 # --- the definition ----------------------------------------------------------------------------------------------
@@ -105,7 +121,7 @@ def parts(draw: st.DrawFn, count: int) -> list[Membership]:
     return made
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_nearest_is_the_least_of_all_comparisons(data: st.DataObject) -> None:
     earlier = data.draw(parts(7))
@@ -155,14 +171,19 @@ def test_an_answer_without_this_holder_is_compared_with_as_well() -> None:
 
 
 def test_a_column_that_is_added_up_only_now_is_compared() -> None:
-    """`SUM(CASE WHEN chol IS NOT NULL THEN age END)` is compared with sums of the age alone, and releases the count of
-    all rows beside it. `SUM(age)` over all rows is then about 2 patients more."""
-    everybody, measured = part(range(20), "all"), part(range(18), "measured", chosen=False, columns="a")
-    memory = Memory([everybody, measured])
-    assert nearest(part(range(20), "all"), memory, 5) == 5
-    for columns, left in (("a", 2), ("b", 5)):
-        new = part(range(20), "all", columns=columns)
-        assert nearest(new, memory, 5) == model(new, memory, 5) == left
+    """`CORR(age, chol)` adds up the ages of those whose cholesterol is known. `SUM(age)`, of all, is then about the two
+    others, however often all were counted before."""
+    columns = [one.model_copy(update={"nullable": one.name == "chol"}) for one in SCHEMA.columns]
+    schema = SCHEMA.model_copy(update={"columns": tuple(columns)})
+    everybody, measured = range(20), range(18)
+    first, then = (
+        names_of(f"SELECT {what} AS x FROM health.heart", schema) for what in ("CORR(age, chol)", "SUM(age)")
+    )
+    answered = memberships(first, {(0, test): BitMap(measured if test else everybody) for test in first.tests.audited})
+    new = memberships(then, {(0, test): BitMap(everybody) for test in then.tests.audited})
+    assert len({one.identity for one in new.values()}) == 1 and new[0, ROWS].identity == answered[0, ROWS].identity
+    found = distances(then, new, Memory(list(answered.values())), 5)
+    assert {test: near for (_, test), near in found.items()} == {ROWS: 5, 1: 2}
 
 
 def test_two_cells_of_one_answer_are_compared_with_an_earlier_one() -> None:
@@ -196,3 +217,214 @@ def test_nothing_is_far_from_a_version_that_is_not_known_any_more() -> None:
 def test_nor_are_two_together(earlier: list[range]) -> None:
     memory = Memory([part(one, version="a") for one in earlier])
     assert nearest(part(range(100, 120), version="b"), memory, 5) == 0
+
+
+# --- whole answers -----------------------------------------------------------------------------------------------
+
+BANDS = "CASE WHEN age >= 50 THEN 'old' WHEN age >= 30 THEN 'middle' ELSE 'young' END"
+LEVELS = "CASE WHEN chol > 20 THEN 'high' ELSE 'low' END"
+
+
+def table(keys: str, outputs: str = "COUNT(*) AS n", where: str = "", **changes: Any) -> Names:
+    known = {"sex": "sex", "band": f"{BANDS} AS band", "level": f"{LEVELS} AS level"}
+    groups = [known[key] for key in keys.split()]
+    by = f" GROUP BY {', '.join(keys.split())}" if keys else ""
+    condition = f" WHERE {where}" if where else ""
+    sql = f"SELECT {', '.join([*groups, outputs])} FROM health.heart{condition}{by}"
+    return names_of(sql, **changes)
+
+
+def answered(names: Names, sizes: Sequence[int], first: int = 0) -> dict[tuple[int, int], Membership]:
+    """Disjoint cells of those sizes, the same subjects behind every test."""
+    found, start = {}, first
+    for cell, size in enumerate(sizes):
+        found |= {(cell, test): BitMap(range(start, start + size)) for test in names.tests.audited}
+        start += size
+    return memberships(names, found)
+
+
+def history(*answers: Iterable[Membership]) -> Memory:
+    return Memory([one for answer in answers for one in answer])
+
+
+def released_but(names: Names, *withheld: int) -> npt.NDArray[np.bool_]:
+    passed = np.ones((names.program.cells, len(names.tests)), np.bool_)
+    passed[list(withheld)] = False
+    return passed
+
+
+def identities(names: Names) -> list[str]:
+    return [one.identity for one in answered(names, [0] * names.program.cells).values()]
+
+
+def test_the_same_words_have_one_identity() -> None:
+    plain = table("sex", where="age > 40 AND chol > 1")
+    for same in (
+        table("sex", where="chol > 1 AND age > 40"),
+        table("sex", "COUNT(*) AS patients", where="age > 40 AND chol > 1"),
+        table("sex", "SUM(age) AS years", where="age > 40 AND chol > 1"),
+    ):
+        assert identities(same)[0] == identities(plain)[0]
+    two, turned = (
+        table("sex band"),
+        names_of(f"SELECT {BANDS} AS b, sex, COUNT(*) AS n FROM health.heart GROUP BY b, sex"),
+    )
+    assert set(identities(turned)) == set(identities(two)) and identities(turned) != identities(two)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        table("sex", where="age > 41"),
+        table("sex", where="age > 40 AND chol > 1"),
+        table("sex"),
+        table("", where="age > 40"),
+        table("sex", where="age > 40", versions=(*VERSIONS[:2], (HOLDERS[2], "another version"))),
+        table("sex", where="age > 40", versions=VERSIONS[:2]),
+    ],
+    ids=["literal", "one term more", "one term less", "no groups", "a version elsewhere", "a holder less"],
+)
+def test_other_words_versions_or_holders_have_another(other: Names) -> None:
+    assert set(identities(other)).isdisjoint(identities(table("sex", where="age > 40")))
+
+
+def test_cells_and_tests_of_one_answer_have_identities_of_their_own() -> None:
+    found = identities(table("sex band", "COUNT(*) AS n, SUM(CASE WHEN chol > 20 THEN 1 ELSE 0 END) AS high"))
+    assert len(set(found)) == len(found) > 6
+
+
+def test_nobody_is_behind_a_cell_that_the_engine_left_out() -> None:
+    names = table("sex")
+    found = memberships(names, {(1, ROWS): BitMap([7])})
+    assert {cell: list(one.subjects) for (cell, _), one in found.items()} == {0: [], 1: [7]}
+    assert {(one.version, one.chosen) for one in found.values()} == {("a", True)}
+
+
+def test_cells_add_up_to_every_table_with_fewer_keys() -> None:
+    whole = identities(table(""))[0]
+    names = table("sex band level")
+    own = answered(names, range(1, 13))
+    found = {union.whole.identity: union for union in unions(names, own)}
+    coarser = [
+        table("sex"),
+        table("sex band"),
+        names_of(f"SELECT {BANDS} AS b, COUNT(*) AS n FROM health.heart GROUP BY b"),
+    ]
+    expected = {whole, *(one for coarse in coarser for one in identities(coarse))}
+    assert expected < set(found) and len(found) == 1 + (2 + 3 + 2) + (6 + 4 + 6)
+    assert len(found[whole].whole.subjects) == sum(range(1, 13)) and len(found[whole].places) == 12
+    female = found[identities(table("sex"))[0]]
+    assert [cell for cell, _ in female.places] == [*range(6)] and list(female.whole.subjects) == [*range(21)]
+    assert unions(table(""), answered(table(""), [4])) == []
+
+
+def test_what_follows_from_a_released_table_has_the_words_of_the_coarser_question() -> None:
+    names, total = table("sex"), table("")
+    own = answered(names, [20, 30])
+    (margin,) = margins(names, own, released_but(names), "job")
+    assert margin == answered(total, [50])[0, ROWS]
+    memory = history(own.values(), [margin])
+    assert distances(total, answered(total, [50]), memory, LIMIT) == {(0, ROWS): LIMIT}
+
+
+def test_where_a_cell_was_withheld_the_rest_has_another_name_and_the_total_is_too_near() -> None:
+    names, total = table("band"), table("")
+    own = answered(names, [20, 3, 30])
+    (margin,) = margins(names, own, released_but(names, 1), "job")
+    assert [*margin.subjects] == [*range(20), *range(23, 53)]
+    assert margin.identity not in identities(total)
+    memory = history([own[0, ROWS], own[2, ROWS], margin])
+    assert distances(total, answered(total, [53]), memory, LIMIT) == {(0, ROWS): 3}
+    assert margins(names, own, released_but(names, 0, 1, 2), "job") == []
+
+
+def test_the_same_table_again_gets_what_it_got() -> None:
+    """With a cell withheld then and now, the whole is near what the others add up to; that says nothing new."""
+    names = table("band")
+    own = answered(names, [20, 3, 30])
+    memory = history([own[0, ROWS], own[2, ROWS]], margins(names, own, released_but(names, 1), "job"))
+    assert distances(names, own, memory, LIMIT) == {(0, ROWS): LIMIT, (1, ROWS): 3, (2, ROWS): LIMIT}
+
+
+def test_a_union_that_is_too_near_withholds_its_cells() -> None:
+    """The total of two more patients is known; and one key's margins, of a table with two."""
+    names, earlier = table("sex"), table("", where="age >= 0")
+    memory = history(answered(earlier, [52]).values())
+    assert set(distances(names, answered(names, [20, 30]), memory, LIMIT).values()) == {2}
+    names, earlier = table("sex band"), table("", where="sex = 'female'")
+    memory = history(answered(earlier, [62]).values())
+    found = distances(names, answered(names, [20] * 6), memory, LIMIT)
+    assert [found[cell, ROWS] for cell in range(6)] == [2, 2, 2, LIMIT, LIMIT, LIMIT]
+
+
+def test_a_cell_that_is_left_of_a_known_total_is_not_given_away_by_the_others() -> None:
+    """The total first, then a table of three whose second cell is too small to be released."""
+    names, total = table("band"), table("")
+    found = distances(names, answered(names, [20, 3, 30]), history(answered(total, [53]).values()), LIMIT)
+    assert found == {(0, ROWS): 3, (1, ROWS): 3, (2, ROWS): 3}
+
+
+def test_too_many_comparisons_withhold_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole of 40, and pairs of 20 that all are halves of it."""
+    halves = [part(range(20), f"half {number}") for number in range(4)]
+    new, memory = part(range(40), "whole"), Memory(halves)
+    assert nearest(new, memory, LIMIT) == LIMIT
+    monkeypatch.setattr(differencing, "MAX_COMPARED", 12)
+    assert nearest(new, memory, LIMIT) == LIMIT
+    monkeypatch.setattr(differencing, "MAX_COMPARED", 11)
+    assert nearest(new, memory, LIMIT) == 0
+
+
+# --- several holders ---------------------------------------------------------------------------------------------
+
+EVERYBODY = range(8)
+"""At each holder."""
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[list[dict[int, Membership]], int]:
+    """Earlier answers and a new one, each by holder; not all holders had a part in each. All about different people, or
+    nearly the same, or what one leaves of another."""
+    holders = draw(st.integers(3, 4))
+    made: list[dict[int, Membership]] = []
+    for number in range(draw(st.integers(2, 5))):
+        there = draw(st.sets(st.integers(0, holders - 1), min_size=holders - 1))
+        first, second = [draw(st.sampled_from(made)) if made else {} for _ in range(2)]
+        answer = {}
+        for holder in sorted(there):
+            one, other = (set(old[holder].subjects) if holder in old else set() for old in (first, second))
+            base = draw(st.sampled_from([set(EVERYBODY), one, one | other, one - other, one ^ other]))
+            tweak = draw(st.sets(st.sampled_from(EVERYBODY), max_size=4))
+            answer[holder] = part(base ^ tweak, f"answer {number}")
+        made.append(answer)
+    return made, holders
+
+
+@settings(max_examples=250, deadline=None)
+@given(answers(), st.sampled_from([(3, 2), (3, 3), (4, 3), (5, 3)]))
+def test_what_passes_differs_by_enough_subjects_at_enough_holders(
+    given_answers: tuple[list[dict[int, Membership]], int], rule: tuple[int, int]
+) -> None:
+    """Whatever the holders' own comparisons are, if their sum reaches the threshold, then no earlier answer, and no
+    combination of two, leaves fewer than k subjects, or fewer than h holders."""
+    (*earlier, new), holders = given_answers
+    k, h = rule
+    rules = RULES[Grade.INTERNAL].model_copy(update={"minimum_subjects": k, "minimum_holders": h})
+    threshold = threshold_of(rules)
+    memories = [Memory([answer[holder] for answer in earlier if holder in answer]) for holder in range(holders)]
+    near = [nearest(new[holder], memories[holder], threshold.cap) for holder in new]
+    if sum(near) < threshold.least:
+        return
+    nobody = part([])
+
+    def left(whole: dict[int, Membership], *others: dict[int, Membership]) -> list[int]:
+        """What is left at each holder."""
+        at = range(holders)
+        found = [gap(whole.get(one, nobody), [other.get(one, nobody) for other in others], Memory()) for one in at]
+        return [one for one in found if one]
+
+    for old in earlier:
+        assert sum(left(old, new)) >= k and len(left(old, new)) >= h
+    for one, other in permutations(earlier, 2):
+        for rest in (left(one, new, other), left(new, one, other)):
+            assert sum(rest) >= k and len(rest) >= h
