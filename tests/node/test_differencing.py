@@ -137,6 +137,25 @@ def test_nearest_is_the_least_of_all_comparisons(data: st.DataObject) -> None:
     assert nearest(new, memory, limit, beside) == model(new, memory, limit, beside)
 
 
+FEW, MANY = st.integers(0, 2), st.integers(0, 12)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.tuples(FEW, FEW, MANY, FEW, MANY, FEW, FEW), st.integers(1, 6))
+def test_sizes_exclude_no_whole_that_two_parts_nearly_make(counts: Sequence[int], limit: int) -> None:
+    """Three sets, whichever of them is the new one: how many are in each alone, in the first and one other (those are
+    many), in the other two, and in all three."""
+    regions = [{0}, {1}, {0, 1}, {2}, {0, 2}, {1, 2}, {0, 1, 2}]
+    sets: list[list[int]] = [[], [], []]
+    for place, (region, count) in enumerate(zip(regions, counts, strict=True)):
+        for one in region:
+            sets[one] += range(100 * place, 100 * place + count)
+    for number, subjects in enumerate(sets):
+        new = part(subjects, "new")
+        memory = Memory([part(other, f"set {at}") for at, other in enumerate(sets) if at != number])
+        assert nearest(new, memory, limit) == model(new, memory, limit)
+
+
 # --- the smallest cases ------------------------------------------------------------------------------------------
 
 
