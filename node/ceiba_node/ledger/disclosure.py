@@ -215,9 +215,9 @@ def charge(connection: sqlite3.Connection, one: Charge, budget: Budget) -> None:
         if used >= budget.exact_jobs:
             raise ExactQuotaUsed(table=one.dataset, used=used, limit=budget.exact_jobs)
     own, everybody = _spent(connection, one.dataset, one.organisation, one.charged_at)
-    left = min(budget.rho_per_year - own, budget.rho_dataset - everybody)
+    left = max(0, min(budget.rho_per_year - own, budget.rho_dataset - everybody))  # a limit may have been lowered
     if cost > left:
-        raise BudgetExhausted(table=one.dataset, cost=as_rho(cost), left=as_rho(max(0, left)))
+        raise BudgetExhausted(table=one.dataset, cost=as_rho(cost), left=as_rho(left))
     row = (
         one.job_id, one.dataset, one.merchant, one.organisation, cost, one.sticky, int(one.exact and not is_paid),
         one.version, one.charged_at,
