@@ -4,25 +4,33 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pyroaring import BitMap
 
+from ceiba_node.config import Home
 from ceiba_node.differencing import Membership
 from ceiba_node.ledger import Budget, Candidates, Charge, Ledger, Settled
 from ceiba_protocol.disclosure.grade import BUDGET_SECONDS
 from ceiba_protocol.errors import (
+    BadCommand,
     BudgetExhausted,
     CeibaError,
     ExactQuotaUsed,
+    LedgerDamaged,
+    LedgerRolledBack,
+    NodeRunning,
     SecondPayload,
 )
-from tests.node.test_ledger import KEY, MASK_SECRET, SALT, job_of, payload_of
+from ceiba_protocol.trust.identity import Identity
+from tests.node.test_ledger import KEY, MASK_SECRET, OTHER_KEY, SALT, job_of, payload_of
 from tests.support.documents import ROOT
-from tests.support.members import HOLDERS, NOW, World
+from tests.support.members import HOLDERS, NOW, World, holder
+from tests.support.one_node import ME, STORAGE_KEY, Node
 
 TABLE = "health.heart"
 LARGE = Budget(10**9, 10**9, 1000)
@@ -206,6 +214,7 @@ import sys
 from pathlib import Path
 from ceiba_node.ledger import Ledger
 from tests.node.test_disclosures import Budget, BudgetExhausted, charge_of, pay
+from ceiba_protocol.trust.identity import Identity
 from tests.node.test_ledger import KEY
 from tests.support.members import World
 
@@ -334,3 +343,159 @@ def test_sets_are_stored_with_the_payload_or_not_at_all(ledger: Ledger, world: W
     with pytest.raises((sqlite3.Error, CeibaError)):
         release(ledger, world, passed=[(0, 0)])
     assert len(known(ledger)) == 3 and ledger.payload(bytes(16), 0, "release", 0) is None
+
+
+# --- backups -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A node's folder with a ledger of one job."""
+    made = Home.make(tmp_path / "node", b"a passphrase")
+    made.save_identity(identity())
+    pay_one(Ledger(made.ledger_path, STORAGE_KEY), 0)
+    return made
+
+
+def identity() -> Identity:
+    return Identity(
+        space="test-space", descriptor=holder(ME), coordinator="127.0.0.1:1", signing_seed="00" * 32,
+        sealing_seed="00" * 32, storage_key=STORAGE_KEY.hex(), tls_key="", certificate="some", authority="",
+        encryption=None,
+    )  # fmt: skip
+
+
+def pay_one(ledger: Ledger, job: int) -> None:
+    with closing(ledger):
+        pay(ledger, charge_of(job), LARGE, World())
+
+
+def known_jobs(path: Path) -> int:
+    with closing(Ledger(path, STORAGE_KEY)) as ledger:
+        return jobs(ledger)
+
+
+def files(home: Home) -> dict[str, bytes]:
+    """The ledger and what lies beside it."""
+    return {file.name: file.read_bytes() for file in home.folder.glob("ledger*")}
+
+
+def back_up(home: Home, file: Path) -> Path:
+    with closing(home.ledger()) as ledger:
+        ledger.back_up(file)
+    return file
+
+
+def test_a_backup_is_whole_its_owners_alone_and_replaces_nothing(home: Home, tmp_path: Path) -> None:
+    """Also of what only the write-ahead log has, while the node is running."""
+    backup = tmp_path / "monday.sqlite3"
+    with home.running(), closing(home.ledger()) as ledger:
+        pay(ledger, charge_of(1), LARGE, World())
+        ledger.back_up(backup)
+        assert backup.stat().st_mode & 0o777 == 0o600
+        content = backup.read_bytes()
+        with pytest.raises(BadCommand, match="exists"):
+            ledger.back_up(backup)
+        with pytest.raises(BadCommand, match="cannot be written"):
+            ledger.back_up(tmp_path / "nowhere" / "monday.sqlite3")
+    assert backup.read_bytes() == content and [file.name for file in tmp_path.glob("monday*")] == [backup.name]
+    assert known_jobs(backup) == 2
+
+
+def test_a_restored_ledger_is_the_backup_and_each_replaced_one_is_kept(home: Home, tmp_path: Path) -> None:
+    """Also the second: the first that was replaced may be the newest that there is."""
+    backup, kept = back_up(home, tmp_path / "monday.sqlite3"), []
+    for job in (1, 2):
+        pay_one(home.ledger(), job)
+        kept.append(home.restore_ledger(backup))
+        assert known_jobs(home.ledger_path) == 1 and home.ledger_path.stat().st_mode & 0o777 == 0o600
+    assert len(set(kept)) == 2 and [known_jobs(one) for one in kept] == [2, 2]
+    assert set(files(home)) == {"ledger.sqlite3", *(one.name for one in kept)}
+
+
+def test_what_was_replaced_keeps_its_log_and_can_be_restored_with_it(home: Home, tmp_path: Path) -> None:
+    backup = back_up(home, tmp_path / "monday.sqlite3")
+    crashed = home.ledger()  # never closed: what it wrote last is in the log alone
+    pay(crashed, charge_of(1), LARGE, World())
+    kept = home.restore_ledger(backup)
+    assert kept.with_name(f"{kept.name}-wal").exists() and known_jobs(home.ledger_path) == 1
+    home.restore_ledger(kept)
+    assert known_jobs(home.ledger_path) == 2
+    crashed.close()
+
+
+def test_a_lost_ledger_is_restored(home: Home, tmp_path: Path) -> None:
+    backup = back_up(home, tmp_path / "monday.sqlite3")
+    home.ledger_path.unlink()
+    home.restore_ledger(backup)
+    assert known_jobs(home.ledger_path) == 1 and set(files(home)) == {"ledger.sqlite3"}
+
+
+def missing(backup: Path) -> None:
+    backup.unlink()
+
+
+def folder(backup: Path) -> None:
+    backup.unlink()
+    backup.mkdir()
+
+
+def damaged(backup: Path) -> None:
+    content = backup.read_bytes()
+    backup.write_bytes(content[:4096] + b"\xa5" * (len(content) - 4096))
+
+
+def not_a_ledger(backup: Path) -> None:
+    backup.write_text("gone")
+
+
+def foreign(backup: Path) -> None:
+    """Another holder's, which no damage shows."""
+    backup.unlink()
+    pay_one(Ledger(backup, OTHER_KEY), 0)
+
+
+@pytest.mark.parametrize("spoil", [missing, folder, damaged, not_a_ledger, foreign], ids=lambda one: one.__name__)
+def test_a_backup_that_cannot_be_used_changes_nothing(
+    home: Home, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    backup = back_up(home, tmp_path / "monday.sqlite3")
+    spoil(backup)
+    before = files(home)
+    with pytest.raises(LedgerDamaged, match=r"monday\.sqlite3"):
+        home.restore_ledger(backup)
+    assert files(home) == before
+
+
+def test_nothing_is_restored_under_a_running_node(home: Home, tmp_path: Path) -> None:
+    backup = back_up(home, tmp_path / "monday.sqlite3")
+    before = files(home)
+    with home.running():
+        with pytest.raises(NodeRunning):
+            Home(home.folder, b"a passphrase").restore_ledger(backup)
+        with pytest.raises(NodeRunning), Home(home.folder).running():
+            pass
+    assert files(home) == before
+    with home.running():  # it has ended
+        pass
+
+
+def test_a_restored_older_ledger_is_found_by_the_log_before_anything_is_signed(tmp_path: Path) -> None:
+    """Monday's backup, and an approval since, which is in the log."""
+    node, home = Node(tmp_path), Home.make(tmp_path, b"a passphrase")
+    home.save_identity(identity())
+    node.approve()
+    backup = back_up(home, tmp_path / "monday.sqlite3")
+    node.ask("0c", 2)
+    node.log.add(node.approve().signed)
+    node.answering.close()
+    home.restore_ledger(backup)
+    node.start()
+    signed = node.ledger._all("SELECT body_digest FROM documents")
+    with pytest.raises(LedgerRolledBack):
+        node.answering.witness.catch_up()
+    for act in (node.approve, node.approvals):
+        with pytest.raises(LedgerRolledBack):
+            act()
+    assert node.ledger._all("SELECT body_digest FROM documents") == signed and node.log.cosigned == []
+    node.answering.close()

@@ -15,6 +15,8 @@ from ceiba_protocol.trust.rendering import moment
 
 commands = typer.Typer(invoke_without_command=True, help="Show what was answered and what it cost; back it up.")
 
+FIELDS = ["when", "merchant", "table", "agreement", "job", "question", "cells", "exact", "rho", "state"]
+"""Of an entry, for programs."""
 HEADER = ["when", "merchant", "table", "agreement", "job", "question", "cells", "cost", "state"]
 
 
@@ -35,7 +37,7 @@ def show_ledger(
         entries, accounts = here.ledger.entries(), accounts_of(here)
     if csv_file is not None:
         with csv_file.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(_facts(entries[0])) if entries else HEADER)
+            writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
             writer.writerows(map(_facts, entries))
     facts = {"entries": [_facts(one) for one in entries], "accounts": accounts}
@@ -104,7 +106,7 @@ def ledger_text(entries: list[Entry], accounts: list[dict[str, Any]]) -> str:
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
-    """For programs; ρ as a decimal number."""
+    """`FIELDS`; ρ as a decimal number."""
     return {
         "when": moment(entry.approved_at),
         "merchant": entry.merchant,

@@ -127,14 +127,17 @@ class Disclosures(LedgerFile):
 
     def back_up(self, file: Path) -> None:
         """A whole copy, taken while others may write. Raises BadCommand rather than replace a file."""
+        command = "ceiba-node ledger backup"
         try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError:
-            problem = f"{file} exists, or cannot be written"
-            raise BadCommand(command="ceiba-node ledger backup", problem=problem) from None
-        os.close(descriptor)
-        with closing(sqlite3.connect(file)) as copy, self._lock:
-            self._connection.backup(copy)
+            raise BadCommand(command=command, problem=f"{file} exists, or cannot be written") from None
+        try:
+            with closing(sqlite3.connect(file)) as copy, self._lock:
+                self._connection.backup(copy)
+        except sqlite3.Error:
+            file.unlink()
+            raise BadCommand(command=command, problem=f"{file} cannot be written") from None
 
     # --- who was behind exact answers
 
