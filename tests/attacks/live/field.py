@@ -57,8 +57,8 @@ SCHEMA = Schema.from_plain(
     {
         "table": TABLE,
         "columns": [
-            {"name": "days", "type": "int", "minimum": 0, "maximum": 365, "nullable": False},
-            {"name": "ward", "type": "category", "domain": ["icu", "surgery"], "nullable": False},
+            {"name": "days", "type": "int", "minimum": 0, "maximum": 365, "nullable": False, "grade": "public"},
+            {"name": "ward", "type": "category", "domain": ["icu", "surgery"], "nullable": False, "grade": "public"},
         ],
     }
 )
@@ -80,12 +80,12 @@ class Field:
             sandbox.merchant(merchant)
         spaces = [sandbox.merchant(merchant) for merchant in MERCHANTS]
         self.merchants = {space.identity.name: space.identity for space in spaces}
-        contracts = {space.identity.name: entry.contract for space in spaces for entry in space.agreements()}
-        self.agreements = {merchant: contract.agreement for merchant, contract in contracts.items()}
-        self.by_digest = {contract.digest: contract.agreement for contract in contracts.values()}
+        contracts = [entry.contract for space in spaces for entry in space.agreements()]
+        standing = {(one.agreement.table, one.agreement.merchant.name): one.agreement for one in contracts}
+        self.agreements = {merchant: standing[TABLE, merchant] for merchant in MERCHANTS}
+        self.visit_agreements = {merchant: standing[VISITS, merchant] for merchant in MERCHANTS}
+        self.by_digest = {contract.digest: contract.agreement for contract in contracts}
         self.roster = spaces[-1].roster
-        (entry,) = spaces[-1].catalogue()
-        self.offers = list(entry.offers({}).values())
         self.number = 0
         self._builds: dict[str, str | None] = dict.fromkeys(HOLDERS, "none: it does not run yet")
         config = sandbox.config
@@ -103,12 +103,12 @@ class Field:
     def close(self) -> None:
         self.mallory.stop()
 
-    def _save(self, holder: str, contracts: Mapping[str, Contract]) -> None:
+    def _save(self, holder: str, contracts: Sequence[Contract]) -> None:
         """Keep a holder's folder for `begin`: with every signature, also one that had not reached it, and without
         prepared ciphertexts, which four nodes would compute after every start."""
         home = self.sandbox.node_home(holder)
         with contextlib.closing(home.ledger()) as ledger:
-            for contract in contracts.values():
+            for contract in contracts:
                 Contracts(ledger, home.roster()).merge(AgreementEvidence(signatures=contract.signatures.values()))
         settings = home.folder / "node.toml"
         settings.write_text(settings.read_text().replace("prepared_ciphertexts = 256", "prepared_ciphertexts = 0"))
@@ -175,23 +175,32 @@ class Field:
     # --- what the merchant can make
 
     def plan(self, sql: str = SQL) -> Plan:
-        return parse(sql, lambda _: SCHEMA)[0]
+        return parse(sql, SCHEMAS.__getitem__)[0]
+
+    def offers(self, table: str) -> list[Offer]:
+        """What the holders have published last."""
+        signed = [self.sandbox.node_home(holder).snapshots().current(table).offer for holder in HOLDERS]
+        return [self.roster.open(one, Offer, Role.HOLDER) for one in signed]
 
     def manifest(
-        self, merchant: str = "bank-a", *, sql: str = SQL, agreement: Agreement | None = None, **changes: Any
-    ) -> Manifest:
+        self, merchant: str = "bank-a", *, sql: str = SQL, agreement: Agreement | None = None,
+        noise: NoiseTerms | None = None, **changes: Any,
+    ) -> Manifest:  # fmt: skip
         """An honest manifest with a new number, or with fields changed by the merchant itself, unchecked."""
         self.number += 1
+        plan = self.plan(sql)
+        standing = {TABLE: self.agreements, VISITS: self.visit_agreements}[plan.table]
         made = make_manifest(
             job_id=secrets.token_hex(16),
             number=self.number,
-            agreement=agreement or self.agreements[merchant],
+            agreement=agreement or standing[merchant],
             merchant=self.merchants[merchant].descriptor,
-            plan=self.plan(sql),
-            schema=SCHEMA,
-            offers=self.offers,
+            plan=plan,
+            schema=SCHEMAS[plan.table],
+            offers=self.offers(plan.table),
             now=seconds_now(),
             seconds=600,
+            noise=noise,
         )
         return Manifest.model_construct(**(dict(made) | changes))
 
@@ -212,7 +221,7 @@ class Field:
 
     def question(self, signed: Signed) -> Question:
         agreement = self.by_digest[json.loads(signed.body)["agreement_digest"]]
-        return read_manifest(signed, agreement, self.roster, SCHEMA, seconds_now())
+        return read_manifest(signed, agreement, self.roster, SCHEMAS[agreement.table], seconds_now())
 
     # --- further agreements
 
@@ -372,8 +381,11 @@ def said(reply: Reply) -> str:
 @contextmanager
 def open_field(folder: Path) -> Iterator[Field]:
     """A field of its own, in this folder."""
-    frames = {name: {TABLE: pandas.DataFrame({"days": days, "ward": "icu"})} for name, days in DAYS.items()}
-    with Sandbox(frames, schemas={TABLE: SCHEMA}, folder=folder / "space") as sandbox:
+    frames = {
+        name: {TABLE: pandas.DataFrame({"days": days, "ward": "icu"}), VISITS: visits_of(name)}
+        for name, days in DAYS.items()
+    }
+    with Sandbox(frames, schemas=SCHEMAS, folder=folder / "space") as sandbox:
         field = Field(sandbox)
         try:
             yield field

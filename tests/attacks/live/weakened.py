@@ -98,8 +98,8 @@ def forgets_the_number(original: Any) -> Any:
 
 def forgets_the_round(original: Any) -> Any:
     """Notes what was sent under some round or other, so that the real one seems never to have been answered."""
-    return lambda ledger, payload, salt, at: original(
-        ledger, dataclasses.replace(payload, iteration=1 + secrets.randbelow(1 << 60)), salt, at
+    return lambda ledger, payload, *rest: original(
+        ledger, dataclasses.replace(payload, iteration=1 + secrets.randbelow(1 << 60)), *rest
     )
 
 
