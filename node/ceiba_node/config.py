@@ -1,8 +1,11 @@
 """The node's folder, its keys and its node.toml."""
 
+import fcntl
 import os
 import shutil
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from getpass import getpass
 from pathlib import Path
@@ -20,6 +23,7 @@ from ceiba_protocol.errors import (
     BadIdentity,
     BadPassphrase,
     LedgerDamaged,
+    NodeRunning,
     NoKeyFile,
     RosterNotPinned,
     WrongKey,
@@ -29,6 +33,7 @@ from ceiba_protocol.trust.identity import Duty, DutyKey, Identity
 from ceiba_protocol.trust.roster import Roster
 
 FILE = "node.toml"
+LOCK_FILE = "node.lock"
 
 SAMPLE = """\
 # A holder's node. Everything it keeps lies in this file's folder: identity.json (its keys), officer.key and
@@ -162,6 +167,40 @@ class Home:
         if not self.ledger_path.exists():
             raise LedgerDamaged(path=self.ledger_path, problem="it is missing")
         return Ledger(self.ledger_path, bytes.fromhex(self.identity().storage_key))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While the node runs, and nobody else does in this folder. Raises NodeRunning."""
+        with os.fdopen(os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600), "wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise NodeRunning(folder=self.folder) from None
+            yield
+
+    def restore_ledger(self, backup: Path) -> Path:
+        """Put a backup in the ledger's place, once it has been found readable and of this identity; where the replaced
+        one is kept. Raises NodeRunning, LedgerDamaged."""
+        kept = self.ledger_path.with_name(f"{self.ledger_path.name}.before-restore")
+        staging = self.ledger_path.with_name(f"{self.ledger_path.name}.restoring")
+        with self.running():
+            if not backup.is_file():
+                raise LedgerDamaged(path=backup, problem="there is no such file")
+            write_private(staging, backup.read_bytes())
+            try:
+                Ledger(staging, bytes.fromhex(self.identity().storage_key)).close()
+            except LedgerDamaged as error:
+                staging.unlink()
+                raise LedgerDamaged(path=backup, problem=error.fields["problem"]) from None
+            for suffix in ("-wal", "-shm"):  # they belong to the file of that name
+                staging.with_name(staging.name + suffix).unlink(missing_ok=True)
+                old = self.ledger_path.with_name(self.ledger_path.name + suffix)
+                if old.exists():
+                    os.replace(old, kept.with_name(kept.name + suffix))
+            if self.ledger_path.exists():
+                os.replace(self.ledger_path, kept)
+            os.replace(staging, self.ledger_path)
+        return kept
 
     def snapshots(self) -> SnapshotStore:
         keep = self.settings().keep_versions

@@ -19,9 +19,11 @@ from ceiba_protocol.errors import (
     BadCommand,
     BadPassphrase,
     CeibaError,
+    DatasetMissing,
     LedgerRolledBack,
     LogProofFailed,
     NoKeyFile,
+    NoSubjectKey,
     NothingToSign,
     UnknownMember,
     WrongKey,
@@ -488,3 +490,56 @@ def test_a_purpose_cannot_pass_for_a_line_of_ours(house: House) -> None:
     for words in (["list"], ["show", "0b"]):
         shown = house.run("approvals", *words)
         assert quoted(purpose) in shown and purpose not in shown
+
+
+# --- withdrawals -------------------------------------------------------------------------------------------------
+
+
+def publish_people(house: House, folder: Path, extra: str = 'subject_key = "patient"\n') -> Path:
+    house.schema.write_text(SCHEMA_TOML.replace('table = "health.heart"\n', f'table = "health.heart"\n{extra}'))
+    source = folder / "people.csv"
+    source.write_text("patient,sex,age,chol\nann,female,1,1\nbob,male,2,2\nann,female,3,3\ncho,male,4,4\n")
+    house.run("publish", str(source), "--schema", str(house.schema))
+    return source
+
+
+def test_who_objects_is_left_out_now_and_later(house: House, tmp_path: Path) -> None:
+    source = publish_people(house, tmp_path)
+    assert house.run("withdraw", "health.heart", "--list") == "health.heart: 0 withdrawn\n"
+    assert house.run("withdraw", "health.heart", "--subject", "ann").startswith(
+        "health.heart: 1 of 1 found, 2 rows left out, 1 versions deleted; version "
+    )
+    objections = tmp_path / "objections.txt"
+    objections.write_bytes(b"\xef\xbb\xbfcho \r\n\r\nnobody yet\r\n")
+    elsewhere = (house.home.folder / "publisher.key").rename(tmp_path / "elsewhere.key")
+    facts = house.json("withdraw", "health.heart", "--from", str(objections), "--key", str(elsewhere))
+    assert (facts["given"], facts["found"], facts["rows_left_out"]) == (2, 1, 1)
+    assert house.json("withdraw", "health.heart", "--list")["withdrawn"] == ["ann", "cho", "nobody yet"]
+    assert "  nobody yet" in house.run("withdraw", "health.heart", "--list").splitlines()
+    report = house.json("publish", str(source), "--schema", str(house.schema), "--key", str(elsewhere))
+    assert (report["rows"], report["withdrawn"], report["version"]) == (1, 3, facts["version"])
+
+
+def test_only_the_publisher_withdraws(house: House, tmp_path: Path) -> None:
+    publish_people(house, tmp_path)
+    with pytest.raises(WrongKey):
+        house.run("withdraw", "health.heart", "--subject", "ann", "--key", str(house.home.folder / "officer.key"))
+    assert house.json("withdraw", "health.heart", "--list")["withdrawn"] == []
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--subject", " "], ["--subject", "ann", "--list"], ["--from", "/nowhere"], ["--from", "/dev/null"]]
+)
+def test_a_withdrawal_of_nobody_is_a_bad_command(house: House, tmp_path: Path, words: list[str]) -> None:
+    publish_people(house, tmp_path)
+    with pytest.raises(BadCommand):
+        house.run("withdraw", "health.heart", *words)
+
+
+def test_withdrawals_need_a_dataset_with_a_subject_key(house: House, tmp_path: Path) -> None:
+    for words in (["--subject", "ann"], ["--list"]):
+        with pytest.raises(DatasetMissing):
+            house.run("withdraw", "health.heart", *words)
+    publish_people(house, tmp_path, extra="")
+    with pytest.raises(NoSubjectKey):
+        house.run("withdraw", "health.heart", "--subject", "ann")

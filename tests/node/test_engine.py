@@ -65,7 +65,7 @@ def snapshot_of(schema: Schema, rows: Sequence[Row]) -> Snapshot:
             flat = [value for row in values for value in row]
             database.execute(f"INSERT INTO rows VALUES {', '.join([marks] * len(values))}", flat)
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    return Snapshot(schema.table, "0" * 64, schema, max(len(rows), 1), {}, now, path, Signed())
+    return Snapshot(schema.table, "0" * 64, schema, max(len(rows), 1), {}, now, path, Signed(), max(len(rows), 1))
 
 
 @pytest.fixture(scope="module")

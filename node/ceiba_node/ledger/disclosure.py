@@ -1,16 +1,21 @@
 """What answers have cost, and who was behind exact ones: budgets and the memory of the differencing audit (I9)."""
 
+import os
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 from pyroaring import BitMap
 
 from ceiba_node.differencing import Changed, Membership, Place
 from ceiba_node.ledger.file import LedgerFile
 from ceiba_protocol.disclosure.grade import BUDGET_SECONDS, as_rho
-from ceiba_protocol.errors import BudgetExhausted, ExactQuotaUsed
+from ceiba_protocol.errors import BadCommand, BudgetExhausted, ExactQuotaUsed
+from ceiba_protocol.trust.documents import Manifest
+from ceiba_protocol.v1.common_pb2 import Signed
 
 CACHED_SIZES = 256
 """Sizes whose sets are kept in memory during one comparison."""
@@ -32,6 +37,25 @@ class Charge:
     version: str
     """Digest of the versions at all holders."""
     charged_at: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One job in the book."""
+
+    job_id: bytes
+    merchant: str
+    table: str
+    agreement: str
+    """Its digest."""
+    plan_digest: str
+    cells: int
+    rho: int
+    """Millionths."""
+    exact: bool
+    approved_at: int
+    state: str
+    """approved, answered or left."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,39 @@ class Disclosures(LedgerFile):
         """Exact answers to an organisation about one state of the data."""
         with self._lock:
             return _exact_used(self._connection, dataset, organisation, version)
+
+    def customers(self) -> list[tuple[str, str]]:
+        """Tables with the organisations that asked about them."""
+        rows = self._all("SELECT DISTINCT dataset, organisation FROM charges ORDER BY dataset, organisation")
+        return [(dataset, organisation) for dataset, organisation in rows]
+
+    def entries(self) -> list[Entry]:
+        """What was approved, oldest first, and what has become of it."""
+        rows = self._all(
+            "SELECT job_id, jobs.merchant, jobs.dataset, agreement_digest, plan_digest, cells, rho, manifest,"
+            " approved_at,"
+            " EXISTS (SELECT 1 FROM payloads WHERE payloads.job_id = jobs.job_id AND stage = 'release'),"
+            " EXISTS (SELECT 1 FROM left_jobs WHERE left_jobs.job_id = jobs.job_id)"
+            " FROM jobs JOIN charges USING (job_id) ORDER BY approved_at, jobs.rowid"
+        )
+        return [
+            Entry(
+                job_id, merchant, table, agreement, plan, cells, rho, _is_exact(manifest), at,
+                "answered" if answered else "left" if left else "approved",
+            )
+            for job_id, merchant, table, agreement, plan, cells, rho, manifest, at, answered, left in rows
+        ]  # fmt: skip
+
+    def back_up(self, file: Path) -> None:
+        """A whole copy, taken while others may write. Raises BadCommand rather than replace a file."""
+        try:
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError:
+            problem = f"{file} exists, or cannot be written"
+            raise BadCommand(command="ceiba-node ledger backup", problem=problem) from None
+        os.close(descriptor)
+        with closing(sqlite3.connect(file)) as copy, self._lock:
+            self._connection.backup(copy)
 
     # --- who was behind exact answers
 
@@ -135,6 +192,10 @@ class LedgerHistory:
 
     def _of_size(self, size: int) -> list[Membership]:
         return self._ledger.sets_of_size(*self._where, size)
+
+
+def _is_exact(manifest: bytes) -> bool:
+    return Manifest.parse(Signed.FromString(manifest).body).noise is None
 
 
 # --- within another transaction --------------------------------------------------------------------------------
