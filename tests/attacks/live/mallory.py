@@ -142,13 +142,17 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
     def ask(self, holder: str, task: work_pb2.Task) -> Reply:
         """Send a task about a job and wait for the answer. Raises queue.Empty if there is none."""
         self.send(holder, task)
+        return self.reply(holder, task)
+
+    def reply(self, holder: str, task: work_pb2.Task) -> Reply:
+        """The answer to a task that was sent. Raises queue.Empty if there is none."""
         return self.replies[holder, task.job_id].get(timeout=ANSWER_SECONDS)
 
     def ask_all(self, tasks: Mapping[str, work_pb2.Task]) -> dict[str, Reply]:
         """Likewise of several holders at once, by holder."""
         for holder, task in tasks.items():
             self.send(holder, task)
-        return {holder: self.replies[holder, task.job_id].get(timeout=ANSWER_SECONDS) for holder, task in tasks.items()}
+        return {holder: self.reply(holder, task) for holder, task in tasks.items()}
 
     def append(self, signed: Signed, now: int) -> None:
         """Write a document into the log."""
