@@ -1,16 +1,17 @@
 """Attacks at the gate itself: an operator that changes shares, and a corrupt hospital that answers the holders
 differently, so that one of them releases what the others do not."""
 
+import hashlib
 import itertools
 import os
 from dataclasses import dataclass
 
 import numpy as np
 
+from ceiba_protocol.canonical import Digest
 from ceiba_protocol.disclosure.gate import COUNT, NEAREST, VETO
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.rounds import Commitment, Question, approve, commit_to_set, contribute, leader_of, share_gate
-from ceiba_protocol.sums.masks import Words
 from ceiba_protocol.sums.paillier import Encryptor
 from ceiba_protocol.trust.documents import GateShare
 from ceiba_protocol.trust.hpke import seal_to
@@ -23,7 +24,6 @@ from tests.attacks.live.disclosure import DAYS, ROWS
 from tests.attacks.live.field import HOLDERS, VICTIM, Field, Share, said
 from tests.attacks.live.mallory import Reply
 from tests.attacks.live.visits import NINETIES
-from tests.support.seeded import seeded
 
 CORRUPT = "dresden"
 HONEST = [holder for holder in HOLDERS if holder != CORRUPT]
@@ -56,11 +56,20 @@ class Job:
     commitment: Commitment
     secret: bytes
 
-    def share(self, field: Field, words: Words) -> Share:
-        """The corrupt hospital's, of these words; with the same group key every time, where it draws that."""
-        group_key = seeded(self.secret.hex())
-        share, blob = share_gate(self.question, self.commitment, CORRUPT, words, self.secret, group_key)
+    def share(self, field: Field) -> Share:
+        """The corrupt hospital's, by which everything passes."""
+        words = np.zeros(_shape(self.question), dtype=np.uint64)
+        words[[COUNT, NEAREST]] = 2
+        share, blob = share_gate(self.question, self.commitment, CORRUPT, words.reshape(-1), self.secret, os.urandom)
         return sign(share, CORRUPT, field.holder(CORRUPT).signing_key), blob
+
+    def vetoing(self, field: Field, share: Share) -> Share:
+        """The same share with a veto to everything, under a signature of its own: masks are added, so they stay."""
+        words = np.frombuffer(share[1], dtype="<u8").reshape(_shape(self.question)).copy()
+        words[VETO] += 1
+        digest = Digest(hashlib.sha256(words.tobytes()).hexdigest())
+        document = GateShare.parse(share[0].body).model_copy(update={"words_digest": digest})
+        return sign(document, CORRUPT, field.holder(CORRUPT).signing_key), words.tobytes()
 
     def submission(self, field: Field, commitment: Commitment) -> Reply:
         """The corrupt hospital's, of nothing but zeros."""
@@ -80,9 +89,10 @@ def two_faced_shares(field: Field, without: str | None) -> Outcome:
     field.begin(without)
     job = _job(field, must_lead=False)
     shares = field.share_all(job.signed, job.approvals, HONEST)
+    passing = job.share(field)
+    vetoing = job.vetoing(field, passing)
     for holder in HONEST:
-        own = job.share(field, _words(job, vetoes=holder != VICTIM))
-        field.serve(holder, job.signed, [own, *shares.values()])
+        field.serve(holder, job.signed, [passing if holder == VICTIM else vetoing, *shares.values()])
     return _finish(field, job, job.commitment)
 
 
@@ -93,8 +103,8 @@ def wrong_key_for_the_others(field: Field, without: str | None) -> Outcome:
     field.begin(without)
     job = _job(field, must_lead=True)
     shares = field.share_all(job.signed, job.approvals, HONEST)
-    signed, blob = job.share(field, _words(job, vetoes=False))
-    share = job.question.roster.open(signed, GateShare, Role.HOLDER)
+    signed, blob = job.share(field)
+    share = GateShare.parse(signed.body)
     keys = dict(share.sealed_keys)
     for holder in set(HONEST) - {VICTIM}:
         member = field.roster.member(holder, Role.HOLDER)
@@ -118,13 +128,6 @@ def _job(field: Field, *, must_lead: bool) -> Job:
         if leader_of(commitment) == CORRUPT or not must_lead:
             return Job(signed, question, [own, *honest], commitment, secret)
     raise AssertionError
-
-
-def _words(job: Job, *, vetoes: bool) -> Words:
-    words = np.zeros(_shape(job.question), dtype=np.uint64)
-    for lane, value in ((COUNT, 2), (NEAREST, 2), (VETO, int(vetoes))):
-        words[lane] = value
-    return words.reshape(-1)
 
 
 def _shape(question: Question) -> tuple[int, int, int]:
