@@ -146,7 +146,7 @@ def yesterday_and_today(field: Field, without: str | None) -> Outcome:
     return told(today - yesterday, NEW["days"], f"the days of {VICTIM}'s newest patient")
 
 
-@attack(without="changed rows compared")
+@attack(without="earlier answers compared")
 def corrected_between_versions(field: Field, without: str | None) -> Outcome:
     """The same question before and after one patient's row was corrected: nobody has come or gone."""
     field.begin(without)
@@ -187,7 +187,9 @@ def rare_in_a_mean(field: Field, without: str | None) -> Outcome:
 def all_but_the_rare(field: Field, without: str | None) -> Outcome:
     """How many patients there are, and how many of them are not in their nineties, in one answer."""
     field.begin(without)
-    signed = field.ask(sql=f"SELECT COUNT(*) AS n, COUNT(*) FILTER (age NOT BETWEEN 90 AND 95) AS most FROM {VISITS}")
+    signed = field.ask(
+        sql=f"SELECT COUNT(*) AS n, SUM(CASE WHEN age < 90 OR age > 95 THEN 1 END) AS most FROM {VISITS}"
+    )
     sums = field.answer(signed)
     assert sums is not None and sums[0] == true_count(), "the number of all patients is released"
     return told(sums[0] - sums[1], len(NINETIES), f"how many patients are in their nineties, all in {VICTIM}")

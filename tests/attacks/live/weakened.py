@@ -126,10 +126,6 @@ def compares_one_by_one(original: Any) -> Any:
     return lambda *arguments: (pair for pair in original(*arguments) if len(pair[1]) == 1)
 
 
-def nobody_changes(original: Any) -> Any:
-    return lambda *_: importlib.import_module("pyroaring").BitMap()
-
-
 def tests_the_rows_alone(original: Any) -> Any:
     """Whatever a sum adds up, the rows of the cell are what has to be many."""
 
@@ -254,7 +250,6 @@ CHECKS: dict[str, Callable[[], None]] = {
     ),
     "what two answers make together": replace("ceiba_node.differencing", "_pairs", compares_one_by_one),
     "what released cells add up to": replace("ceiba_node.differencing", "margins", finds_none),
-    "changed rows compared": replace_in("ceiba_node.disclosing", "Disclosing", "_changed", nobody_changes),
     "k subjects": replace("ceiba_protocol.disclosure.gate", "threshold_of", threshold_of(lambda _: 1)),
     "h holders": replace(
         "ceiba_protocol.disclosure.gate", "threshold_of", threshold_of(lambda rules: rules.minimum_subjects)
