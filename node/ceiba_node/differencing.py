@@ -9,7 +9,8 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import reduce
+from operator import xor
 from typing import Protocol
 
 from pyroaring import BitMap
@@ -26,6 +27,7 @@ Changed = Callable[[str, str], BitMap | None]
 
 MAX_COMPARED = 20_000
 """Comparisons for one part of an answer: some seconds at a million subjects."""
+_NOBODY = BitMap()
 
 
 @dataclass(frozen=True)
@@ -67,49 +69,56 @@ def nearest(new: Membership, history: History, limit: int) -> int:
     """By how many subjects `new` differs from an earlier part, a union of two, or what one leaves of another: the least
     of these, at most `limit`. 0 where too many would have to be compared, so that the part is withheld. What was
     released before in the same words was compared then, and with all that came after it.
-
-    Sizes alone exclude most: sets that differ by fewer than `limit` differ by less in size.
     """
     if history.has(new.identity):
         return limit
-    pairs = list(islice(_pairs(new, history, limit), MAX_COMPARED + 1))
-    if len(pairs) > MAX_COMPARED:
-        return 0
-    return min((distance(whole, parts, history.changed) for whole, parts in pairs), default=limit)
+    least = min(limit, len(new.subjects))  # an answer that this holder had no part in has nobody of it
+    for number, (whole, parts) in enumerate(_compared(new, history, limit)):
+        if number == MAX_COMPARED or least == 0:
+            return 0
+        least = min(least, distance(whole, parts, history.changed, least))
+    return least
 
 
-def _pairs(new: Membership, history: History, limit: int) -> Iterator[tuple[Membership, Sequence[Membership]]]:
-    """Whatever has to be compared: a whole, and one or two parts of it; one of them is `new`."""
+def _compared(new: Membership, history: History, limit: int) -> Iterator[tuple[Membership, tuple[Membership, ...]]]:
+    """Every whole with one or two parts that may differ from it by less than `limit`; one of them is `new`.
+
+    Sizes alone exclude most. Let d subjects count differently: then a part has at most d outside the whole; the parts
+    together miss at most d of the whole, and exceed it by at most 2d, because a subject in both of them, and not in the
+    whole, counts twice.
+    """
     size = len(new.subjects)
-    for old in _near(history, size, limit):
+    for old in _sized(history, size - limit, size + limit):
         if _is_other(new, old):
             yield old, (new,)
-    for whole_size in history.sizes[bisect_left(history.sizes, size) :]:
-        if _has_near(history, whole_size - size, limit):
+    for whole_size in _sizes(history, size - limit, None):
+        rest = whole_size - size
+        if _sizes(history, rest - limit, rest + 2 * limit):
             for whole in history.of_size(whole_size):
-                if _is_other(new, whole) and _lies_in(new, whole, limit):
-                    for part in _near(history, whole_size - size, limit):
+                if _is_other(new, whole) and _may_lie_in(new, whole, history.changed, limit):
+                    for part in _sized(history, rest - limit, rest + 2 * limit):
                         if part.identity != whole.identity and _is_other(new, part):
                             yield whole, (new, part)
-    for part_size in history.sizes[: bisect_right(history.sizes, size // 2)]:
-        if _has_near(history, size - part_size, limit):
-            for small in history.of_size(part_size):
-                if _is_other(new, small) and _lies_in(small, new, limit):
-                    for large in _near(history, size - part_size, limit):
+    for small_size in _sizes(history, -1, (size + 1) // 2 + limit):
+        rest = size - small_size
+        if _sizes(history, max(rest - limit, small_size - 1), rest + 2 * limit):
+            for small in history.of_size(small_size):
+                if _is_other(new, small) and _may_lie_in(small, new, history.changed, limit):
+                    for large in _sized(history, max(rest - limit, small_size - 1), rest + 2 * limit):
                         if small.identity != large.identity and _is_other(new, large):
                             yield new, (small, large)
 
 
-def _near(history: History, size: int, limit: int) -> Iterator[Membership]:
-    """The parts whose size differs by less than `limit`."""
-    first, last = bisect_left(history.sizes, size - limit + 1), bisect_right(history.sizes, size + limit - 1)
-    for one in history.sizes[first:last]:
-        yield from history.of_size(one)
+def _sizes(history: History, above: int, below: int | None) -> Sequence[int]:
+    """The sizes between these two, both left out."""
+    end = None if below is None else bisect_left(history.sizes, below)
+    return history.sizes[bisect_right(history.sizes, above) : end]
 
 
-def _has_near(history: History, size: int, limit: int) -> bool:
-    first = bisect_left(history.sizes, size - limit + 1)
-    return first < len(history.sizes) and history.sizes[first] < size + limit
+def _sized(history: History, above: int, below: int) -> Iterator[Membership]:
+    """The parts of these sizes."""
+    for size in _sizes(history, above, below):
+        yield from history.of_size(size)
 
 
 def _is_other(new: Membership, old: Membership) -> bool:
@@ -117,24 +126,35 @@ def _is_other(new: Membership, old: Membership) -> bool:
     return old.identity != new.identity and new.is_comparable(old)
 
 
-def _lies_in(part: Membership, whole: Membership, limit: int) -> bool:
-    return part.subjects.difference_cardinality(whole.subjects) < limit
+def _may_lie_in(part: Membership, whole: Membership, changed: Changed, limit: int) -> bool:
+    """Whether fewer than `limit` lie outside, or that cannot be told."""
+    if part.subjects.difference_cardinality(whole.subjects) < limit:
+        return True
+    return _changed_between(part, whole, changed) is None
 
 
-def distance(whole: Membership, parts: Sequence[Membership], changed: Changed) -> int:
-    """Subjects that count differently in the whole and in the parts together, or whose rows have changed between the
-    versions that these were computed on; 0 if that is not known."""
-    union = BitMap.union(*(part.subjects for part in parts))
-    differing = whole.subjects ^ union
-    if len(parts) == 2:
-        differing |= parts[0].subjects & parts[1].subjects
-    for part in parts:
-        if part.version != whole.version:
-            between = changed(part.version, whole.version)
-            if between is None:
-                return 0
-            differing |= between & (whole.subjects | part.subjects)
-    return len(differing)
+def distance(whole: Membership, parts: Sequence[Membership], changed: Changed, limit: int) -> int:
+    """Subjects that count differently in the whole and in its one or two parts together, at most `limit`; 0 if that is
+    not known.
+
+    Of two answers of different versions, whoever is in both and whose rows have changed counts as different.
+    """
+    between = [_changed_between(part, whole, changed) for part in parts]
+    if any(one is None for one in between):
+        return 0
+    if any(part.subjects.difference_cardinality(whole.subjects) >= limit for part in parts):
+        return limit
+    once = reduce(xor, (part.subjects for part in parts))
+    twice = BitMap.union(*(part.subjects for part in parts)) - once
+    differing = (whole.subjects ^ once) | twice
+    for part, rows in zip(parts, between, strict=True):
+        if rows:
+            differing |= rows & whole.subjects & part.subjects & once
+    return min(limit, len(differing))
+
+
+def _changed_between(part: Membership, whole: Membership, changed: Changed) -> BitMap | None:
+    return _NOBODY if part.version == whole.version else changed(part.version, whole.version)
 
 
 # --- the parts of an answer ------------------------------------------------------------------------------------

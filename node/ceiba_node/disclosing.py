@@ -82,11 +82,12 @@ class Disclosing:
             sums = self._engine.bounded_sums(
                 snapshot, program, noise.cells_per_subject, order_key, snapshot.is_one_row_each, cancellation
             )
-            return Computed([0] * len(program.clipped_columns) + sums, None)  # clip counts are exact, and would tell
-        clipped = [snapshot.clipped.get(column, 0) for column in program.clipped_columns]
-        values = clipped + self._engine.grouped_sums(snapshot, program, cancellation)
+            return Computed([0] * len(program.clipped_columns) + sums, None)
+        sums = self._engine.grouped_sums(snapshot, program, cancellation)
         if question.gate(len(question.holders)) is None:
-            return Computed(values, None)
+            clipped = [snapshot.clipped.get(column, 0) for column in program.clipped_columns]
+            return Computed(clipped + sums, None)
+        values = [0] * len(program.clipped_columns) + sums  # how many were clipped can be one, whom no gate has counted
         rules = self.rules(question)
         evidence = self._engine.evidence(
             snapshot, program, question.tests, rules, snapshot.is_one_row_each, cancellation

@@ -43,8 +43,8 @@ class WithdrawalReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.table}: {self.found} of {self.given} found, {self.rows_left_out} rows left out, "
-            f"{self.versions_deleted} versions deleted; version {self.version[:16]}…"
+            f"{self.table}: {self.found} of {self.given} found; rows left out: {self.rows_left_out}, "
+            f"versions deleted: {self.versions_deleted}; version {self.version[:16]}…"
         )
 
 

@@ -665,8 +665,6 @@ def check_submitted(signed: Signed, question: Question, commitment: Commitment) 
         raise MalformedMessage(message="Submission", problem="it is for another job or attempt, or in another's name")
     if submission.holder not in commitment.mask_keys:
         raise SetMismatch(problem=f"{submission.holder} is not in it")
-    if submission.attempt != commitment.context.attempt:
-        raise MalformedMessage(message="Submission", problem="it is for another attempt than its context")
     if submission.ciphertexts != commitment.layout.ciphertexts:
         raise MalformedMessage(message="Submission", problem="it has another number of ciphertexts than the layout")
     if submission.context_digest != commitment.release_context(submission.released).digest().hex():

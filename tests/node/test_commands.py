@@ -507,7 +507,7 @@ def test_who_objects_is_left_out_now_and_later(house: House, tmp_path: Path) -> 
     source = publish_people(house, tmp_path)
     assert house.run("withdraw", "health.heart", "--list") == "health.heart: 0 withdrawn\n"
     assert house.run("withdraw", "health.heart", "--subject", "ann").startswith(
-        "health.heart: 1 of 1 found, 2 rows left out, 1 versions deleted; version "
+        "health.heart: 1 of 1 found; rows left out: 2, versions deleted: 1; version "
     )
     objections = tmp_path / "objections.txt"
     objections.write_bytes(b"\xef\xbb\xbfcho \r\n\r\nnobody yet\r\n")

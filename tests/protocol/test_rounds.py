@@ -213,7 +213,7 @@ def test_window_of_more_than_thirty_days_is_refused(world: World) -> None:
         world.read(world.signed_manifest(not_after=NOW + LONGEST_WINDOW + 1))
 
 
-def test_manifest_with_disclosure_rules_is_refused_while_there_are_none(world: World) -> None:
+def test_manifest_with_other_disclosure_rules_is_refused(world: World) -> None:
     with pytest.raises(ManifestMismatch, match="disclosure rules"):
         world.read(world.signed_manifest(disclosure_digest=OTHER_DIGEST))
 

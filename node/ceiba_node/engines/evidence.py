@@ -6,6 +6,7 @@ It never leaves the holder: the gate makes capped counts and anonymous vetoes of
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -133,9 +134,10 @@ def cell_of(program: Program, keys: Sequence[int | None]) -> int:
 
 def _pieces(cells: npt.NDArray[Any], subjects: npt.NDArray[np.uint32]) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
     """The subjects of each cell; the cells are in order."""
-    starts = np.flatnonzero(np.diff(cells, prepend=-1)).tolist()
-    for start, end in zip(starts, [*starts[1:], len(cells)][: len(starts)], strict=True):
-        yield int(cells[start]), subjects[start:end]
+    if len(cells):
+        changes = np.flatnonzero(cells[1:] != cells[:-1]) + 1
+        for start, end in pairwise([0, *changes.tolist(), len(cells)]):
+            yield int(cells[start]), subjects[start:end]
 
 
 def _numbers(subjects: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:

@@ -157,16 +157,15 @@ class Disclosures(LedgerFile):
             " WHERE dataset = ? AND job_id != ? AND size = ?"
         )
         return [
-            Membership(
-                identity, bool(chosen), frozenset(columns.split(",")) - {""}, version, BitMap.deserialize(members)
-            )
+            Membership(identity, bool(chosen), _split(columns), version, BitMap.deserialize(members))
             for identity, chosen, columns, version, members in self._all(query, table, job_id, size)
         ]
 
-    def has_released(self, table: str, identity: str) -> bool:
-        """Whether an answer with a part of that identity was released."""
-        query = "SELECT 1 FROM answered_sets WHERE (dataset, identity, settled) = (?, ?, 1) LIMIT 1"
-        return self._one(query, table, identity) is not None
+    def released_columns(self, table: str, identity: str) -> frozenset[str] | None:
+        """The columns that parts of that identity added up in answers that were released; None if none was."""
+        query = "SELECT DISTINCT columns FROM answered_sets WHERE (dataset, identity, settled) = (?, ?, 1)"
+        rows = self._all(query, table, identity)
+        return frozenset().union(*(_split(columns) for (columns,) in rows)) if rows else None
 
     def forget_sets(self, before: int) -> int:
         """Those of answers before that time; how many."""
@@ -187,11 +186,15 @@ class LedgerHistory:
     def sizes(self) -> list[int]:
         return self._ledger.sizes_of_sets(*self._where)
 
-    def has(self, identity: str) -> bool:
-        return self._ledger.has_released(self._where[0], identity)
+    def released(self, identity: str) -> frozenset[str] | None:
+        return self._ledger.released_columns(self._where[0], identity)
 
     def _of_size(self, size: int) -> list[Membership]:
         return self._ledger.sets_of_size(*self._where, size)
+
+
+def _split(columns: str) -> frozenset[str]:
+    return frozenset(columns.split(",")) - {""}
 
 
 def _is_exact(manifest: bytes) -> bool:

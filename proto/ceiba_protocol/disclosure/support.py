@@ -24,6 +24,7 @@ from ceiba_protocol.program import (
     AllOf,
     CalendarStart,
     Choose,
+    Compare,
     Comparison,
     Constant,
     FloorQuotient,
@@ -59,17 +60,30 @@ class Test:
     magnitudes: tuple[int, ...] = ()
     """The sums behind the test that no one subject may dominate."""
     is_difference: bool = False
-    """The rows that two other tests do not share. None of them is as good as many: then both are about the same."""
+    """The rows that two other tests do not share, or that a part leaves. None of them is as good as many: then both are
+    about the same."""
 
-    @property
+    @cached_property
     def is_chosen(self) -> bool:
         """The question chooses these rows itself. If not, they are merely those that have a value, and are compared
         only with sums over the same columns: how many values are missing is no secret here."""
         return is_chosen(self.members)
 
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """The columns that say which rows are members."""
+        return _reads(self.members)
+
     def is_comparable(self, other: "Test") -> bool:
-        """Whether the difference of a sum behind each could be a sum over the rows that they do not share."""
-        return (self.is_chosen and other.is_chosen) or not self.columns.isdisjoint(other.columns)
+        """Whether the difference of a sum behind each could be a sum over the rows that they do not share.
+
+        Rows that are chosen by a column are compared with those where that column has a value: of those who were asked,
+        all but one may be ill.
+        """
+        chosen = self.is_chosen + other.is_chosen
+        if chosen == 1 and not self.reads.isdisjoint(other.reads):
+            return True
+        return chosen == 2 or not self.columns.isdisjoint(other.columns)
 
 
 @dataclass(frozen=True)
@@ -98,8 +112,8 @@ class Tests:
 def tests_of(compiled: Program) -> Tests:
     """The tests of a program's sums.
 
-    1. Each sum's own rows. 2. Every condition by which it chooses rows. 3. What two of these do not share, where the
-    difference of two sums would be a sum over that.
+    1. Each sum's own rows. 2. Where it treats some of them differently, such as by CASE: each of these parts, and the
+    rest. 3. What two of these do not share, where the difference of two sums would be a sum over that.
     """
     builder = _Builder()
     needs = [builder.add_sum(place, one.node) for place, one in enumerate(compiled.sums)]
@@ -112,7 +126,7 @@ def tests_of(compiled: Program) -> Tests:
     return Tests(
         tests=tuple(builder.tests()),
         needs=tuple(tuple(dict.fromkeys((ROWS, *own))) for own in needs),
-        units=tuple(unit for use in compiled.uses for unit in units_of(use)),
+        units=(*(() if disjoint else ((ROW_COUNT,),)), *(unit for use in compiled.uses for unit in units_of(use))),
         together=together,
     )
 
@@ -129,6 +143,7 @@ class _Builder:
     """Collects tests; those that differ only in the sums behind them are one."""
 
     def __init__(self) -> None:
+        self._places: dict[_Key, int] = {}
         self._columns: dict[_Key, frozenset[str]] = {}
         self._magnitudes: dict[_Key, tuple[int, ...]] = {}
         self.place(Test(TRUE, TRUE))
@@ -138,7 +153,7 @@ class _Builder:
         key = (test.support, test.members, test.audited, bool(test.magnitudes), test.is_difference)
         self._columns[key] = self._columns.get(key, frozenset()) | test.columns
         self._magnitudes[key] = self._magnitudes.get(key, ()) + test.magnitudes
-        return list(self._columns).index(key)
+        return self._places.setdefault(key, len(self._places))
 
     def tests(self) -> list[Test]:
         return [
@@ -152,14 +167,16 @@ class _Builder:
         counts, rows = is_count(node), members(node)
         columns, audited = columns_of(node), not counts or is_chosen(rows)
         own = [self.place(Test(support(node), rows, columns, audited, () if counts else (place,)))]
-        return own + [self.place(Test(condition, condition)) for condition in conditions(node)]
+        for part, is_rest in parts_of(node):
+            if set(_terms(part)) != set(_terms(rows)):
+                own.append(self.place(Test(part, part, audited=not is_rest, is_difference=is_rest)))
+        return own
 
     def add_differences(self) -> dict[int, list[Test]]:
         """Place → the tests of what it does not share with others that it is comparable with."""
         found: dict[int, list[Test]] = {}
-        audited = [(place, test) for place, test in enumerate(self.tests()) if test.audited]
-        for (left, one), (right, other) in combinations(audited, 2):
-            if one.members != other.members and one.is_comparable(other):
+        for (left, one), (right, other) in combinations(enumerate(self.tests()), 2):
+            if one.is_comparable(other) and one.members != other.members:
                 rows = difference(one.members, other.members)
                 test = Test(rows, rows, audited=False, is_difference=True)
                 for place in {left, right} - {ROWS}:
@@ -207,9 +224,9 @@ def support(node: Node) -> Node:
         case Constant():
             return FALSE if node in (NULL, FALSE) else TRUE
         case Multiply(left=left, right=right):
-            return program.all_of(tuple(dict.fromkeys((support(left), support(right)))))
+            return _all(support(left), support(right))
         case Choose(branches=((condition, value),), otherwise=otherwise) if otherwise in (NULL, FALSE):
-            return program.all_of(_parts(condition, support(value)))
+            return _all(condition, support(value))
     if node.is_truth:
         return node
     if node.low > 0 or node.high < 0:
@@ -220,24 +237,39 @@ def support(node: Node) -> Node:
 def members(node: Node) -> Node:
     """TRUE in the rows that take part in a sum of the node: it is not NULL there, and chosen."""
     match node:
+        case Constant():
+            return FALSE if node in (NULL, FALSE) else TRUE
         case Multiply(left=left, right=right):
-            return program.all_of(tuple(dict.fromkeys((*_terms(members(left)), *_terms(members(right))))))
-        case Choose(branches=((condition, value),), otherwise=otherwise) if otherwise in (NULL, FALSE):
-            return program.all_of(_parts(condition, members(value)))
-    return node if node.is_truth else present(node)
+            return _all(members(left), members(right))
+        case Choose():
+            return program.any_of(tuple(_all(taken, members(value)) for taken, value in _arms(node)))
+    return support(node) if _has_two_values(node) and 0 in (node.low, node.high) else present(node)
+
+
+def _arms(node: Choose) -> Iterator[tuple[Node, Node]]:
+    """Each value of a CASE, and the rows that get it."""
+    earlier: Node = TRUE
+    for condition, value in node.branches:
+        yield _all(earlier, condition), value
+        earlier = _all(earlier, _is_not(condition))
+    yield earlier, node.otherwise
+
+
+def _has_two_values(node: Node) -> bool:
+    """Whether it says no more than a condition: one, a column of 0 and 1, a value rounded to nothing or all."""
+    return not isinstance(node, Constant | Subjects) and node.high - node.low == 1
 
 
 def present(node: Node) -> Node:
     """TRUE where the node is not NULL; of a sum or product, where none of its parts is."""
     if isinstance(node, Add | Multiply):
-        return program.all_of(_parts(present(node.left), present(node.right)))
+        return _all(present(node.left), present(node.right))
     return program.negation(program.is_null(node))
 
 
 def difference(left: Node, right: Node) -> Node:
     """TRUE in the rows for which exactly one of two conditions is TRUE."""
-    only_left, only_right = program.all_of((left, _is_not(right))), program.all_of((right, _is_not(left)))
-    return program.any_of((only_left, only_right))
+    return program.any_of((_all(left, _is_not(right)), _all(right, _is_not(left))))
 
 
 def _is_not(condition: Node) -> Node:
@@ -245,9 +277,9 @@ def _is_not(condition: Node) -> Node:
     return program.any_of((program.negation(condition), program.is_null(condition)))
 
 
-def _parts(*nodes: Node) -> tuple[Node, ...]:
-    """The terms of several conditions, each once."""
-    return tuple(dict.fromkeys(term for node in nodes for term in _terms(node)))
+def _all(*nodes: Node) -> Node:
+    """TRUE where all of them are; each of their terms once."""
+    return program.all_of(tuple(dict.fromkeys(term for node in nodes for term in _terms(node))))
 
 
 def _terms(condition: Node) -> tuple[Node, ...]:
@@ -268,24 +300,34 @@ def _is_presence(term: Node) -> bool:
 
 def _is_null_where_columns_are(node: Node) -> bool:
     """A quotient is NULL where its divisor is 0, and CASE where the question wants it: these would be choices."""
-    allowed = Load | Constant | Add | Multiply | FloorQuotient | CalendarStart
+    allowed = Load | Constant | Add | Multiply | FloorQuotient | CalendarStart | Compare | Negation
     return isinstance(node, allowed) and node != NULL and all(map(_is_null_where_columns_are, children(node)))
 
 
-def conditions(node: Node) -> Iterator[Node]:
-    """The conditions by which a value's program chooses rows, each as a whole."""
-    if node.is_truth:
-        if is_chosen(node) and node not in (TRUE, FALSE):
-            yield node
-        return
+def parts_of(node: Node, within: Node = TRUE) -> Iterator[tuple[Node, bool]]:
+    """The rows that a sum of the node treats alike: those of each arm of a CASE, and those where a condition holds, or
+    a value that says no more than one; and the rest, marked, of which none is as good as many."""
     if isinstance(node, Choose):
-        for condition, value in node.branches:
-            yield from conditions(condition)
-            yield from conditions(value)
-        yield from conditions(node.otherwise)
-        return
-    for child in children(node):
-        yield from conditions(child)
+        arms = [(taken, value) for taken, value in _arms(node) if members(value) != FALSE]
+        for taken, value in arms:
+            yield _all(within, taken, members(value)), value is node.otherwise
+            yield from parts_of(value, _all(within, taken))
+    elif _has_two_values(node):
+        higher = program.compare(Comparison.NOT_EQUAL, node, program.constant(node.low))
+        one = support(node) if 0 in (node.low, node.high) else higher
+        if is_chosen(one):
+            yield _all(within, one), False
+            yield _all(within, present(node), _is_not(one)), True
+    else:
+        for place, child in enumerate(children(node)):
+            others = (*children(node)[:place], *children(node)[place + 1 :])
+            beside = map(members, others) if isinstance(node, Multiply) else (present(node),)
+            yield from parts_of(child, _all(within, *beside))
+
+
+def _reads(node: Node) -> frozenset[str]:
+    own = {node.name} if isinstance(node, Load) else set()
+    return frozenset(own).union(*map(_reads, children(node)))
 
 
 def columns_of(node: Node) -> frozenset[str]:
