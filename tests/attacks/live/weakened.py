@@ -248,7 +248,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "other merchants' answers compared": replace_in(
         "ceiba_node.ledger.disclosure", "Disclosures", "sets_of_size", compares_with_the_same_merchant
     ),
-    "what two answers make together": replace("ceiba_node.differencing", "_pairs", compares_one_by_one),
+    "what two answers make together": replace("ceiba_node.differencing", "_compared", compares_one_by_one),
     "what released cells add up to": replace("ceiba_node.differencing", "margins", finds_none),
     "k subjects": replace("ceiba_protocol.disclosure.gate", "threshold_of", threshold_of(lambda _: 1)),
     "h holders": replace(
