@@ -22,12 +22,11 @@ from ceiba_protocol.program import AllOf
 
 Place = tuple[int, int]
 """A cell, and one of its audited tests."""
-Changed = Callable[[str, str], BitMap | None]
-"""Between two versions of the dataset, the subjects whose rows changed; None if that is not known any more."""
+Linked = Callable[[str, str], bool]
+"""Whether a subject's number means the same subject in two versions of the dataset."""
 
 MAX_COMPARED = 20_000
 """Comparisons for one part of an answer: some seconds at a million subjects."""
-_NOBODY = BitMap()
 
 
 @dataclass(frozen=True)
@@ -58,25 +57,29 @@ class History(Protocol):
     def of_size(self, size: int) -> Sequence[Membership]:
         """The parts with so many subjects."""
 
-    def has(self, identity: str) -> bool:
-        """Whether a part of that identity was released."""
+    def released(self, identity: str) -> frozenset[str] | None:
+        """The columns that parts of that identity added up when they were released; None if none was."""
 
-    def changed(self, older: str, newer: str) -> BitMap | None:
-        """As `Changed`."""
+    def linked(self, one: str, other: str) -> bool:
+        """As `Linked`."""
 
 
 def nearest(new: Membership, history: History, limit: int) -> int:
     """By how many subjects `new` differs from an earlier part, a union of two, or what one leaves of another: the least
     of these, at most `limit`. 0 where too many would have to be compared, so that the part is withheld. What was
-    released before in the same words was compared then, and with all that came after it.
+    released before in the same words was compared then, and with all that came after it, but for columns that it adds
+    up only now.
     """
-    if history.has(new.identity):
-        return limit
+    known = history.released(new.identity)
+    if known is not None:
+        new = replace(new, chosen=False, columns=new.columns - known)
+        if not new.columns:
+            return limit
     least = min(limit, len(new.subjects))  # an answer that this holder had no part in has nobody of it
     for number, (whole, parts) in enumerate(_compared(new, history, limit)):
         if number == MAX_COMPARED or least == 0:
             return 0
-        least = min(least, distance(whole, parts, history.changed, least))
+        least = min(least, distance(whole, parts, history.linked, least))
     return least
 
 
@@ -95,7 +98,7 @@ def _compared(new: Membership, history: History, limit: int) -> Iterator[tuple[M
         rest = whole_size - size
         if _sizes(history, rest - limit, rest + 2 * limit):
             for whole in history.of_size(whole_size):
-                if _is_other(new, whole) and _may_lie_in(new, whole, history.changed, limit):
+                if _is_other(new, whole) and _may_lie_in(new, whole, history.linked, limit):
                     for part in _sized(history, rest - limit, rest + 2 * limit):
                         if part.identity != whole.identity and _is_other(new, part):
                             yield whole, (new, part)
@@ -103,7 +106,7 @@ def _compared(new: Membership, history: History, limit: int) -> Iterator[tuple[M
         rest = size - small_size
         if _sizes(history, max(rest - limit, small_size - 1), rest + 2 * limit):
             for small in history.of_size(small_size):
-                if _is_other(new, small) and _may_lie_in(small, new, history.changed, limit):
+                if _is_other(new, small) and _may_lie_in(small, new, history.linked, limit):
                     for large in _sized(history, max(rest - limit, small_size - 1), rest + 2 * limit):
                         if small.identity != large.identity and _is_other(new, large):
                             yield new, (small, large)
@@ -126,35 +129,29 @@ def _is_other(new: Membership, old: Membership) -> bool:
     return old.identity != new.identity and new.is_comparable(old)
 
 
-def _may_lie_in(part: Membership, whole: Membership, changed: Changed, limit: int) -> bool:
+def _may_lie_in(part: Membership, whole: Membership, linked: Linked, limit: int) -> bool:
     """Whether fewer than `limit` lie outside, or that cannot be told."""
-    if part.subjects.difference_cardinality(whole.subjects) < limit:
-        return True
-    return _changed_between(part, whole, changed) is None
+    return part.subjects.difference_cardinality(whole.subjects) < limit or not _same_numbers(part, whole, linked)
 
 
-def distance(whole: Membership, parts: Sequence[Membership], changed: Changed, limit: int) -> int:
+def distance(whole: Membership, parts: Sequence[Membership], linked: Linked, limit: int) -> int:
     """Subjects that count differently in the whole and in its one or two parts together, at most `limit`; 0 if that is
     not known.
 
-    Of two answers of different versions, whoever is in both and whose rows have changed counts as different.
+    Who is in both counts as the same, also where the two are of different versions and rows were corrected in between:
+    how many of them have another value in the very column that is added up is not known, and it may be one.
     """
-    between = [_changed_between(part, whole, changed) for part in parts]
-    if any(one is None for one in between):
+    if not all(_same_numbers(part, whole, linked) for part in parts):
         return 0
     if any(part.subjects.difference_cardinality(whole.subjects) >= limit for part in parts):
         return limit
     once = reduce(xor, (part.subjects for part in parts))
     twice = BitMap.union(*(part.subjects for part in parts)) - once
-    differing = (whole.subjects ^ once) | twice
-    for part, rows in zip(parts, between, strict=True):
-        if rows:
-            differing |= rows & whole.subjects & part.subjects & once
-    return min(limit, len(differing))
+    return min(limit, len((whole.subjects ^ once) | twice))
 
 
-def _changed_between(part: Membership, whole: Membership, changed: Changed) -> BitMap | None:
-    return _NOBODY if part.version == whole.version else changed(part.version, whole.version)
+def _same_numbers(part: Membership, whole: Membership, linked: Linked) -> bool:
+    return part.version == whole.version or linked(part.version, whole.version)
 
 
 # --- the parts of an answer ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyroaring import BitMap
 
-from ceiba_node.differencing import Changed, Membership, Place
+from ceiba_node.differencing import Linked, Membership, Place
 from ceiba_node.ledger.file import LedgerFile
 from ceiba_protocol.disclosure.grade import BUDGET_SECONDS, as_rho
 from ceiba_protocol.errors import BadCommand, BudgetExhausted, ExactQuotaUsed
@@ -142,9 +142,9 @@ class Disclosures(LedgerFile):
         row = self._one("SELECT COUNT(*) FROM answered_sets WHERE dataset = ?", table)
         return int(row[0]) if row else 0
 
-    def history(self, table: str, job_id: bytes, changed: Changed) -> "LedgerHistory":
+    def history(self, table: str, job_id: bytes, linked: Linked) -> "LedgerHistory":
         """Everything that was answered about a table, or may be, but for this job."""
-        return LedgerHistory(self, table, job_id, changed)
+        return LedgerHistory(self, table, job_id, linked)
 
     def sizes_of_sets(self, table: str, job_id: bytes) -> list[int]:
         """Those that occur, ascending; without this job's."""
@@ -176,10 +176,10 @@ class Disclosures(LedgerFile):
 class LedgerHistory:
     """A table's history as the differencing audit reads it, for one job."""
 
-    def __init__(self, ledger: Disclosures, table: str, job_id: bytes, changed: Changed) -> None:
+    def __init__(self, ledger: Disclosures, table: str, job_id: bytes, linked: Linked) -> None:
         self._ledger = ledger
         self._where = (table, job_id)
-        self.changed = lru_cache(changed)
+        self.linked = lru_cache(linked)
         self.of_size = lru_cache(CACHED_SIZES)(self._of_size)
 
     @cached_property

@@ -117,6 +117,9 @@ def tests_of(compiled: Program) -> Tests:
     """
     builder = _Builder()
     needs = [builder.add_sum(place, one.node) for place, one in enumerate(compiled.sums)]
+    for use in compiled.uses:
+        if use.statistic.disjoint:
+            builder.settle(needs[one][0] for one in use.sums)
     disjoint = _is_disjoint(compiled)
     differences = {} if disjoint else builder.add_differences()
     for own in needs:
@@ -144,6 +147,7 @@ class _Builder:
 
     def __init__(self) -> None:
         self._places: dict[_Key, int] = {}
+        self._settled: list[frozenset[int]] = []
         self._columns: dict[_Key, frozenset[str]] = {}
         self._magnitudes: dict[_Key, tuple[int, ...]] = {}
         self.place(Test(TRUE, TRUE))
@@ -170,12 +174,22 @@ class _Builder:
         for part, is_rest in parts_of(node):
             if set(_terms(part)) != set(_terms(rows)):
                 own.append(self.place(Test(part, part, audited=not is_rest, is_difference=is_rest)))
+        if isinstance(node, Choose) and not any(list(parts_of(value)) for _, value in _arms(node)):
+            self.settle(own)
         return own
+
+    def settle(self, places: Iterable[int]) -> None:
+        """What two of these do not share is made of whole others of them: no row is in two, but for one that may be the
+        whole."""
+        self._settled.append(frozenset(places))
 
     def add_differences(self) -> dict[int, list[Test]]:
         """Place → the tests of what it does not share with others that it is comparable with."""
         found: dict[int, list[Test]] = {}
+        groups = [{group for group, places in enumerate(self._settled) if at in places} for at in self._places.values()]
         for (left, one), (right, other) in combinations(enumerate(self.tests()), 2):
+            if groups[left] & groups[right]:
+                continue
             if one.is_comparable(other) and one.members != other.members:
                 rows = difference(one.members, other.members)
                 test = Test(rows, rows, audited=False, is_difference=True)
@@ -241,8 +255,10 @@ def members(node: Node) -> Node:
             return FALSE if node in (NULL, FALSE) else TRUE
         case Multiply(left=left, right=right):
             return _all(members(left), members(right))
-        case Choose():
-            return program.any_of(tuple(_all(taken, members(value)) for taken, value in _arms(node)))
+        case Choose(branches=((condition, value),), otherwise=otherwise) if otherwise in (NULL, FALSE):
+            return _all(condition, members(value))
+        case Choose(branches=branches, otherwise=otherwise):
+            return program.choose(tuple((when, members(value)) for when, value in branches), members(otherwise))
     return support(node) if _has_two_values(node) and 0 in (node.low, node.high) else present(node)
 
 
