@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ceiba_protocol.canonical import Digest
 from ceiba_protocol.disclosure.gate import COUNT, NEAREST, VETO
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.rounds import Commitment, Question, approve, commit_to_set, contribute, leader_of, share_gate
+from ceiba_protocol.sums.masks import Words
 from ceiba_protocol.sums.paillier import Encryptor
 from ceiba_protocol.trust.documents import GateShare
 from ceiba_protocol.trust.hpke import seal_to
@@ -30,6 +32,13 @@ HONEST = [holder for holder in HOLDERS if holder != CORRUPT]
 OWN_TOTAL = sum(row["days"] for row in ROWS[VICTIM])
 
 
+def lanes(words: Words, question: Question) -> Words:
+    """A view of a share's words: [lanes, cells, tests]."""
+    gate = question.gate(len(HOLDERS))
+    assert gate is not None
+    return words[: prod(gate.shape)].reshape(gate.shape)
+
+
 @attack(without="the words are the signed ones")
 def tampered_share(field: Field, without: str | None) -> Outcome:
     """The operator adds ten patients to a share, so that four patients in their nineties, all in one hospital, pass."""
@@ -38,8 +47,8 @@ def tampered_share(field: Field, without: str | None) -> Outcome:
     approvals, question = field.approve_all(signed), field.question(signed)
     shares = field.share_all(signed, approvals)
     document, blob = shares[CORRUPT]
-    words = np.frombuffer(blob, dtype="<u8").reshape(_shape(question)).copy()
-    words[COUNT] += 10
+    words = np.frombuffer(blob, dtype="<u8").copy()
+    lanes(words, question)[COUNT] += 10
     shown = [(document, words.tobytes()), *(shares[holder] for holder in HONEST)]
     for holder in HOLDERS:
         field.serve(holder, signed, shown)
@@ -58,15 +67,16 @@ class Job:
 
     def share(self, field: Field) -> Share:
         """The corrupt hospital's, by which everything passes."""
-        words = np.zeros(_shape(self.question), dtype=np.uint64)
-        words[[COUNT, NEAREST]] = 2
-        share, blob = share_gate(self.question, self.commitment, CORRUPT, words.reshape(-1), self.secret, os.urandom)
+        assert self.commitment.gate is not None
+        words = np.zeros(self.commitment.gate.words, dtype=np.uint64)
+        lanes(words, self.question)[[COUNT, NEAREST]] = 2
+        share, blob = share_gate(self.question, self.commitment, CORRUPT, words, self.secret, os.urandom)
         return sign(share, CORRUPT, field.holder(CORRUPT).signing_key), blob
 
     def vetoing(self, field: Field, share: Share) -> Share:
         """The same share with a veto to everything, under a signature of its own: masks are added, so they stay."""
-        words = np.frombuffer(share[1], dtype="<u8").reshape(_shape(self.question)).copy()
-        words[VETO] += 1
+        words = np.frombuffer(share[1], dtype="<u8").copy()
+        lanes(words, self.question)[VETO] += 1
         digest = Digest(hashlib.sha256(words.tobytes()).hexdigest())
         document = GateShare.parse(share[0].body).model_copy(update={"words_digest": digest})
         return sign(document, CORRUPT, field.holder(CORRUPT).signing_key), words.tobytes()
@@ -128,12 +138,6 @@ def _job(field: Field, *, must_lead: bool) -> Job:
         if leader_of(commitment) == CORRUPT or not must_lead:
             return Job(signed, question, [own, *honest], commitment, secret)
     raise AssertionError
-
-
-def _shape(question: Question) -> tuple[int, int, int]:
-    gate = question.gate(len(HOLDERS))
-    assert gate is not None
-    return gate.shape
 
 
 def _finish(field: Field, job: Job, commitment: Commitment) -> Outcome:
