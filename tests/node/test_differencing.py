@@ -123,16 +123,15 @@ def test_the_sum_over_holders_never_exceeds_how_many_differ_in_truth(
     sets = [[membership(data.draw(subjects), f"old {place}") for place in range(earlier)] for _ in range(holders)]
     new = [membership(data.draw(subjects)) for _ in range(holders)]
     total = sum(nearest(mine, Remembered(theirs), cap) for mine, theirs in zip(new, sets, strict=True))
-    nobody = frozenset[int]()
 
     def pooled(difference: Callable[[int], int]) -> int:
         return sum(min(cap, difference(holder)) for holder in range(holders))
 
     for one in range(earlier):
-        assert total <= pooled(lambda i, p=one: differing(sets[i][p], [new[i]], nobody))  # type: ignore[misc]
+        assert total <= pooled(lambda i, p=one: differing(sets[i][p], [new[i]]))  # type: ignore[misc]
         for two in set(range(earlier)) - {one}:
-            assert total <= pooled(lambda i, p=one, q=two: differing(new[i], [sets[i][p], sets[i][q]], nobody))  # type: ignore[misc]
-            assert total <= pooled(lambda i, p=one, q=two: differing(sets[i][p], [new[i], sets[i][q]], nobody))  # type: ignore[misc]
+            assert total <= pooled(lambda i, p=one, q=two: differing(new[i], [sets[i][p], sets[i][q]]))  # type: ignore[misc]
+            assert total <= pooled(lambda i, p=one, q=two: differing(sets[i][p], [new[i], sets[i][q]]))  # type: ignore[misc]
 
 
 # --- known attacks -------------------------------------------------------------------------------------------------

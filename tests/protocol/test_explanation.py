@@ -187,7 +187,7 @@ def test_what_would_refuse_it_is_named(asked: dict[str, Any], book: dict[str, An
 
 
 def test_a_gate_that_is_too_large_is_named() -> None:
-    outputs = ", ".join(f"SUM(CASE WHEN age > {n} THEN 1 END)" for n in range(20))
+    outputs = ", ".join(f"SUM(CASE WHEN age > {n} THEN 1 END)" for n in range(40))
     keys = "width_bucket(age, 0, 100, 120) AS a, sex"
     schema = schema_of(Grade.SENSITIVE)
     plan = parse(f"SELECT {keys}, {outputs} FROM health.heart GROUP BY a, sex", lambda _: schema)[0]

@@ -69,21 +69,11 @@ class Test:
         only with sums over the same columns: how many values are missing is no secret here."""
         return is_chosen(self.members)
 
-    @cached_property
-    def reads(self) -> frozenset[str]:
-        """The columns that say which rows are members."""
-        return _reads(self.members)
-
     def is_comparable(self, other: "Test") -> bool:
-        """Whether the difference of a sum behind each could be a sum over the rows that they do not share.
-
-        Rows that are chosen by a column are compared with those where that column has a value: of those who were asked,
-        all but one may be ill.
-        """
-        chosen = self.is_chosen + other.is_chosen
-        if chosen == 1 and not self.reads.isdisjoint(other.reads):
-            return True
-        return chosen == 2 or not self.columns.isdisjoint(other.columns)
+        """Whether the difference of a sum behind each could be a sum over the rows that they do not share: unless
+        neither chooses rows, and they add up different columns."""
+        is_choice = (self.is_chosen and self.members != TRUE) or (other.is_chosen and other.members != TRUE)
+        return is_choice or not self.columns.isdisjoint(other.columns)
 
 
 @dataclass(frozen=True)
@@ -191,11 +181,19 @@ class _Builder:
             if groups[left] & groups[right]:
                 continue
             if one.is_comparable(other) and one.members != other.members:
-                rows = difference(one.members, other.members)
-                test = Test(rows, rows, audited=False, is_difference=True)
-                for place in {left, right} - {ROWS}:
-                    found.setdefault(place, []).append(test)
+                for rows in _not_shared(one, other):
+                    test = Test(rows, rows, audited=False, is_difference=True)
+                    for place in {left, right} - {ROWS}:
+                        found.setdefault(place, []).append(test)
         return found
+
+
+def _not_shared(one: Test, other: Test) -> list[Node]:
+    """The rows in which the two differ; and, if they add up the same column, those of them that add anything."""
+    rows = [difference(one.members, other.members)]
+    if not one.columns.isdisjoint(other.columns):
+        rows.append(difference(one.support, other.support))
+    return list(dict.fromkeys(rows))
 
 
 def _is_disjoint(compiled: Program) -> bool:
@@ -339,11 +337,6 @@ def parts_of(node: Node, within: Node = TRUE) -> Iterator[tuple[Node, bool]]:
             others = (*children(node)[:place], *children(node)[place + 1 :])
             beside = map(members, others) if isinstance(node, Multiply) else (present(node),)
             yield from parts_of(child, _all(within, *beside))
-
-
-def _reads(node: Node) -> frozenset[str]:
-    own = {node.name} if isinstance(node, Load) else set()
-    return frozenset(own).union(*map(_reads, children(node)))
 
 
 def columns_of(node: Node) -> frozenset[str]:
