@@ -93,8 +93,10 @@ class Job:
 
 @attack(without="the release is bound to the gate")
 def two_faced_shares(field: Field, without: str | None) -> Outcome:
-    """A corrupt hospital signs two shares, and the operator shows one hospital that by which everything passes, and the
-    others that by which nothing does: the total is that hospital's own."""
+    """A corrupt hospital signs two shares, and the operator shows one hospital another one than the rest.
+
+    By that everything passes, and by the others' nothing: the total is that hospital's own.
+    """
     field.begin(without)
     job = _job(field, must_lead=False)
     shares = field.share_all(job.signed, job.approvals, HONEST)
@@ -107,8 +109,10 @@ def two_faced_shares(field: Field, without: str | None) -> Outcome:
 
 @attack(without="the release is bound to the gate's decision")
 def wrong_key_for_the_others(field: Field, without: str | None) -> Outcome:
-    """A corrupt hospital that draws the gate's key seals the right one to one hospital, and wrong ones to the others,
-    who read nonsense, and release nothing."""
+    """A corrupt hospital that draws the gate's key seals the right one to a single hospital, and wrong ones to the rest.
+
+    They read nonsense, and release nothing.
+    """
     field.begin(without)
     job = _job(field, must_lead=True)
     shares = field.share_all(job.signed, job.approvals, HONEST)
