@@ -9,12 +9,12 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from itertools import chain
 from typing import Protocol
 
 from pyroaring import BitMap
 
-from ceiba_protocol.disclosure.gate import Released
+from ceiba_protocol.disclosure.gate import Released, margins_of
 from ceiba_protocol.disclosure.support import Test, Tests
 from ceiba_protocol.plan import Program
 from ceiba_protocol.program import AllOf
@@ -254,21 +254,23 @@ class Union:
 
 
 def unions(names: Names, own: Mapping[Place, Membership]) -> list[Union]:
-    """For each audited test the whole table, and every table with fewer keys."""
-    keys = range(len(names.program.keys))
-    wanted = [kept for count in keys for kept in combinations(keys, count)]
-    groups = [names.groups(cell) for cell in range(names.program.cells)] if keys else []
+    """Every margin of the cells, for each audited test: the margins in the order of `margins_of`, each one's tests in
+    theirs."""
     found = []
-    for kept in wanted:
-        cells: dict[tuple[int | None, ...], list[int]] = {}
-        for cell, values in enumerate(groups):
-            cells.setdefault(tuple(values[key] for key in kept), []).append(cell)
-        for value, members in cells.items():
-            for test in names.tests.audited:
-                subjects = BitMap.union(*(own[cell, test].subjects for cell in members))
-                whole = names.membership(dict(zip(kept, value, strict=True)), names.tests.tests[test], subjects)
-                found.append(Union(tuple((cell, test) for cell in members), whole))
+    for margin in margins_of(names.program):
+        values = names.groups(margin.cells[0])
+        for test in names.tests.audited:
+            subjects = BitMap.union(*(own[cell, test].subjects for cell in margin.cells))
+            whole = names.membership({key: values[key] for key in margin.keys}, names.tests.tests[test], subjects)
+            found.append(Union(tuple((cell, test) for cell in margin.cells), whole))
     return found
+
+
+def released_margins(names: Names, own: Mapping[Place, Membership], history: History) -> list[bool]:
+    """For each margin, whether a coarser question has shown already what its cells add up to."""
+    known = [history.released(union.whole.identity) is not None for union in unions(names, own)]
+    width = len(names.tests.audited)
+    return [any(known[start : start + width]) for start in range(0, len(known), width)]
 
 
 def margins(names: Names, own: Mapping[Place, Membership], released: Released, job_id: str) -> list[Membership]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from ceiba_node.differencing import Names, distances, margins, memberships
+from ceiba_node.differencing import Names, distances, margins, memberships, released_margins
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.engines.evidence import Evidence
 from ceiba_node.house_rules import Policy
@@ -122,7 +122,8 @@ class Disclosing:
         nearest = np.full(evidence.subjects.shape, cap, dtype=np.int64)
         for place, near in distances(names, candidates.memberships, history, cap).items():
             nearest[place] = near
-        return exact_words(gate, evidence.subjects, nearest, evidence.dominated, self._random), candidates
+        known = released_margins(names, candidates.memberships, history)
+        return exact_words(gate, evidence.subjects, nearest, evidence.dominated, self._random, known), candidates
 
     def settled(
         self, question: Question, commitment: Commitment, computed: Computed, snapshot: Snapshot,

@@ -134,7 +134,7 @@ def _derive(asked: Asked) -> Derived:
     rules, gate = agreement.disclosure if agreement else _least_rules(asked), None
     if rules is not None:
         unknown = variances[ROW_COUNT] * (len(holders) - tolerated) if variances else 0
-        gate = gate_of(program.cells, tests_of(program), rules, per_subject, unknown)
+        gate = gate_of(program, tests_of(program), rules, per_subject, unknown)
     layout = layout_of(program, capacities, asked.key_bits, variances)
     return Derived(asked, agreement, holders, rules, program, variances, layout, gate)
 

@@ -152,7 +152,7 @@ class Question:
         """What so many holders find out together before they release anything; None if there is nothing to find out."""
         variances = self.variances(holders)
         unknown = variances[ROW_COUNT] * (holders - self.agreement.tolerated) if variances else 0
-        return gate_of(self.program.cells, self.tests, self.rules, self.holders_per_subject, unknown)
+        return gate_of(self.program, self.tests, self.rules, self.holders_per_subject, unknown)
 
     @property
     def modulus(self) -> int:

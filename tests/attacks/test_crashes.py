@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 
+import ceiba
 from ceiba.jobs import Job
 from ceiba_coordinator.config import Config
 from ceiba_coordinator.store.database import Store, open_engine
 from ceiba_node.ledger import Ledger
+from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_scenarios import Sandbox
+from tests.attacks.live import visits
+from tests.attacks.live.visits import VISITS
 from tests.support.members import HOLDERS, SCHEMA, frames
 from tests.support.waiting import until
 
@@ -34,7 +38,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     launcher = {name: [str(DOUBLES), "ceiba_node"] for name in HOLDERS}
     launcher["coordinator"] = [str(DOUBLES), "ceiba_coordinator"]
     folder = tmp_path_factory.mktemp("crashes")
-    with Sandbox(frames(), schemas={"health.heart": SCHEMA}, folder=folder, launcher=launcher) as sandbox:
+    tables = {name: {**tables, VISITS: visits.frame(visits.rows_of(name))} for name, tables in frames().items()}
+    schemas = {"health.heart": SCHEMA, VISITS: visits.SCHEMA}
+    with Sandbox(tables, schemas=schemas, folder=folder, launcher=launcher) as sandbox:
         sandbox.merchant("bank-a")
         yield sandbox
 
@@ -64,17 +70,22 @@ def ledger_of(lab: Sandbox, holder: str) -> Ledger:
 
 def answered_with_a_crash(lab: Sandbox, victim: str, method: str, when: str, after_calls: int) -> Job:
     """Ask; the victim dies at that step, is started again, and the answer comes."""
+    job, row = crashed(lab, victim, (method, when, after_calls), SQL)
+    assert row == TRUTH
+    return job
+
+
+def crashed(lab: Sandbox, victim: str, step: tuple[str, str, int], sql: str, **options: Any) -> tuple[Job, Any]:
+    """The job and the answer's first row; `step`: method, when, after how many calls."""
     space = lab.merchant("bank-a")
-    file = plan_crash(lab, victim, method, when, after_calls)
-    job = space.sql(SQL).submit()
+    file = plan_crash(lab, victim, *step)
+    job = space.sql(sql).submit(**options)
     process = lab.processes[victim]
-    until(lambda: not process.is_running(), f"{victim} to die {when} {method}")
+    until(lambda: not process.is_running(), f"{victim} to die at {step}")
     assert not file.exists()
     assert process.wait(1) == -9
     process.start()
-    result = job.wait()
-    assert result[0] == TRUTH
-    return job
+    return job, job.wait()[0]
 
 
 def submitted_meanwhile(lab: Sandbox, space: Any) -> Job:
@@ -176,3 +187,104 @@ def test_everybody_killed_at_once(lab: Sandbox) -> None:
         process.start()
     assert job.wait()[0] == TRUTH
     same_bytes_everywhere(lab, job)
+
+
+# --- the gate ----------------------------------------------------------------------------------------------------
+
+# The first payload is the share of the gate, the second one the release.
+GATE_STEPS = [
+    ("Ledger.record_approval", "before", 0),
+    ("Ledger.record_approval", "after", 0),
+    ("Agent._send", "after", 0),
+    ("Ledger.record_payload", "before", 0),
+    ("Ledger.record_payload", "after", 0),
+    ("Agent._send", "after", 1),
+    ("Ledger.record_payload", "before", 1),
+    ("Ledger.record_payload", "after", 1),
+    ("Agent._send", "after", 2),
+]
+COORDINATOR_GATE_STEPS = [
+    ("Store.fill_seat", "before", 3),
+    ("Store.fill_seat", "after", 3),
+    ("Jobs.share", "after", 0),
+    ("Store.set_state", "before", 1),
+    ("Store.set_state", "after", 1),
+    ("Jobs.share", "after", 2),
+]
+RHO = 1_000
+GROUPS = iter(
+    f"ward = '{ward}' AND age BETWEEN {low} AND {low + 14}"
+    for ward in visits.WARDS
+    for low in (18, 33, 48, 63)
+    if (ward, low) != ("medicine", 18)  # too few
+)
+"""No two have a patient in common, so that an exact question about each is answered."""
+EXACT_JOBS: list[str] = []
+"""Asked so far; the quota has to know of as many."""
+WORDS = (f"age > {age}" for age in itertools.count())
+
+
+def spent(lab: Sandbox, job: Job | None = None) -> dict[str, tuple[int, int]]:
+    """By holder: what bank-a has paid in millionths of ρ, and in exact answers about what the job is about."""
+    found = {}
+    for holder in HOLDERS:
+        ledger = ledger_of(lab, holder)
+        version = versions_digest(job._question.manifest.versions).hex() if job else ""
+        now = int(time.time())
+        found[holder] = ledger.spent(VISITS, "bank-a", now)[0], ledger.exact_used(VISITS, "bank-a", version)
+        ledger.close()
+    return found
+
+
+def same_bytes_past_the_gate(lab: Sandbox, job: Job) -> None:
+    """Each holder has signed one share and one submission, sent these bytes and no others, and remembers the answer."""
+    same_bytes_everywhere(lab, job)
+    engine = open_engine(Config.read(lab.coordinator_folder).database_url)
+    seats = {seat.holder: seat.share for seat in Store(engine).seats(bytes.fromhex(job.id))}
+    words = {holder: Store(engine).words(bytes.fromhex(job.id), holder) for holder in seats}
+    engine.dispose()
+    for holder, share in seats.items():
+        ledger = ledger_of(lab, holder)
+        payload = ledger.payload(bytes.fromhex(job.id), 0, "gate", 0)
+        query = "SELECT signed FROM documents WHERE type IN ('ceiba.v1.GateShare', 'ceiba.v1.Submission')"
+        signed = [blob for (blob,) in ledger._all(query) if job.id.encode() in blob]
+        remembered = ledger._all("SELECT settled FROM answered_sets WHERE job_id = ?", bytes.fromhex(job.id))
+        ledger.close()
+        assert payload is not None and payload.submission == share
+        assert payload.ciphertexts in (None, words[holder])  # erased, once the job has ended
+        assert len(signed) == 2
+        assert all(settled for (settled,) in remembered) and bool(remembered) == (job._question.manifest.noise is None)
+
+
+@pytest.mark.parametrize("step", GATE_STEPS)
+def test_holder_killed_at_each_step_of_an_exact_job_past_the_gate(lab: Sandbox, step: tuple[str, str, int]) -> None:
+    exact_past_the_gate(lab, HOLDERS[1], step)
+
+
+@pytest.mark.parametrize("step", COORDINATOR_GATE_STEPS)
+def test_coordinator_killed_at_each_step_of_the_gate(lab: Sandbox, step: tuple[str, str, int]) -> None:
+    exact_past_the_gate(lab, "coordinator", step)
+
+
+def exact_past_the_gate(lab: Sandbox, victim: str, step: tuple[str, str, int]) -> None:
+    where = next(GROUPS)
+    rows = [row for holder in HOLDERS for row in visits.rows_of(holder)]
+    low, ward = int(where.split()[-3]), where.split("'")[1]
+    truth = sum(row["ward"] == ward and low <= row["age"] <= low + 14 for row in rows)
+    job, row = crashed(lab, victim, step, f"SELECT COUNT(*) AS n FROM {VISITS} WHERE {where}")
+    assert row == (truth,)
+    same_bytes_past_the_gate(lab, job)
+    EXACT_JOBS.append(job.id)
+    assert {exact for _, exact in spent(lab, job).values()} == {len(EXACT_JOBS)}
+
+
+@pytest.mark.parametrize("step", GATE_STEPS)
+def test_holder_killed_at_each_step_of_a_job_with_noise(lab: Sandbox, step: tuple[str, str, int]) -> None:
+    before = spent(lab)
+    sql = f"SELECT COUNT(*) AS n FROM {VISITS} WHERE {next(WORDS)}"
+    job, row = crashed(lab, HOLDERS[1], step, sql, noise=ceiba.Noise(rho=RHO / 1e6))
+    assert isinstance(row[0], int)
+    same_bytes_past_the_gate(lab, job)
+    assert spent(lab) == {holder: (rho + RHO, 0) for holder, (rho, _) in before.items()}
+    assert job._space.sql(sql).run(noise=ceiba.Noise(rho=RHO / 1e6))[0] == row  # the same noise, and free
+    assert spent(lab) == {holder: (rho + RHO, 0) for holder, (rho, _) in before.items()}

@@ -6,25 +6,29 @@ cancelled, and fail; then everything is searched for every canary in every form 
 
 import base64
 import csv
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import ceiba
 from ceiba.space import Space
 from ceiba_protocol.errors import CeibaError, JobCancelled, JobExpired, JobFailed, JobRefused, NoDomain, UnknownColumn
 from ceiba_protocol.schema import Schema
+from ceiba_protocol.statistics import WITHHELD
 from ceiba_protocol.v1.work_pb2 import Task
 from ceiba_scenarios import Sandbox
 from tests.support.seeded import seeded
+from tests.support.traces import everything_in, forms_of_count, forms_of_number, forms_of_text
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
-HOLDERS = ("cleveland", "hungary", "zurich")
+HOLDERS = ("berlin", "geneva", "zurich")
+"""Names of one length: any of them may draw the gate's key, and its share of the gate is longer."""
 TABLE = "bank.accounts"
 DOUBLES = Path(__file__).parents[1] / "support" / "doubles.py"
 SCHEMA = Schema.from_plain(
@@ -32,11 +36,15 @@ SCHEMA = Schema.from_plain(
         "table": TABLE,
         "subject_key": "person",
         "columns": [
-            {"name": "kind", "type": "category", "domain": ["private", "firm"], "nullable": False},
-            {"name": "amount", "type": "int", "minimum": 0, "maximum": str(2**60)},
+            {
+                "name": "kind", "type": "category", "domain": ["private", "firm"], "nullable": False,
+                "grade": "public",
+            },
+            {"name": "amount", "type": "int", "minimum": 0, "maximum": str(2**60), "grade": "public"},
         ],
     }
-)
+)  # fmt: skip
+"""Of grade public: there is no gate. `CLAIMS` has one."""
 SQL = f"SELECT kind, COUNT(*) AS n, SUM(amount) AS total FROM {TABLE} GROUP BY kind"
 
 
@@ -62,6 +70,59 @@ SECOND_DATABASE = {holder: rows_of(holder, "second", 8 - place) for place, holde
 """Other rows and other counts, the same capacity of eight."""
 
 
+# --- rows behind a gate ------------------------------------------------------------------------------------------
+
+CLAIMS = "bank.claims"
+CLAIMS_SCHEMA = Schema.from_plain(
+    {
+        "table": CLAIMS,
+        "subject_key": "person",
+        "columns": [
+            {"name": "kind", "type": "category", "domain": ["fire", "theft"], "nullable": False},
+            {"name": "amount", "type": "int", "minimum": 0, "maximum": str(2**60)},
+        ],
+    }
+)
+RULES = {"minimum_subjects": 30_000}
+"""So large, because counts must be long enough to be searched for; each holder's are capped at 14,999."""
+FIRES, THEFTS = (16_411, 15_901, 17_203), (5_003, 4_999, 7_001)
+"""By holder. The fires are released, the thefts withheld."""
+CAPPED_FIRES, ALL_THEFTS = 3 * 14_999, sum(THEFTS)
+"""What the gate opens for the holders: the second is no other number, because no holder reaches the cap."""
+BY_KIND = f"SELECT kind, COUNT(*) AS n, SUM(amount) AS total FROM {CLAIMS} GROUP BY kind"
+WITH_NOISE = f"SELECT COUNT(*) AS n, SUM(amount) AS total FROM {CLAIMS}"
+CANARIES = 4
+"""Of each kind at each holder: that many rows are searched for."""
+
+
+def claims_of(holder: str, label: str, fires: int, thefts: int) -> list[dict[str, Any]]:
+    """Canaries as in `rows_of` in every row; the first ones are those that are looked for."""
+    draw = seeded(f"{label} claims of {holder}")
+    amounts, names = draw(8 * (fires + thefts)), draw(6 * (fires + thefts))
+    return [
+        {
+            "person": f"claimant-{names[6 * place : 6 * place + 6].hex()}",
+            "kind": "fire" if place < fires else "theft",
+            "amount": int.from_bytes(amounts[8 * place : 8 * place + 8], "big") >> 4 | 1 << 59,
+        }
+        for place in range(fires + thefts)
+    ]
+
+
+FIRST_CLAIMS = {
+    holder: claims_of(holder, "first", *counts) for holder, *counts in zip(HOLDERS, FIRES, THEFTS, strict=True)
+}
+
+
+def canaries_of(holder: str) -> list[dict[str, Any]]:
+    kinds = [[row for row in FIRST_CLAIMS[holder] if row["kind"] == kind][:CANARIES] for kind in ("fire", "theft")]
+    return [row for rows in kinds for row in rows]
+
+
+def claimed(kind: str, *holders: str) -> int:
+    return sum(row["amount"] for holder in holders for row in FIRST_CLAIMS[holder] if row["kind"] == kind)
+
+
 def write(rows: list[dict[str, Any]], path: Path) -> Path:
     with path.open("w") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -83,53 +144,33 @@ def numbers() -> dict[str, int]:
         for kind in ("private", "firm"):
             found[f"{kind} of {holder}"] = sum(row["amount"] for row in rows if row["kind"] == kind)
         found[f"all of {holder}"] = sum(row["amount"] for row in rows)
+    for holder in HOLDERS:
+        for place, row in enumerate(canaries_of(holder)):
+            found[f"claim {place} of {holder}"] = row["amount"]
+        for kind in ("fire", "theft"):
+            found[f"{kind} of {holder}"] = claimed(kind, holder)
+        found[f"all claims of {holder}"] = claimed("fire", holder) + claimed("theft", holder)
+    found["the withheld total"] = claimed("theft", *HOLDERS)
+    found["the total that was blurred"] = claimed("fire", *HOLDERS) + claimed("theft", *HOLDERS)
     return found
 
 
-def texts() -> list[str]:
-    return [row[key] for rows in FIRST_DATABASE.values() for row in rows for key in ("person", "name")]
-
-
-# --- forms -------------------------------------------------------------------------------------------------------
-
-
-def in_base64(content: bytes) -> dict[str, bytes]:
-    """The characters that are the same wherever `content` stands in a longer text: one for each alignment."""
-    forms = {}
-    for before in range(3):
-        encoded = base64.b64encode(bytes(before) + content).rstrip(b"=")
-        whole = encoded if (before + len(content)) % 3 == 0 else encoded[:-1]
-        forms[f"base64 at {before}"] = whole[[0, 2, 3][before] :]
-    return forms | {f"url-safe {name}": form.translate(bytes.maketrans(b"+/", b"-_")) for name, form in forms.items()}
-
-
-def forms_of_text(text: str) -> dict[str, bytes]:
-    plain = text.encode()
-    hashed = {name: hashlib.new(name, plain) for name in ("sha256", "md5", "sha1")}
-    return {
-        "text": plain,
-        "hex": plain.hex().encode(),
-        "UTF-16 LE": text.encode("utf-16-le"),
-        "UTF-16 BE": text.encode("utf-16-be"),
-        **in_base64(plain),
-        **{name: one.digest() for name, one in hashed.items()},
-        **{f"{name} in hex": one.hexdigest().encode() for name, one in hashed.items()},
+def counts() -> dict[str, int]:
+    """What the gate hides from everybody but the holder, or the holders."""
+    own = {
+        f"{kind} of {holder}": n
+        for kind, ns in (("fires", FIRES), ("thefts", THEFTS))
+        for holder, n in zip(HOLDERS, ns, strict=True)
     }
+    return own | {"the withheld count": ALL_THEFTS, "the capped total": CAPPED_FIRES}
 
 
-def forms_of_number(number: int) -> dict[str, bytes]:
-    size = (number.bit_length() + 7) // 8
-    big = number.to_bytes(size, "big")
-    little, varint, rest = big[::-1], bytearray(), number
-    while rest:
-        varint.append(rest & 127 | (128 if rest > 127 else 0))
-        rest >>= 7
-    named = {"big-endian": big, "little-endian": little, "varint": bytes(varint)}
-    for name, content in (("big-endian", big), ("little-endian", little)):
-        named |= {f"{name} {form}": encoded for form, encoded in in_base64(content).items()}
-        named[f"{name} in hex"] = content.hex().encode()
-    named |= {f"decimal {name}": form for name, form in forms_of_text(str(number)).items()}
-    return named | {"hex": f"{number:x}".encode(), "HEX": f"{number:X}".encode()}
+def texts() -> list[str]:
+    names = [row[key] for rows in FIRST_DATABASE.values() for row in rows for key in ("person", "name")]
+    return names + [row["person"] for holder in HOLDERS for row in canaries_of(holder)]
+
+
+# --- needles -----------------------------------------------------------------------------------------------------
 
 
 def needles() -> dict[str, bytes]:
@@ -141,14 +182,15 @@ def needles() -> dict[str, bytes]:
 NEEDLES = needles()
 
 
-def everything_in(*places: Path) -> bytes:
-    """The bytes of all files in these folders, and of these files."""
-    files = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*")))]
-    return b"\n".join(path.read_bytes() for path in files if path.is_file())
+COUNTS = {f"{what}, {form}": one for what, n in counts().items() for form, one in forms_of_count(n).items()}
 
 
 def found_in(content: bytes) -> list[str]:
     return [what for what, needle in NEEDLES.items() if needle in content]
+
+
+def counts_in(content: bytes) -> list[str]:
+    return [what for what, form in COUNTS.items() if form.search(content)]
 
 
 # --- the space ---------------------------------------------------------------------------------------------------
@@ -158,13 +200,36 @@ def found_in(content: bytes) -> list[str]:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     folder = tmp_path_factory.mktemp("leaks")
     sources = tmp_path_factory.mktemp("sources")
-    files = {holder: {TABLE: write(rows, sources / f"{holder}.csv")} for holder, rows in FIRST_DATABASE.items()}
+    files = {
+        holder: {
+            TABLE: write(rows, sources / f"{holder}.csv"),
+            CLAIMS: write(FIRST_CLAIMS[holder], sources / f"claims of {holder}.csv"),
+        }
+        for holder, rows in FIRST_DATABASE.items()
+    }
     (folder / "coordinator" / "record").mkdir(parents=True)
     launcher = {"coordinator": [str(DOUBLES), "ceiba_coordinator"]}
-    with Sandbox(files, schemas={TABLE: SCHEMA}, folder=folder, launcher=launcher) as sandbox:
-        sandbox.merchant("bank-a")
+    schemas = {TABLE: SCHEMA, CLAIMS: CLAIMS_SCHEMA}
+    with Sandbox(files, schemas=schemas, folder=folder, launcher=launcher) as sandbox:
         ask_everything(sandbox, sandbox.merchant("bank-a"))
+        ask_past_the_gate(sandbox, sandbox.merchant("bank-a"))
         yield sandbox
+
+
+def ask_past_the_gate(lab: Sandbox, space: Space) -> None:
+    """An exact question, one of whose cells is withheld; one with noise; and one that costs more than there is."""
+    strict = lab.agree(space, CLAIMS, rules=RULES, purpose="claims")
+    job = space.sql(BY_KIND).submit(agreement=strict)
+    result = job.wait()
+    assert tuple(result[0]) == ("fire", sum(FIRES), claimed("fire", *HOLDERS))
+    assert result[1][0] == "theft" and WITHHELD in result[1][1:] and result[1][1] is result[1][2]
+    sums = job._open(job._fetch()).sums  # all that the merchant can decrypt
+    assert not any(sums[len(sums) // 2 :]) and all(sums[: len(sums) // 2])
+    noisy = space.sql(WITH_NOISE).run(agreement=strict, noise=ceiba.Noise(rho=0.5))[0]
+    assert noisy[0] != sum(FIRES) + ALL_THEFTS and found_in(repr(noisy).encode()) == []
+    with pytest.raises(JobRefused, match="is left") as caught:
+        space.sql(f"{WITH_NOISE} WHERE amount > 3").run(agreement=strict, noise=ceiba.Noise(rho=0.6))
+    assert found_in(str(caught.value).encode()) == [] and counts_in(str(caught.value).encode()) == []
 
 
 def ask_everything(lab: Sandbox, space: Space) -> None:
@@ -211,7 +276,7 @@ def recorded(lab: Sandbox) -> Path:
 
 def test_search_finds_every_form_of_what_is_planted(lab: Sandbox) -> None:
     """Every form, base64 at every alignment; and once beside the recorded messages, then taken away again."""
-    number, text = numbers()["row 2 of hungary"], FIRST_DATABASE["hungary"][2]["person"]
+    number, text = numbers()["row 2 of geneva"], FIRST_DATABASE["geneva"][2]["person"]
     forms = forms_of_number(number) | forms_of_text(text)
     for before in range(3):
         planted = b"x" * before + text.encode()
@@ -220,12 +285,12 @@ def test_search_finds_every_form_of_what_is_planted(lab: Sandbox) -> None:
         assert found_in(b"before" + content + b"after"), form
     file = recorded(lab) / "planted"
     file.write_bytes(number.to_bytes(16, "little"))
-    assert found_in(everything_in(lab.coordinator_folder)) == ["row 2 of hungary, little-endian"]
+    assert found_in(everything_in(lab.coordinator_folder)) == ["row 2 of geneva, little-endian"]
     file.unlink()
 
 
 def test_search_finds_the_values_where_they_belong(lab: Sandbox) -> None:
-    sources = [lab._holders[holder][TABLE] for holder in HOLDERS]
+    sources = [lab._holders[holder][table] for holder in HOLDERS for table in (TABLE, CLAIMS)]
     found = found_in(everything_in(*sources))
     for holder, rows in FIRST_DATABASE.items():
         assert {f"row {place} of {holder}, decimal text" for place in range(len(rows))} <= set(found)
@@ -254,17 +319,45 @@ def test_merchants_folder_has_no_value(lab: Sandbox) -> None:
 
 
 def test_logs_and_ledgers_of_holders_have_no_value(lab: Sandbox) -> None:
+    """Where else a node writes: its logs, its ledger, and what DuckDB spills. The ledger has numbers of subjects."""
     homes = [lab.node_home(holder).folder for holder in HOLDERS]
-    content = everything_in(*(path for home in homes for path in (home / "log.jsonl", *home.glob("ledger*"))))
-    assert b"job.approved" in content and b"job.refused" in content
+    content = everything_in(*(path for home in homes for path in home.iterdir() if path.name != "snapshots"))
+    assert b"job.approved" in content and b"job.refused" in content and b"job.shared" in content
     assert found_in(content) == []
+
+
+def test_counts_are_known_to_their_holder_alone(lab: Sandbox) -> None:
+    """The withheld count, the capped ones, and each holder's own: not with the coordinator, nor the merchant, nor in a
+    log; what the merchant can decrypt was looked at when it asked."""
+    logs = [lab.node_home(holder).folder / "log.jsonl" for holder in HOLDERS]
+    content = everything_in(lab.coordinator_folder, lab.merchant_home("bank-a").folder, *logs)
+    assert b"GateShare" in content
+    assert counts_in(content) == []
+
+
+def test_search_finds_every_form_of_a_count(lab: Sandbox) -> None:
+    forms = {
+        "word": ALL_THEFTS.to_bytes(8, "little"),
+        "other word": ALL_THEFTS.to_bytes(8, "big"),
+        "array": np.array([7, ALL_THEFTS, 9], dtype="<u8").tobytes(),
+        "array in base64": base64.b64encode(np.array([7, ALL_THEFTS, 9], dtype="<u8").tobytes()),
+        "text": f'{{"n": {ALL_THEFTS}}}'.encode(),
+        "UTF-16": str(ALL_THEFTS).encode("utf-16-le"),
+        "hex": ALL_THEFTS.to_bytes(8, "big").hex().encode(),
+    }
+    for form, content in forms.items():
+        assert any("the withheld count" in what for what in counts_in(b"\xff\xee" + content + b"\xff")), form
+    file = recorded(lab) / "planted"
+    file.write_bytes(forms["array"])
+    assert counts_in(everything_in(lab.coordinator_folder)) == ["the withheld count, word, little-endian"]
+    file.unlink()
 
 
 def test_totals_are_known_to_nobody_but_the_merchant(lab: Sandbox) -> None:
     holders = [lab.node_home(holder).folder for holder in HOLDERS]
     content = everything_in(lab.coordinator_folder, *holders)
-    for kind in ("private", "firm"):
-        assert [form for form, needle in forms_of_number(total(kind)).items() if needle in content] == []
+    for known in (total("private"), total("firm"), claimed("fire", *HOLDERS)):
+        assert [form for form, needle in forms_of_number(known).items() if needle in content] == []
 
 
 def test_coordinator_has_no_members_secret(lab: Sandbox) -> None:
@@ -288,43 +381,63 @@ def test_coordinator_has_no_members_secret(lab: Sandbox) -> None:
 # --- sizes -------------------------------------------------------------------------------------------------------
 
 
-def sizes_of_one_question(lab: Sandbox, space: Space) -> Counter[tuple[str, str, int]]:
+def sizes_of_one_question(lab: Sandbox, space: Space, sql: str = SQL, **options: Any) -> Counter[tuple[str, str, int]]:
     """Direction, method and size of every message of one job, from asking to the answer."""
     before = {file.name for file in recorded(lab).iterdir()}
-    space.sql(SQL).run()
+    space.sql(sql).run(**options)
     sizes: Counter[tuple[str, str, int]] = Counter()
     for file in recorded(lab).iterdir():
         if file.name not in before:
             direction, method = file.name.split("-", 2)[1:]
-            if method in ("Jobs.Submit", "Jobs.Result", "Work.Submit") or is_of_the_job(method, file.read_bytes()):
+            if method in OF_A_JOB or is_of_the_job(method, file.read_bytes()):
                 sizes[direction, method, file.stat().st_size] += 1
     return sizes
 
 
+OF_A_JOB = ("Jobs.Submit", "Jobs.Result", "Work.Submit", "Work.Shares")
+
+
 def is_of_the_job(method: str, content: bytes) -> bool:
     """Tasks, but not those to witness the log, whose number depends on how long everything takes."""
-    return method == "Work.Pull" and Task.FromString(content).WhichOneof("kind") in ("approve", "contribute")
+    return method == "Work.Pull" and Task.FromString(content).WhichOneof("kind") in ("approve", "gate", "contribute")
 
 
 def test_sizes_of_messages_do_not_depend_on_the_rows(lab: Sandbox, tmp_path: Path) -> None:
     """Another database of the same capacity: other values, other counts, and one group that is empty."""
     space = lab.merchant("bank-a")
-    wait_for_versions(lab, space)
+    wait_for_versions(lab, space, TABLE)
     first = sizes_of_one_question(lab, space)
     for holder, rows in SECOND_DATABASE.items():
         firms = [{**row, "kind": "firm", "amount": row["amount"] >> 50} for row in rows]
         lab.publish(holder, TABLE, write(firms, tmp_path / f"{holder}.csv"))
-    wait_for_versions(lab, space)
+    wait_for_versions(lab, space, TABLE)
     assert sizes_of_one_question(lab, space) == first
     assert sum(first.values()) > 15
 
 
-def wait_for_versions(lab: Sandbox, space: Space) -> None:
+def test_sizes_of_messages_past_the_gate_do_not_depend_on_the_rows(lab: Sandbox, tmp_path: Path) -> None:
+    """Another database of the same capacity, in which the other cell is withheld; exact, and with noise."""
+    space = lab.merchant("bank-a")
+    wait_for_versions(lab, space, CLAIMS)
+    questions: list[tuple[str, dict[str, Any]]] = [(BY_KIND, {}), (WITH_NOISE, {"noise": ceiba.Noise(rho="0.01")})]
+    strict = lab.agree(space, CLAIMS, rules=RULES, purpose="sizes")
+    first = [sizes_of_one_question(lab, space, sql, agreement=strict, **noise) for sql, noise in questions]
+    for holder, fires, thefts in zip(HOLDERS, THEFTS, FIRES, strict=True):
+        rows = claims_of(holder, "second", fires - 3, thefts + 2)
+        lab.publish(holder, CLAIMS, write(rows, tmp_path / f"{holder}.csv"))
+    wait_for_versions(lab, space, CLAIMS)
+    second = [sizes_of_one_question(lab, space, sql, agreement=strict, **noise) for sql, noise in questions]
+    assert second == first
+    assert all(sum(sizes.values()) > 25 for sizes in first)
+    assert {method for _, method, _ in first[0]} >= set(OF_A_JOB)
+
+
+def wait_for_versions(lab: Sandbox, space: Space, table: str) -> None:
     """Until everybody's newest version is the one on offer."""
 
     def offered() -> bool:
-        (entry,) = space.catalogue()
+        (entry,) = (entry for entry in space.catalogue() if entry.name == table)
         offers = entry.offers({})
-        return all(offers[holder].version == lab.reports[holder, TABLE].version for holder in HOLDERS)
+        return all(offers[holder].version == lab.reports[holder, table].version for holder in HOLDERS)
 
     until(offered, "the newest versions to be offered")

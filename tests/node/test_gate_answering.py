@@ -118,7 +118,7 @@ def gate_total(node: Node, approvals: list[Signed]) -> npt.NDArray[np.uint64]:
     key = open_sealed(sealing_secret(ME), bytes.fromhex(leader.sealed_keys[ME]), context)
     assert commitment.gate is not None
     words = sum(np.frombuffer(blob, dtype="<u8") for _, blob in shares.values())
-    return (words - expand_words(key, commitment.gate.words)).reshape(commitment.gate.shape)
+    return commitment.gate.lanes(words - expand_words(key, commitment.gate.words))
 
 
 def own_words(node: Node, monkeypatch: pytest.MonkeyPatch) -> npt.NDArray[np.uint64]:
@@ -687,6 +687,18 @@ def test_it_counts_by_how_many_an_answer_differs(node: Node, monkeypatch: pytest
     node.restart()
     ask(node, 3, "SELECT COUNT(*) AS n FROM health.heart WHERE age > 30")
     assert own_words(node, monkeypatch)[NEAREST].tolist() == [[1]]
+
+
+def test_what_a_total_would_leave_of_its_parts_is_withheld(node: Node) -> None:
+    """Everybody, and then women and men, of whom there are few: women alone would show how many."""
+    ask(node, 1, "SELECT COUNT(*) AS n FROM health.heart")
+    approvals = node.approvals()
+    everybody = sum(map(len, MANY.values()))
+    assert result(node, approvals, node.answer(approvals)) == [(everybody,)]
+    node.restart()
+    ask(node, 2, "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex")
+    approvals = node.approvals()
+    assert result(node, approvals, node.answer(approvals)) == [("female", WITHHELD), ("male", WITHHELD)]
 
 
 def test_a_share_counts_for_later_answers_whatever_becomes_of_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def compiled(schema: Schema, sql: str) -> Program:
 
 
 def gate_for(program: Program, grade: Grade, variance: int = 0) -> GateForm:
-    gate = gate_of(program.cells, find_tests(program), RULES[grade], variance=variance)
+    gate = gate_of(program, find_tests(program), RULES[grade], variance=variance)
     assert gate is not None
     return gate
 

@@ -1,6 +1,7 @@
 """The gate's rule against a plain model, its words, and how its decision is written."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ceiba_protocol.disclosure.gate import (
     Threshold,
     decide,
     exact_words,
+    margins_of,
     noisy_words,
     pack_released,
     released_sums,
@@ -27,10 +29,11 @@ from ceiba_protocol.disclosure.gate import (
 from ceiba_protocol.disclosure.grade import RULES, Disclosure
 from ceiba_protocol.disclosure.support import ROWS, Test, Tests
 from ceiba_protocol.errors import GateTooLarge, MalformedMessage
+from ceiba_protocol.plan import compile_plan
 from ceiba_protocol.program import TRUE
 from ceiba_protocol.schema import Grade
 from ceiba_protocol.sums.masks import Words
-from tests.support.members import changed
+from tests.support.members import SCHEMA, changed, plan_of
 from tests.support.seeded import seeded
 
 # --- thresholds --------------------------------------------------------------------------------------------------
@@ -174,6 +177,46 @@ def test_the_decision_is_the_models(gate: tuple[GateForm, list[list[list[int]]]]
     assert decide(form, total).tolist() == model(form, lanes)
 
 
+FOUR_MARGINS = ((0, 1), (2, 3), (0, 2), (1, 3))
+"""Rows and columns of a table of two by two."""
+
+
+@pytest.mark.parametrize(
+    ("counts", "known", "released"),
+    [
+        ([6, 2, 6, 2], (), [True, False, True, False]),
+        ([6, 2, 6, 2], (0,), [False, False, True, False]),
+        ([6, 6, 6, 2], (0,), [True, True, True, False]),
+        ([6, 0, 6, 2], (0,), [True, True, True, False]),
+        ([6, 6, 6, 2], (3,), [True, False, True, False]),
+        ([6, 6, 6, 2], (0, 3), [False, False, True, False]),
+        ([6, 6, 6, 2], (0, 1, 2, 3), [False, False, False, False]),
+    ],
+)
+def test_a_known_margin_shows_no_remainder(counts: list[int], known: tuple[int, ...], released: list[bool]) -> None:
+    """What adds up to a released number is released as a whole or not at all, but for cells without anybody."""
+    form = replace(form_of((Test(TRUE, TRUE),), cells=4, threshold=Threshold(5, 9)), margins=FOUR_MARGINS)
+    cells = np.array(counts).reshape(4, 1)
+    far, nobody = np.full((4, 1), 9), np.zeros((4, 1), dtype=np.bool_)
+    flags = [place in known for place in range(4)]
+    knows = exact_words(form, cells, far, nobody, seeded("one"), flags)
+    knows_nothing = exact_words(form, 0 * cells, 0 * far, nobody, seeded("other"))
+    assert len(knows) == len(knows_nothing) == form.words
+    assert decide(form, knows + knows_nothing).reshape(-1).tolist() == released
+
+
+def test_margins_are_those_of_every_coarser_question() -> None:
+    sql = "SELECT sex, age > 50 AS old, COUNT(*) FROM health.heart WHERE age IS NOT NULL GROUP BY sex, age > 50"
+    program = compile_plan(plan_of(sql), SCHEMA)
+    sizes = [len(key.values) for key in program.keys]
+    found = margins_of(program)
+    assert [margin.keys for margin in found] == [()] + [(0,)] * sizes[0] + [(1,)] * sizes[1]
+    assert found[0].cells == tuple(range(program.cells))
+    assert sorted(cell for margin in found[1 : 1 + sizes[0]] for cell in margin.cells) == list(range(program.cells))
+    assert found[1 + sizes[0]].cells == tuple(range(0, program.cells, sizes[1]))
+    assert margins_of(compile_plan(plan_of("SELECT COUNT(*) FROM health.heart"), SCHEMA)) == []
+
+
 def decided(tests: Sequence[Test], lanes: list[list[int]], **form: object) -> list[bool]:
     """One cell, from its three lanes."""
     total = np.array(lanes, dtype=np.uint64).reshape(-1)
@@ -274,7 +317,7 @@ def test_words_are_capped_counts_and_vetoes(counts: list[list[int]], data: st.Da
     nearest = [[data.draw(st.integers(0, 20)) for _ in row] for row in counts]
     vetoed = [[data.draw(st.booleans()) for _ in row] for row in counts]
     random = seeded("any")
-    lanes = exact_words(form, np.array(counts), np.array(nearest), np.array(vetoed), random).reshape(form.shape)
+    lanes = form.lanes(exact_words(form, np.array(counts), np.array(nearest), np.array(vetoed), random))
     assert lanes[COUNT].tolist() == [[min(5, one) for one in row] for row in counts]
     assert lanes[NEAREST].tolist() == [[min(5, one) for one in row] for row in nearest]
     assert (lanes[VETO] != 0).tolist() == vetoed

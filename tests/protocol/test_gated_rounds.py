@@ -471,7 +471,7 @@ def test_merchant_and_coordinator_cannot_add_up_the_gate(world: World) -> None:
     assert form is not None
     total = sum((np.frombuffer(blob, dtype="<u8") for _, blob in world.shares), start=np.zeros(1, dtype=np.uint64))
     assert all(word > 2**20 for word in total.tolist())
-    true = (total - expand_words(group_key(world), len(total))).reshape(form.shape)
+    true = form.lanes(total - expand_words(group_key(world), len(total)))
     assert true[COUNT][:, ROW_COUNT].tolist() == [6, 3]  # capped at two each: of 22 women, and of 3 men
     for signed, blob in world.shares:
         assert all(word > 2**20 for word in np.frombuffer(blob, dtype="<u8").tolist()), signed.signer
@@ -495,7 +495,7 @@ def test_shares_have_one_size_whatever_the_rows(world: World) -> None:
         schema=INTERNAL,
     )
     sizes = [len(blob) for _, blob in world.shares]
-    assert sizes == [len(blob) for _, blob in empty.shares] == [8 * LANES * 2 * len(world.read().tests)] * 3
+    assert sizes == [len(blob) for _, blob in empty.shares] == [8 * (LANES * 2 * len(world.read().tests) + 1)] * 3
 
 
 @pytest.mark.parametrize("what", ["MAX_TESTS", "MAX_HOLDERS"])

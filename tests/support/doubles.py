@@ -35,6 +35,7 @@ WATCHED = {
         ("ceiba_coordinator.store.database", "Store", "set_state"),
         ("ceiba_coordinator.jobs", "Jobs", "submit"),
         ("ceiba_coordinator.jobs", "Jobs", "approve"),
+        ("ceiba_coordinator.jobs", "Jobs", "share"),
         ("ceiba_coordinator.jobs", "Jobs", "contribute"),
     ],
 }

@@ -9,7 +9,8 @@ most k − 1: a sum of k needs k subjects and h holders, and the opened value is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
+from itertools import combinations
+from math import isqrt, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from ceiba_protocol.canonical import sha256
 from ceiba_protocol.disclosure.grade import Disclosure
 from ceiba_protocol.disclosure.support import ROWS, Tests
 from ceiba_protocol.errors import GateTooLarge, MalformedMessage
+from ceiba_protocol.plan import Program
 from ceiba_protocol.sums.masks import Words
 from ceiba_protocol.sums.randomness import Random
 
@@ -69,6 +71,8 @@ class GateForm:
     hides_zeros: bool
     noisy: bool
     """One lane with the noisy row counts, and one test a cell: the others would decide on exact counts."""
+    margins: tuple[tuple[int, ...], ...] = ()
+    """Cells that add up to one of a coarser question; none where the gate is noisy."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -77,25 +81,29 @@ class GateForm:
 
     @property
     def words(self) -> int:
-        lanes, cells, tests = self.shape
-        return lanes * cells * tests
+        """The lanes, then one for each margin: 0, or anything else if what it adds up to was released before."""
+        return prod(self.shape) + len(self.margins)
+
+    def lanes(self, words: Words) -> Words:
+        """[lanes, cells, tests]: a view of the words, without those of the margins."""
+        return words[: prod(self.shape)].reshape(self.shape)
 
     def digest(self) -> bytes:
         """32 bytes; stands where the release has its layout."""
-        numbers = (*self.shape, self.threshold.least, self.threshold.cap, self.hides_zeros)
+        numbers = (*self.shape, len(self.margins), self.threshold.least, self.threshold.cap, self.hides_zeros)
         return sha256("ceiba/v1/gate", *(int(number).to_bytes(8, "big") for number in numbers))
 
     def check_size(self, holders: int) -> None:
         """Raises GateTooLarge."""
         _, cells, tests = self.shape
-        if cells * tests > MAX_TESTS:
+        if cells * tests + len(self.margins) > MAX_TESTS:
             raise GateTooLarge(what=f"{cells} cells with {tests} tests each", limit=f"{MAX_TESTS} tests")
         if holders > MAX_HOLDERS:
             raise GateTooLarge(what=f"{holders} holders", limit=f"{MAX_HOLDERS} holders")
 
 
 def gate_of(
-    cells: int, tests: Tests, rules: Disclosure, holders_per_subject: int = 1, variance: int = 0
+    program: Program, tests: Tests, rules: Disclosure, holders_per_subject: int = 1, variance: int = 0
 ) -> GateForm | None:
     """A job's gate; None if there is nothing that a cell could fail.
 
@@ -106,21 +114,53 @@ def gate_of(
     threshold = threshold_of(rules, holders_per_subject)
     if variance:  # two standard deviations above k, so that nobody stands out by noise alone
         threshold = Threshold(rules.minimum_subjects * holders_per_subject + isqrt(4 * variance), 0)
-    return GateForm(cells, tests, threshold, rules.hides_zeros, bool(variance))
+    margins = () if variance else tuple(margin.cells for margin in margins_of(program))
+    return GateForm(program.cells, tests, threshold, rules.hides_zeros, bool(variance), margins)
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The cells that have the same values of some keys, and of the others whatever there are."""
+
+    keys: tuple[int, ...]
+    """Places in the program's keys; without any it is the margin of all cells."""
+    cells: tuple[int, ...]
+
+
+def margins_of(program: Program) -> list[Margin]:
+    """Every margin of a program's cells, in an order that all parties have."""
+    sizes = [len(key.values) for key in program.keys]
+    numbers = np.arange(program.cells).reshape(sizes or [1])
+    found = []
+    for kept in (some for count in range(len(sizes)) for some in combinations(range(len(sizes)), count)):
+        width = prod(sizes[key] for key in kept)
+        others = [key for key in range(len(sizes)) if key not in kept]
+        rows = numbers.transpose(*kept, *others).reshape(width, -1)
+        found += [Margin(kept, tuple(sorted(row))) for row in rows.tolist()]
+    return found
 
 
 # --- a holder's part -------------------------------------------------------------------------------------------
 
 
-def exact_words(form: GateForm, subjects: Counts, nearest: Counts, vetoed: Released, random: Random) -> Words:
-    """Run by a holder: its words before they are masked. `subjects` and `nearest` are not capped yet; a veto is a
-    uniformly random word other than 0, so that two of them do not cancel and nobody can tell how many there are."""
+def exact_words(
+    form: GateForm, subjects: Counts, nearest: Counts, vetoed: Released, random: Random, known: Sequence[bool] = ()
+) -> Words:
+    """Run by a holder: its words before they are masked. `subjects` and `nearest` are not capped yet; `known`: the
+    margins that it has released before, if there are any. A veto, or a known margin, is a uniformly random word other
+    than 0, so that two of them do not cancel and nobody can tell how many there are."""
     words = np.zeros(form.shape, dtype=np.uint64)
     words[COUNT] = np.minimum(subjects, form.threshold.cap)
     words[NEAREST] = np.minimum(nearest, form.threshold.cap)
-    vetoes = np.frombuffer(random(8 * int(vetoed.sum())), dtype="<u8")
-    words[VETO][vetoed] = np.maximum(vetoes, 1)
-    return words.reshape(-1)
+    words[VETO] = _flags(vetoed, random)
+    margins = np.array(known or [False] * len(form.margins), dtype=np.bool_)
+    return np.concatenate([words.reshape(-1), _flags(margins, random)])
+
+
+def _flags(flags: Released, random: Random) -> Words:
+    words = np.zeros(flags.shape, dtype=np.uint64)
+    words[flags] = np.maximum(np.frombuffer(random(8 * int(flags.sum())), dtype="<u8"), 1)
+    return words
 
 
 def noisy_words(form: GateForm, noisy_counts: Sequence[int]) -> Words:
@@ -135,10 +175,10 @@ def decide(form: GateForm, total: Words) -> Released:
     """Run by every holder on the sum of all words, with the same outcome.
 
     1. Enough subjects at enough holders; a cell without anybody is as good where zeros need not be hidden. 2. No
-    earlier answer is about nearly the same subjects. 3. Nobody vetoes. 4. Where the rows of a cell fail, all of it
-    does; and what could be found from its complement fails with it.
+    earlier answer is about nearly the same subjects. 3. Nobody vetoes. 4. What could be found by a subtraction fails
+    with what fails (`_without_remainders`).
     """
-    lanes = total.reshape(form.shape)
+    lanes, known = form.lanes(total), total[prod(form.shape) :] != 0
     if form.noisy:
         return np.asarray(lanes[COUNT].astype(np.int64) >= form.threshold.least)
     counts, none = lanes[COUNT], lanes[COUNT] == 0
@@ -147,10 +187,23 @@ def decide(form: GateForm, total: Words) -> Released:
     audited = np.array([test.audited for test in form.tests.tests])
     holds &= (lanes[NEAREST] >= form.threshold.least) | ~audited | none
     holds &= lanes[VETO] == 0
+    return _without_remainders(form, holds, none, known)
+
+
+def _without_remainders(form: GateForm, holds: Released, none: Released, known: npt.NDArray[np.bool_]) -> Released:
+    """Where the rows of a cell fail, all of it does. Tests that are together hold all or none. And so do the cells of a
+    margin that was released before: less those that hold, it would be what is withheld. Nobody's cells do not count."""
     together = list(form.tests.together)
-    if together:
-        holds[:, together] &= holds[:, together].all(axis=1, keepdims=True)
-    return np.asarray(holds & holds[:, [ROWS]])
+    margins = [list(cells) for cells, is_known in zip(form.margins, known, strict=True) if is_known]
+    while True:
+        before = holds.copy()
+        if together:
+            holds[:, together] &= holds[:, together].all(axis=1, keepdims=True)
+        holds &= holds[:, [ROWS]]
+        for cells in margins:
+            holds[cells] &= (holds[cells] | none[cells]).all(axis=0)
+        if (holds == before).all():
+            return np.asarray(holds)
 
 
 def released_sums(form: GateForm, released: Released) -> Released:

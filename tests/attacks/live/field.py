@@ -34,18 +34,20 @@ from ceiba_protocol.rounds import Question, make_manifest, read_manifest
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.sums.secure_sum import coordinator_multiply, merchant_open
 from ceiba_protocol.trust.agreement import Agreement, Contract
-from ceiba_protocol.trust.documents import Manifest, Refusal
+from ceiba_protocol.trust.documents import Manifest, NoiseTerms, Offer, Refusal
 from ceiba_protocol.trust.identity import Duty, Identity
 from ceiba_protocol.trust.keys import SigningKey
-from ceiba_protocol.trust.roster import Roster, approval_of
+from ceiba_protocol.trust.roster import Role, Roster, approval_of
 from ceiba_protocol.trust.sealing import PASSPHRASE_FILE
 from ceiba_protocol.trust.signing import pre_authentication_encoding, sign
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2 import SignedRoster
-from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, ForgetTask, RosterTask, Task
+from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, ForgetTask, GateTask, RosterTask, Task
 from ceiba_scenarios import Sandbox
+from tests.attacks.live import visits
 from tests.attacks.live.mallory import ANSWER_SECONDS, Mallory, Reply
+from tests.attacks.live.visits import VISITS
 from tests.support.clock import seconds_now
 
 HOLDERS = ("dresden", "hungary", "leipzig", "zurich")
@@ -57,8 +59,8 @@ SCHEMA = Schema.from_plain(
     {
         "table": TABLE,
         "columns": [
-            {"name": "days", "type": "int", "minimum": 0, "maximum": 365, "nullable": False},
-            {"name": "ward", "type": "category", "domain": ["icu", "surgery"], "nullable": False},
+            {"name": "days", "type": "int", "minimum": 0, "maximum": 365, "nullable": False, "grade": "public"},
+            {"name": "ward", "type": "category", "domain": ["icu", "surgery"], "nullable": False, "grade": "public"},
         ],
     }
 )
@@ -67,8 +69,11 @@ DAYS = {"dresden": [1, 2, 3], "hungary": [10, 20], "leipzig": [100], "zurich": [
 SECRET = sum(DAYS[VICTIM])
 """What the attackers want: the victim's own total, 48."""
 SQL = f"SELECT SUM(days) AS days FROM {TABLE}"
+SCHEMAS = {TABLE: SCHEMA, VISITS: visits.SCHEMA}
 LOOK_SECONDS = 0.02
 WEAKENED = Path(__file__).with_name("weakened.py")
+Share = tuple[Signed, bytes]
+"""Of a gate: its document, and its words."""
 
 
 class Field:
@@ -80,12 +85,12 @@ class Field:
             sandbox.merchant(merchant)
         spaces = [sandbox.merchant(merchant) for merchant in MERCHANTS]
         self.merchants = {space.identity.name: space.identity for space in spaces}
-        contracts = {space.identity.name: entry.contract for space in spaces for entry in space.agreements()}
-        self.agreements = {merchant: contract.agreement for merchant, contract in contracts.items()}
-        self.by_digest = {contract.digest: contract.agreement for contract in contracts.values()}
+        contracts = [entry.contract for space in spaces for entry in space.agreements()]
+        standing = {(one.agreement.table, one.agreement.merchant.name): one.agreement for one in contracts}
+        self.agreements = {merchant: standing[TABLE, merchant] for merchant in MERCHANTS}
+        self.visit_agreements = {merchant: standing[VISITS, merchant] for merchant in MERCHANTS}
+        self.by_digest = {contract.digest: contract.agreement for contract in contracts}
         self.roster = spaces[-1].roster
-        (entry,) = spaces[-1].catalogue()
-        self.offers = list(entry.offers({}).values())
         self.number = 0
         self._builds: dict[str, str | None] = dict.fromkeys(HOLDERS, "none: it does not run yet")
         config = sandbox.config
@@ -103,12 +108,12 @@ class Field:
     def close(self) -> None:
         self.mallory.stop()
 
-    def _save(self, holder: str, contracts: Mapping[str, Contract]) -> None:
+    def _save(self, holder: str, contracts: Sequence[Contract]) -> None:
         """Keep a holder's folder for `begin`: with every signature, also one that had not reached it, and without
         prepared ciphertexts, which four nodes would compute after every start."""
         home = self.sandbox.node_home(holder)
         with contextlib.closing(home.ledger()) as ledger:
-            for contract in contracts.values():
+            for contract in contracts:
                 Contracts(ledger, home.roster()).merge(AgreementEvidence(signatures=contract.signatures.values()))
         settings = home.folder / "node.toml"
         settings.write_text(settings.read_text().replace("prepared_ciphertexts = 256", "prepared_ciphertexts = 0"))
@@ -130,6 +135,7 @@ class Field:
         self.mallory.log = list(self._log)
         self.mallory.logs.clear()
         self.mallory.cosignatures.clear()
+        self.mallory.shares.clear()
         self.mallory.papers.documents.clear()
         self._start({holder: wanted[holder] for holder in stale})
 
@@ -175,23 +181,31 @@ class Field:
     # --- what the merchant can make
 
     def plan(self, sql: str = SQL) -> Plan:
-        return parse(sql, lambda _: SCHEMA)[0]
+        return parse(sql, SCHEMAS.__getitem__)[0]
+
+    def offers(self, table: str) -> list[Offer]:
+        """What the holders have published last."""
+        signed = [self.sandbox.node_home(holder).snapshots().current(table).offer for holder in HOLDERS]
+        return [self.roster.open(one, Offer, Role.HOLDER) for one in signed]
 
     def manifest(
-        self, merchant: str = "bank-a", *, sql: str = SQL, agreement: Agreement | None = None, **changes: Any
-    ) -> Manifest:
+        self, merchant: str = "bank-a", *, sql: str = SQL, agreement: Agreement | None = None,
+        noise: NoiseTerms | None = None, **changes: Any,
+    ) -> Manifest:  # fmt: skip
         """An honest manifest with a new number, or with fields changed by the merchant itself, unchecked."""
         self.number += 1
+        plan = self.plan(sql)
         made = make_manifest(
             job_id=secrets.token_hex(16),
             number=self.number,
-            agreement=agreement or self.agreements[merchant],
+            agreement=agreement or self._standing(plan.table)[merchant],
             merchant=self.merchants[merchant].descriptor,
-            plan=self.plan(sql),
-            schema=SCHEMA,
-            offers=self.offers,
+            plan=plan,
+            schema=SCHEMAS[plan.table],
+            offers=self.offers(plan.table),
             now=seconds_now(),
             seconds=600,
+            noise=noise,
         )
         return Manifest.model_construct(**(dict(made) | changes))
 
@@ -212,20 +226,25 @@ class Field:
 
     def question(self, signed: Signed) -> Question:
         agreement = self.by_digest[json.loads(signed.body)["agreement_digest"]]
-        return read_manifest(signed, agreement, self.roster, SCHEMA, seconds_now())
+        return read_manifest(signed, agreement, self.roster, SCHEMAS[agreement.table], seconds_now())
+
+    def _standing(self, table: str) -> dict[str, Agreement]:
+        return {TABLE: self.agreements, VISITS: self.visit_agreements}[table]
 
     # --- further agreements
 
-    def propose(self, merchant: str = "bank-a", **terms: Any) -> Agreement:
+    def propose(self, merchant: str = "bank-a", table: str = TABLE, **terms: Any) -> Agreement:
         """The merchant's agreement with other terms, signed by nobody yet."""
         fresh = {"agreement_id": secrets.token_hex(16)}
-        agreement = self.agreements[merchant].model_copy(update=fresh | terms)
+        agreement = self._standing(table)[merchant].model_copy(update=fresh | terms)
         self.by_digest[agreement.digest()] = agreement
         return agreement
 
-    def agree(self, merchant: str = "bank-a", to: Sequence[str] = (), **terms: Any) -> Agreement:
+    def agree(
+        self, merchant: str = "bank-a", to: Sequence[str] = (), table: str = TABLE, **terms: Any
+    ) -> Agreement:  # fmt: skip
         """Likewise, signed by every party's right key, whatever its node would have said, and known to `to`."""
-        agreement = self.propose(merchant, **terms)
+        agreement = self.propose(merchant, table, **terms)
         signed = [self.signed(agreement, merchant)]
         for holder in agreement.holder_names:
             officer = self.sandbox.node_home(holder).duty_key(Duty.OFFICER)
@@ -250,9 +269,28 @@ class Field:
 
     def approve_all(self, signed: Signed, holders: Sequence[str] = HOLDERS, attempt: int = 0) -> list[Signed]:
         """Approvals by all of them. Raises AssertionError if one refuses: the attack is not set up then."""
-        approvals = [self.approve(holder, signed, attempt).approval for holder in holders]
-        assert all(approval is not None for approval in approvals)
-        return [approval for approval in approvals if approval is not None]
+        task = self.task(signed, approve=ApproveTask(manifest=signed, attempt=attempt))
+        replies = self.mallory.ask_all(dict.fromkeys(holders, task))
+        approvals = [reply.approval for reply in replies.values() if reply.approval is not None]
+        assert len(approvals) == len(holders), [said(reply) for reply in replies.values()]
+        return approvals
+
+    def share_all(
+        self, signed: Signed, approvals: Sequence[Signed], holders: Sequence[str] = HOLDERS
+    ) -> dict[str, Share]:
+        """Ask for shares of the gate, and serve them to all holders from then on, as an honest operator does. Raises
+        AssertionError if one refuses."""
+        gate = GateTask(approvals=approvals, checkpoint=self.mallory.checkpoint(seconds_now()))
+        replies = self.mallory.ask_all(dict.fromkeys(holders, self.task(signed, gate=gate)))
+        shares = {holder: (reply.gate_share, reply.words) for holder, reply in replies.items() if reply.gate_share}
+        assert len(shares) == len(holders), [said(reply) for reply in replies.values()]
+        for holder in holders:
+            self.serve(holder, signed, list(shares.values()))
+        return shares
+
+    def serve(self, holder: str, signed: Signed, shares: Sequence[Share]) -> None:
+        """What a holder is told from now on that all have sent to a job's gate."""
+        self.mallory.shares[holder, bytes.fromhex(job_id_of(signed))] = list(shares)
 
     def contribute(
         self, holder: str, signed: Signed, approvals: Sequence[Signed], aborts: Sequence[Signed] = (), **changes: Any
@@ -261,6 +299,12 @@ class Field:
         checkpoint = changes.get("checkpoint") or self.mallory.checkpoint(seconds_now())
         contribute = ContributeTask(approvals=approvals, aborts=aborts, checkpoint=checkpoint)
         return self.mallory.ask(holder, self.task(signed, contribute=contribute))
+
+    def contribute_all(
+        self, signed: Signed, approvals: Sequence[Signed], holders: Sequence[str] = HOLDERS
+    ) -> dict[str, Reply]:
+        contribute = ContributeTask(approvals=approvals, checkpoint=self.mallory.checkpoint(seconds_now()))
+        return self.mallory.ask_all(dict.fromkeys(holders, self.task(signed, contribute=contribute)))
 
     def forget(self, signed: Signed) -> None:
         for holder in HOLDERS:
@@ -317,11 +361,12 @@ class Field:
         product = coordinator_multiply(contributions, layout, private_key.public_key.n)
         return merchant_open(product, contributions, layout, private_key)
 
-    def answer(self, signed: Signed, holders: Sequence[str] = HOLDERS, **more: Any) -> list[int] | None:
-        """A whole job with these holders, honest or not."""
-        approvals = self.approve_all(signed, holders)
-        replies = {holder: self.contribute(holder, signed, approvals, **more) for holder in holders}
-        return self.total(replies, self.question(signed))
+    def answer(self, signed: Signed, holders: Sequence[str] = HOLDERS) -> list[int] | None:
+        """A whole job with these holders, honest or not: the sums, cell by cell; a withheld one is 0."""
+        approvals, question = self.approve_all(signed, holders), self.question(signed)
+        if question.gate(len(holders)) is not None:
+            self.share_all(signed, approvals, holders)
+        return self.total(self.contribute_all(signed, approvals, holders), question)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -372,8 +417,11 @@ def said(reply: Reply) -> str:
 @contextmanager
 def open_field(folder: Path) -> Iterator[Field]:
     """A field of its own, in this folder."""
-    frames = {name: {TABLE: pandas.DataFrame({"days": days, "ward": "icu"})} for name, days in DAYS.items()}
-    with Sandbox(frames, schemas={TABLE: SCHEMA}, folder=folder / "space") as sandbox:
+    frames = {
+        name: {TABLE: pandas.DataFrame({"days": days, "ward": "icu"}), VISITS: visits.frame(visits.rows_of(name))}
+        for name, days in DAYS.items()
+    }
+    with Sandbox(frames, schemas=SCHEMAS, folder=folder / "space") as sandbox:
         field = Field(sandbox)
         try:
             yield field

@@ -8,7 +8,7 @@ import json
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,7 @@ from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryServicer, add_DirectoryServicer_to_server
 from ceiba_protocol.v1.log_pb2_grpc import LogServicer, add_LogServicer_to_server
 from ceiba_protocol.v1.work_pb2_grpc import WorkServicer, add_WorkServicer_to_server
+from ceiba_protocol.wire import chunks
 from tests.support.clock import seconds_now, utc_now
 
 ANSWER_SECONDS = 60.0
@@ -61,8 +62,17 @@ class Reply:
         return self._first("abort")
 
     @property
+    def gate_share(self) -> Signed | None:
+        return self._first("gate_share")
+
+    @property
     def ciphertexts(self) -> bytes:
         return b"".join(part.ciphertexts for part in self.parts if part.WhichOneof("part") == "ciphertexts")
+
+    @property
+    def words(self) -> bytes:
+        """Of a share of the gate."""
+        return b"".join(part.words for part in self.parts if part.WhichOneof("part") == "words")
 
 
 class Papers(AgreementsServicer):
@@ -94,6 +104,8 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
         self.logs: dict[str, list[bytes]] = {}
         """Another log for single holders, which a fork shows them."""
         self.cosignatures: dict[str, queue.SimpleQueue[Signed]] = defaultdict(queue.SimpleQueue)
+        self.shares: dict[tuple[str, bytes], list[tuple[Signed, bytes]]] = {}
+        """What each holder of a job is told that all have sent to its gate."""
         self.papers = Papers()
         self.touched: set[str] = set()
         """Holders that are not as the field was made any more."""
@@ -130,7 +142,17 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
     def ask(self, holder: str, task: work_pb2.Task) -> Reply:
         """Send a task about a job and wait for the answer. Raises queue.Empty if there is none."""
         self.send(holder, task)
+        return self.reply(holder, task)
+
+    def reply(self, holder: str, task: work_pb2.Task) -> Reply:
+        """The answer to a task that was sent. Raises queue.Empty if there is none."""
         return self.replies[holder, task.job_id].get(timeout=ANSWER_SECONDS)
+
+    def ask_all(self, tasks: Mapping[str, work_pb2.Task]) -> dict[str, Reply]:
+        """Likewise of several holders at once, by holder."""
+        for holder, task in tasks.items():
+            self.send(holder, task)
+        return {holder: self.reply(holder, task) for holder, task in tasks.items()}
 
     def append(self, signed: Signed, now: int) -> None:
         """Write a document into the log."""
@@ -164,6 +186,11 @@ class Mallory(WorkServicer, CatalogueServicer, DirectoryServicer, LogServicer):
         job_id = first.pending if first.WhichOneof("part") == "pending" else job_of(first)
         self.replies[caller(context), job_id].put(reply)
         return work_pb2.SubmitWorkResponse()
+
+    def Shares(self, request: work_pb2.SharesRequest, context: grpc.ServicerContext) -> Iterator[work_pb2.SharePart]:
+        for signed, words in self.shares[caller(context), request.job_id]:
+            yield work_pb2.SharePart(share=signed)
+            yield from (work_pb2.SharePart(words=part) for part in chunks(words))
 
     def Announce(self, request: catalogue_pb2.AnnounceRequest, context: grpc.ServicerContext) -> Any:
         self.offers[caller(context), request.offer.body.decode()] = request

@@ -5,8 +5,10 @@ Nothing that is installed can leave a check out; this file replaces one function
 
 import dataclasses
 import importlib
+import json
 import secrets
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -98,9 +100,111 @@ def forgets_the_number(original: Any) -> Any:
 
 def forgets_the_round(original: Any) -> Any:
     """Notes what was sent under some round or other, so that the real one seems never to have been answered."""
-    return lambda ledger, payload, salt, at: original(
-        ledger, dataclasses.replace(payload, iteration=1 + secrets.randbelow(1 << 60)), salt, at
+    return lambda ledger, payload, *rest: original(
+        ledger, dataclasses.replace(payload, iteration=1 + secrets.randbelow(1 << 60)), *rest
     )
+
+
+def keeps_the_limit(original: Any) -> Any:
+    """Nothing that was answered is ever near."""
+    return lambda new, history, limit: limit
+
+
+def compares_with_the_same_merchant(original: Any) -> Any:
+    """Of what was answered, reads only what was answered to the merchant who asks now."""
+
+    def sets_of_size(ledger: Any, table: str, job_id: bytes, size: int) -> Any:
+        merchant = ledger.answer(job_id).merchant
+        query = "SELECT identity FROM answered_sets JOIN jobs USING (job_id) WHERE merchant = ?"
+        own = {identity for (identity,) in ledger._all(query, merchant)}
+        return [one for one in original(ledger, table, job_id, size) if one.identity in own]
+
+    return sets_of_size
+
+
+def compares_one_by_one(original: Any) -> Any:
+    return lambda *arguments: (pair for pair in original(*arguments) if len(pair[1]) == 1)
+
+
+def tests_the_rows_alone(original: Any) -> Any:
+    """Whatever a sum adds up, the rows of the cell are what has to be many."""
+
+    def tests_of(compiled: Any) -> Any:
+        found = original(compiled)
+        return dataclasses.replace(found, tests=found.tests[:1], needs=((0,),) * len(found.needs), together=())
+
+    return tests_of
+
+
+def threshold_of(least: Callable[[Any], int]) -> Callable[[Any], Any]:
+    """So many subjects, wherever they are."""
+
+    def instead(original: Any) -> Any:
+        threshold = importlib.import_module("ceiba_protocol.disclosure.gate").Threshold
+        return lambda rules, *_: threshold(least(rules), least(rules))
+
+    return instead
+
+
+def any_domain(original: Any) -> Any:
+    """Groups by whatever integers a column may have."""
+
+    def compile_column_key(group: Any, column: Any) -> Any:
+        program = importlib.import_module("ceiba_protocol.program")
+        plan = importlib.import_module("ceiba_protocol.plan")
+        if column.codes is not None:
+            return original(group, column)
+        low, high = column.range
+        values = tuple(range(low, high + 1))
+        return plan.Key(group.name, program.load(column.name, low, high, column.nullable), values, values)
+
+    return compile_column_key
+
+
+def with_fresh_noise(original: Any) -> Any:
+    return lambda noise_key, **question: original(secrets.token_bytes(32), **question)
+
+
+def budget_of_a_version(original: Any) -> Any:
+    """Each version of a table begins with a whole budget."""
+    return lambda connection, one, budget: original(
+        connection, dataclasses.replace(one, dataset=f"{one.dataset} {one.version}"), budget
+    )
+
+
+def reads_the_sum_before() -> None:
+    """What was spent is read when a job comes, and believed when it is paid for. Waits until two jobs have come."""
+    disclosure = importlib.import_module("ceiba_node.ledger.disclosure")
+    answering = importlib.import_module("ceiba_node.answering").Answering
+    spent, approve, seen, both = disclosure._spent, answering.approve, threading.local(), threading.Barrier(2)
+
+    def spent_then(*arguments: Any) -> Any:
+        return seen.sums if hasattr(seen, "sums") else spent(*arguments)
+
+    def approve_later(self: Any, job_id: bytes, manifest: Any, attempt: int = 0) -> Any:
+        asked = json.loads(manifest.body)
+        organisation = self._roster.by_name[asked["merchant"]].legal_person
+        seen.sums = self._ledger.spent(asked["plan"]["table"], organisation, asked["not_before"])
+        both.wait(timeout=30)
+        return approve(self, job_id, manifest, attempt)
+
+    disclosure._spent = spent_then
+    answering.approve = approve_later
+
+
+def believes_any_words(original: Any) -> Any:
+    numpy = importlib.import_module("numpy")
+    return lambda share, blob: numpy.frombuffer(blob, dtype="<u8")
+
+
+def not_bound(original: Any) -> Any:
+    """The release's masks are the same whatever was sent to the gate."""
+    return lambda commitment, released: dataclasses.replace(commitment.context, gate_transcript_digest=bytes(32))
+
+
+def bound_to_the_shares(original: Any) -> Any:
+    """The release's masks are the same whatever the gate decided on these shares."""
+    return lambda commitment, released: commitment.context
 
 
 CHECKS: dict[str, Callable[[], None]] = {
@@ -139,6 +243,36 @@ CHECKS: dict[str, Callable[[], None]] = {
     "the role": replace("ceiba_coordinator.services.calls", "check_role", nothing),
     "the list of members": replace_in("ceiba_coordinator.membership", "Membership", "is_enrolled", answering(True)),
     "a member's share of calls": replace("ceiba_coordinator.services.calls", "check_calls", nothing),
+    # disclosure.py
+    "earlier answers compared": replace("ceiba_node.differencing", "nearest", keeps_the_limit),
+    "other merchants' answers compared": replace_in(
+        "ceiba_node.ledger.disclosure", "Disclosures", "sets_of_size", compares_with_the_same_merchant
+    ),
+    "what two answers make together": replace("ceiba_node.differencing", "_compared", compares_one_by_one),
+    "what released cells add up to": replace("ceiba_node.differencing", "margins", finds_none),
+    "k subjects": replace("ceiba_protocol.disclosure.gate", "threshold_of", threshold_of(lambda _: 1)),
+    "h holders": replace(
+        "ceiba_protocol.disclosure.gate", "threshold_of", threshold_of(lambda rules: rules.minimum_subjects)
+    ),
+    "tests of conditions": replace("ceiba_protocol.disclosure.support", "tests_of", tests_the_rows_alone),
+    "tests of what two sums do not share": replace_in(
+        "ceiba_protocol.disclosure.support", "_Builder", "add_differences", answering({})
+    ),
+    "nobody dominates": replace("ceiba_protocol.disclosure.dominance", "dominates", answering(False)),
+    "groups have a declared domain": replace("ceiba_protocol.plan", "_compile_column_key", any_domain),
+    "noise sticks to the question": replace("ceiba_protocol.disclosure.noise", "noise_vector", with_fresh_noise),
+    "answers with noise are paid for": replace("ceiba_node.ledger.disclosure", "charge", nothing),
+    "the budget is a table's": replace("ceiba_node.ledger.disclosure", "charge", budget_of_a_version),
+    "noise is new for each version": replace(
+        "ceiba_protocol.disclosure.noise", "versions_digest", answering(bytes(32))
+    ),
+    "the sum is read in the transaction": reads_the_sum_before,
+    # gate.py
+    "the words are the signed ones": replace("ceiba_protocol.rounds", "check_words", believes_any_words),
+    "the release is bound to the gate": replace_in("ceiba_protocol.rounds", "Commitment", "release_context", not_bound),
+    "the release is bound to the gate's decision": replace_in(
+        "ceiba_protocol.rounds", "Commitment", "release_context", bound_to_the_shares
+    ),
 }
 """Each by the name that attacks and the report call it."""
 
