@@ -10,11 +10,14 @@ from ceiba_node.cli.common import DEFAULT_HOME, SHORT, AsJson, Desk, Folder, des
 from ceiba_node.config import Home
 from ceiba_node.ledger import Entry
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR, MILLION, as_rho
+from ceiba_protocol.errors import BadCommand
 from ceiba_protocol.trust.agreement import organisation_of
 from ceiba_protocol.trust.rendering import moment
 
 commands = typer.Typer(invoke_without_command=True, help="Show what was answered and what it cost; back it up.")
 
+FIELDS = ["when", "merchant", "table", "agreement", "job", "question", "cells", "exact", "rho", "state"]
+"""Of an entry, for programs."""
 HEADER = ["when", "merchant", "table", "agreement", "job", "question", "cells", "cost", "state"]
 
 
@@ -34,10 +37,7 @@ def show_ledger(
     with desk(home) as here:
         entries, accounts = here.ledger.entries(), accounts_of(here)
     if csv_file is not None:
-        with csv_file.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(_facts(entries[0])) if entries else HEADER)
-            writer.writeheader()
-            writer.writerows(map(_facts, entries))
+        _write_csv(csv_file, entries)
     facts = {"entries": [_facts(one) for one in entries], "accounts": accounts}
     show(facts, ledger_text(entries, accounts), as_json)
 
@@ -89,6 +89,16 @@ def accounts_of(here: Desk) -> list[dict[str, Any]]:
     return found
 
 
+def _write_csv(path: Path, entries: list[Entry]) -> None:
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(map(_facts, entries))
+    except OSError:
+        raise BadCommand(command="ceiba-node ledger --csv", problem=f"{path} cannot be written") from None
+
+
 def ledger_text(entries: list[Entry], accounts: list[dict[str, Any]]) -> str:
     """Entries and accounts for people."""
     if not entries:
@@ -104,7 +114,7 @@ def ledger_text(entries: list[Entry], accounts: list[dict[str, Any]]) -> str:
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
-    """For programs; ρ as a decimal number."""
+    """`FIELDS`; ρ as a decimal number."""
     return {
         "when": moment(entry.approved_at),
         "merchant": entry.merchant,

@@ -127,14 +127,17 @@ class Disclosures(LedgerFile):
 
     def back_up(self, file: Path) -> None:
         """A whole copy, taken while others may write. Raises BadCommand rather than replace a file."""
+        command = "ceiba-node ledger backup"
         try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError:
-            problem = f"{file} exists, or cannot be written"
-            raise BadCommand(command="ceiba-node ledger backup", problem=problem) from None
-        os.close(descriptor)
-        with closing(sqlite3.connect(file)) as copy, self._lock:
-            self._connection.backup(copy)
+            raise BadCommand(command=command, problem=f"{file} exists, or cannot be written") from None
+        try:
+            with closing(sqlite3.connect(file)) as copy, self._lock:
+                self._connection.backup(copy)
+        except sqlite3.Error:
+            file.unlink()
+            raise BadCommand(command=command, problem=f"{file} cannot be written") from None
 
     # --- who was behind exact answers
 
@@ -215,9 +218,9 @@ def charge(connection: sqlite3.Connection, one: Charge, budget: Budget) -> None:
         if used >= budget.exact_jobs:
             raise ExactQuotaUsed(table=one.dataset, used=used, limit=budget.exact_jobs)
     own, everybody = _spent(connection, one.dataset, one.organisation, one.charged_at)
-    left = min(budget.rho_per_year - own, budget.rho_dataset - everybody)
+    left = max(0, min(budget.rho_per_year - own, budget.rho_dataset - everybody))  # a limit may have been lowered
     if cost > left:
-        raise BudgetExhausted(table=one.dataset, cost=as_rho(cost), left=as_rho(max(0, left)))
+        raise BudgetExhausted(table=one.dataset, cost=as_rho(cost), left=as_rho(left))
     row = (
         one.job_id, one.dataset, one.merchant, one.organisation, cost, one.sticky, int(one.exact and not is_paid),
         one.version, one.charged_at,
