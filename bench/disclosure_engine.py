@@ -17,7 +17,7 @@ from pathlib import Path
 
 import duckdb
 
-from bench.data import SCHEMA
+from bench.data import schema
 from bench.space import SEED, SQL
 from ceiba.sql import parse
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
@@ -30,7 +30,7 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 RUNS = 3
 CELLS_PER_SUBJECT = 2
-TABLE = Schema.from_plain(SCHEMA)
+TABLE = Schema.from_plain(schema("internal"))
 
 
 def question() -> Program:
@@ -49,7 +49,8 @@ def make_snapshot(path: Path, rows: int, rows_per_subject: int) -> Snapshot:
                 CAST((hash({SEED}, i, 3) % 20001)::BIGINT - 10000 AS SMALLINT) AS y,
                 CAST({subject} AS INTEGER) AS "#subject"
             FROM range({rows}) AS t(i)""")
-    return Snapshot("bench", "0" * 64, TABLE, rows, {}, datetime.now(UTC), path, Signed())
+        ((subjects,),) = database.execute('SELECT count(DISTINCT "#subject") FROM rows').fetchall()
+    return Snapshot("bench", "0" * 64, TABLE, rows, {}, datetime.now(UTC), path, Signed(), subjects)
 
 
 @contextmanager
