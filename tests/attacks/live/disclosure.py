@@ -118,7 +118,7 @@ def suppressed_cell_from_total(field: Field, without: str | None) -> Outcome:
     return told(whole - sum(cells), BURNT["days"], f"the days of {VICTIM}'s only burnt patient")
 
 
-@attack(without="earlier answers compared")
+@attack(without="known totals")
 def suppressed_cell_from_earlier_total(field: Field, without: str | None) -> Outcome:
     """The same the other way round: first the total, then ward by ward."""
     field.begin(without)

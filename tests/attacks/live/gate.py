@@ -109,7 +109,7 @@ def two_faced_shares(field: Field, without: str | None) -> Outcome:
 
 @attack(without="the release is bound to the gate's decision")
 def wrong_key_for_the_others(field: Field, without: str | None) -> Outcome:
-    """A corrupt hospital that draws the gate's key seals the right one to a single hospital, and wrong ones to the rest.
+    """A corrupt hospital that draws the gate's key seals the right one to one hospital, and wrong ones to the rest.
 
     They read nonsense, and release nothing.
     """

@@ -250,6 +250,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     ),
     "what two answers make together": replace("ceiba_node.differencing", "_compared", compares_one_by_one),
     "what released cells add up to": replace("ceiba_node.differencing", "margins", finds_none),
+    "known totals": replace("ceiba_node.differencing", "released_margins", finds_none),
     "k subjects": replace("ceiba_protocol.disclosure.gate", "threshold_of", threshold_of(lambda _: 1)),
     "h holders": replace(
         "ceiba_protocol.disclosure.gate", "threshold_of", threshold_of(lambda rules: rules.minimum_subjects)
