@@ -17,8 +17,10 @@ from ceiba_protocol.errors import BadCommand, BudgetExhausted, ExactQuotaUsed
 from ceiba_protocol.trust.documents import Manifest
 from ceiba_protocol.v1.common_pb2 import Signed
 
+CACHED_BYTES = 256 * 1024 * 1024
+"""A table's sets are all kept in memory during one comparison, unless they take more than this."""
 CACHED_SIZES = 256
-"""Sizes whose sets are kept in memory during one comparison."""
+"""If they do, those of so many sizes are."""
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,18 @@ class Disclosures(LedgerFile):
         rows = self._all(query, table, identity)
         return frozenset().union(*(_split(columns) for (columns,) in rows)) if rows else None
 
+    def bytes_of_sets(self, table: str) -> int:
+        """How much they take, compressed."""
+        row = self._one("SELECT coalesce(SUM(length(members)), 0) FROM answered_sets WHERE dataset = ?", table)
+        return int(row[0]) if row else 0
+
     def forget_sets(self, before: int) -> int:
-        """Those of answers before that time; how many."""
+        """Erase those of answers before that time, also from the write-ahead log; how many."""
         with self._transaction() as connection:
-            return connection.execute("DELETE FROM answered_sets WHERE at < ?", (before,)).rowcount
+            forgotten = connection.execute("DELETE FROM answered_sets WHERE at < ?", (before,)).rowcount
+        if forgotten:
+            self._truncate_log()
+        return forgotten
 
 
 class LedgerHistory:
@@ -183,7 +193,8 @@ class LedgerHistory:
         self._ledger = ledger
         self._where = (table, job_id)
         self.linked = lru_cache(linked)
-        self.of_size = lru_cache(CACHED_SIZES)(self._of_size)
+        fits = ledger.bytes_of_sets(table) <= CACHED_BYTES
+        self.of_size = lru_cache(None if fits else CACHED_SIZES)(self._of_size)
 
     @cached_property
     def sizes(self) -> list[int]:

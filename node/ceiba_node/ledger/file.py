@@ -90,6 +90,11 @@ class LedgerFile:
             row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
         return row
 
+    def _truncate_log(self) -> None:
+        """After something was erased: the write-ahead log still has the pages as they were."""
+        with self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         with self._lock:
             self._connection.close()

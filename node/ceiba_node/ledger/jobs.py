@@ -250,8 +250,7 @@ class Jobs(LedgerFile):
         with self._transaction() as connection:
             connection.execute("UPDATE answers SET mask_secret = NULL WHERE job_id = ?", (job_id,))
             connection.execute("UPDATE payloads SET ciphertexts = NULL WHERE job_id = ?", (job_id,))
-        with self._lock:  # the write-ahead log still has the pages as they were
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._truncate_log()
 
     def expired(self, before: int) -> list[bytes]:
         """Jobs that ended before that time and still have a mask secret or ciphertexts."""
