@@ -4,15 +4,17 @@ from pathlib import Path
 
 import duckdb
 
-SCHEMA = {
-    "table": "bench",
-    "columns": [
-        {"name": "g", "type": "int", "domain": list(range(100)), "nullable": False},
-        {"name": "x", "type": "int", "minimum": 0, "maximum": 9999, "nullable": False},
-        {"name": "y", "type": "decimal", "resolution": "0.01", "minimum": "-100.00", "maximum": "100.00",
-         "nullable": False},
-    ],
-}  # fmt: skip
+COLUMNS = [
+    {"name": "g", "type": "int", "domain": list(range(100)), "nullable": False},
+    {"name": "x", "type": "int", "minimum": 0, "maximum": 9999, "nullable": False},
+    {"name": "y", "type": "decimal", "resolution": "0.01", "minimum": "-100.00", "maximum": "100.00",
+     "nullable": False},
+]  # fmt: skip
+
+
+def schema(grade: str) -> dict[str, object]:
+    """With every column of that grade: public has no gate."""
+    return {"table": "bench", "columns": [{**column, "grade": grade} for column in COLUMNS]}
 
 
 def write_rows(path: Path, rows: int, seed: int) -> Path:

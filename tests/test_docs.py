@@ -15,7 +15,7 @@ from ceiba_coordinator.config import SAMPLE as COORDINATOR_SAMPLE
 from ceiba_node.config import SAMPLE as NODE_SAMPLE
 from ceiba_node.house_rules import SAMPLE_POLICY
 from ceiba_node.quantising import CONFORMING, Rule
-from ceiba_protocol.disclosure.grade import RULES
+from ceiba_protocol.disclosure.grade import RULES, as_rho
 from ceiba_protocol.errors import ERRORS, CeibaError
 from ceiba_protocol.schema import ColumnType, Grade, Schema
 from tests.support import check_readme, diagrams
@@ -123,7 +123,8 @@ def test_grades_demand_what_the_page_says() -> None:
     rows = {row[0].strip("`"): row[1:] for row in table_rows(SCHEMA, "grade", "subjects in every released cell")}
     assert set(rows) == {grade.value for grade in Grade}
     for grade, rule in RULES.items():
-        assert rows.pop(grade.value) == [str(rule.minimum_subjects), str(rule.minimum_holders)]
+        wanted = [rule.minimum_subjects, rule.minimum_holders, rule.exact_jobs, as_rho(rule.rho_per_year)]
+        assert rows.pop(grade.value) == [str(one) for one in wanted]
     assert all("refused" in refused[0] for refused in rows.values())
 
 

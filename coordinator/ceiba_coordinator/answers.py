@@ -166,15 +166,14 @@ class Answers:
             self._move(job, Event.REFUSAL, refusal=refusal.SerializeToString())
 
     def expected_words(self, job_id: bytes) -> int:
-        """How many bytes of words a share of this job's attempt has. Raises UnknownJob, IllegalTransition."""
+        """How many bytes of words a share of this job has, in whatever state: a repetition may come late. None without
+        a gate. Raises UnknownJob."""
         job = self._store.job(job_id)
         if job is None:
             raise UnknownJob(job=job_id.hex())
-        if job.state is not State.WAITING_FOR_SHARES:
-            raise IllegalTransition(job=job_id.hex(), state=job.state, event="a share of the gate")
-        gate = self._commitment(job).gate
-        assert gate is not None
-        return 8 * gate.words
+        question = self._question(job)
+        gate = question.gate(len(question.holders))
+        return 0 if gate is None else 8 * gate.words
 
     def share(self, signed: Signed, words: bytes, job_id: bytes, holder: str) -> None:
         """Store a share of the gate; with the last one, holders can ask for all. A repetition changes nothing.

@@ -32,7 +32,7 @@ from ceiba_node.policy import (
 from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_node.witness import Witness
 from ceiba_protocol.canonical import Digest, digest_of
-from ceiba_protocol.disclosure.gate import Released
+from ceiba_protocol.disclosure.gate import Released, pack_released
 from ceiba_protocol.errors import (
     AgreementMismatch,
     BadConfiguration,
@@ -449,7 +449,8 @@ class Answering:
         question, commitment, released = this.work.question, this.commitment, None
         if commitment.gate is not None:
             released, commitment = self._past_gate(this)
-        stored = self._stored(this, commitment.context)
+        context = commitment.release_context("" if released is None else pack_released(released))
+        stored = self._stored(this, context)
         if stored is not None:
             return stored
         computed = self._require_now(this, checkpoint)
@@ -465,7 +466,7 @@ class Answering:
                 question, commitment, self.name, values, this.answer.mask_secret, encryptor, salt, released
             )
             signed = sign(submission, self.name, self._identity.signing_key)
-            payload = self._payload(this, commitment.context, signed, ciphertexts)
+            payload = self._payload(this, context, signed, ciphertexts)
             settled = self._disclosing.settled(question, commitment, computed, this.work.snapshot, released)
             self._ledger.record_payload(payload, salt, self._clock(), settled)
         log.info("job.answered", job=this.answer.job_id.hex(), bytes=len(ciphertexts))

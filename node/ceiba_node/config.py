@@ -1,10 +1,14 @@
 """The node's folder, its keys and its node.toml."""
 
+import fcntl
 import os
 import shutil
 import tomllib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import cached_property
 from getpass import getpass
+from itertools import count
 from pathlib import Path
 from sys import stdin
 from typing import Annotated, Self
@@ -20,6 +24,7 @@ from ceiba_protocol.errors import (
     BadIdentity,
     BadPassphrase,
     LedgerDamaged,
+    NodeRunning,
     NoKeyFile,
     RosterNotPinned,
     WrongKey,
@@ -29,6 +34,9 @@ from ceiba_protocol.trust.identity import Duty, DutyKey, Identity
 from ceiba_protocol.trust.roster import Roster
 
 FILE = "node.toml"
+LOCK_FILE = "node.lock"
+_LEDGER_SUFFIXES = ("", "-wal", "-shm")
+"""The ledger's file, and what SQLite keeps beside it."""
 
 SAMPLE = """\
 # A holder's node. Everything it keeps lies in this file's folder: identity.json (its keys), officer.key and
@@ -163,6 +171,51 @@ class Home:
             raise LedgerDamaged(path=self.ledger_path, problem="it is missing")
         return Ledger(self.ledger_path, bytes.fromhex(self.identity().storage_key))
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While the node runs, and nobody else does in this folder. Raises NodeRunning."""
+        with os.fdopen(os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600), "wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise NodeRunning(folder=self.folder) from None
+            yield
+
+    def restore_ledger(self, backup: Path) -> Path:
+        """Put a backup in the ledger's place, once it has been found readable and of this identity; where the replaced
+        one is kept. Raises NodeRunning, LedgerDamaged."""
+        staging = _beside(self.ledger_path, ".restoring")
+        with self.running():
+            self._stage(backup, staging)
+            kept = self._unused_name()
+            # The file before its log: a log alone is refused, where a file without its log would be an older ledger.
+            for suffix in _LEDGER_SUFFIXES:
+                old = _beside(self.ledger_path, suffix)
+                if old.exists():
+                    os.replace(old, _beside(kept, suffix))
+            os.replace(staging, self.ledger_path)
+        return kept
+
+    def _stage(self, backup: Path, staging: Path) -> None:
+        """A copy of a backup, and of the log that may lie beside it, as one file. Raises LedgerDamaged."""
+        key = bytes.fromhex(self.identity().storage_key)
+        _discard(staging)
+        try:
+            write_private(staging, backup.read_bytes())
+            if _beside(backup, "-wal").exists():
+                write_private(_beside(staging, "-wal"), _beside(backup, "-wal").read_bytes())
+            with closing(Ledger(staging, key)) as ledger:
+                ledger.check_seals()
+        except (OSError, LedgerDamaged) as error:
+            _discard(staging)
+            problem = error.fields["problem"] if isinstance(error, LedgerDamaged) else "it cannot be read"
+            raise LedgerDamaged(path=backup, problem=problem) from None
+
+    def _unused_name(self) -> Path:
+        """For the ledger that is replaced: an earlier one that was replaced may be the newest."""
+        names = (_beside(self.ledger_path, f".replaced-{number}") for number in count(1))
+        return next(name for name in names if not any(_beside(name, one).exists() for one in _LEDGER_SUFFIXES))
+
     def snapshots(self) -> SnapshotStore:
         keep = self.settings().keep_versions
         return SnapshotStore(self.folder / "snapshots", holder=self.identity().name, keep=keep)
@@ -177,6 +230,15 @@ class Home:
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir(mode=0o700)
         return spill
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _discard(ledger: Path) -> None:
+    for suffix in _LEDGER_SUFFIXES:
+        _beside(ledger, suffix).unlink(missing_ok=True)
 
 
 def read_duty_key(path: Path, passphrase: bytes) -> DutyKey:

@@ -9,7 +9,7 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, combinations
 from typing import Protocol
 
 from pyroaring import BitMap
@@ -21,8 +21,8 @@ from ceiba_protocol.program import AllOf
 
 Place = tuple[int, int]
 """A cell, and one of its audited tests."""
-Changed = Callable[[str, str], BitMap | None]
-"""Between two versions of the dataset, the subjects whose rows changed; None if that is not known any more."""
+Linked = Callable[[str, str], bool]
+"""Whether a subject's number means the same subject in two versions of the dataset."""
 
 MAX_COMPARED = 20_000
 """Comparisons for one part of an answer: some seconds at a million subjects."""
@@ -56,58 +56,106 @@ class History(Protocol):
     def of_size(self, size: int) -> Sequence[Membership]:
         """The parts with so many subjects."""
 
-    def has(self, identity: str) -> bool:
-        """Whether a part of that identity was released."""
+    def released(self, identity: str) -> frozenset[str] | None:
+        """The columns that parts of that identity added up when they were released; None if none was."""
 
-    def changed(self, older: str, newer: str) -> BitMap | None:
-        """As `Changed`."""
+    def linked(self, one: str, other: str) -> bool:
+        """As `Linked`."""
 
 
-def nearest(new: Membership, history: History, limit: int) -> int:
+def nearest(new: Membership, history: History, limit: int, beside: Sequence[Membership] = ()) -> int:
     """By how many subjects `new` differs from an earlier part, a union of two, or what one leaves of another: the least
-    of these, at most `limit`. 0 where too many would have to be compared, so that the part is withheld. What was
-    released before in the same words was compared then, and with all that came after it.
+    of these, at most `limit`. One of two may be of the same answer, whose other parts are `beside`. 0 where too many
+    would have to be compared, so that the part is withheld. What was released before in the same words was compared
+    then, and with all that came after it, but for columns that it adds up only now.
 
-    Sizes alone exclude most: sets that differ by fewer than `limit` differ by less in size.
+    Sizes alone exclude most: two sets that differ by fewer than `limit` differ by less in size.
     """
-    if history.has(new.identity):
+    unknown = _unknown(new, history)
+    if unknown is None:
         return limit
-    pairs = list(islice(_pairs(new, history, limit), MAX_COMPARED + 1))
-    if len(pairs) > MAX_COMPARED:
-        return 0
-    return min((distance(whole, parts, history.changed) for whole, parts in pairs), default=limit)
+    least = min(limit, len(new.subjects))  # an answer that this holder had no part in has nobody of it
+    for old in _near(history, len(new.subjects), least):
+        if _is_other(unknown, old):
+            least = min(least, distance(old, (unknown,), history.linked))
+    both = _Both(history, beside)
+    pairs = chain(_as_part(unknown, both, least), _as_whole(unknown, both, least))
+    for number, (whole, parts) in enumerate(pairs):
+        if number == MAX_COMPARED or least == 0:
+            return 0
+        least = min(least, distance(whole, parts, history.linked))
+    return least
 
 
-def _pairs(new: Membership, history: History, limit: int) -> Iterator[tuple[Membership, Sequence[Membership]]]:
-    """Whatever has to be compared: a whole, and one or two parts of it; one of them is `new`."""
-    size = len(new.subjects)
-    for old in _near(history, size, limit):
-        if _is_other(new, old):
-            yield old, (new,)
-    for whole_size in history.sizes[bisect_left(history.sizes, size) :]:
-        if _has_near(history, whole_size - size, limit):
-            for whole in history.of_size(whole_size):
-                if _is_other(new, whole) and _lies_in(new, whole, limit):
-                    for part in _near(history, whole_size - size, limit):
-                        if part.identity != whole.identity and _is_other(new, part):
+def _unknown(new: Membership, history: History) -> Membership | None:
+    """What of a part was not released in the same words: all of it, some columns' sums, or nothing."""
+    known = history.released(new.identity)
+    if known is None:
+        return new
+    columns = new.columns - known
+    return replace(new, chosen=False, columns=columns) if columns else None
+
+
+class _Both:
+    """Earlier parts, and those of the new answer."""
+
+    def __init__(self, history: History, beside: Sequence[Membership]) -> None:
+        self._history = history
+        self._beside: dict[int, list[Membership]] = {}
+        for one in beside:
+            self._beside.setdefault(len(one.subjects), []).append(one)
+        self._own = frozenset(map(id, beside))
+        self.sizes = sorted({*history.sizes, *self._beside})
+        self.linked = history.linked
+
+    def of_size(self, size: int) -> Iterator[Membership]:
+        yield from self._history.of_size(size)
+        yield from self._beside.get(size, ())
+
+    def are_pair(self, one: Membership, other: Membership) -> bool:
+        """Whether they are two, and not both new: that is what the tests of differences are for."""
+        return one.identity != other.identity and not (id(one) in self._own and id(other) in self._own)
+
+
+_Pairs = Iterator[tuple[Membership, Sequence[Membership]]]
+"""A whole, and two parts of it."""
+
+
+def _as_part(new: Membership, both: _Both, limit: int) -> _Pairs:
+    size, wide = len(new.subjects), _wide(limit)
+    for whole_size in both.sizes[bisect_left(both.sizes, size - limit + 1) :]:
+        if _has_near(both, whole_size - size, wide):
+            for whole in both.of_size(whole_size):
+                if _is_other(new, whole) and _may_lie_in(new, whole, both, limit):
+                    for part in _near(both, whole_size - size, wide):
+                        if both.are_pair(whole, part) and _is_other(new, part):
                             yield whole, (new, part)
-    for part_size in history.sizes[: bisect_right(history.sizes, size // 2)]:
-        if _has_near(history, size - part_size, limit):
-            for small in history.of_size(part_size):
-                if _is_other(new, small) and _lies_in(small, new, limit):
-                    for large in _near(history, size - part_size, limit):
-                        if small.identity != large.identity and _is_other(new, large):
+
+
+def _as_whole(new: Membership, both: _Both, limit: int) -> _Pairs:
+    size, wide = len(new.subjects), _wide(limit)
+    for part_size in both.sizes[: bisect_right(both.sizes, size // 2 + limit - 1)]:
+        if _has_near(both, size - part_size, wide):
+            for small in both.of_size(part_size):
+                if _is_other(new, small) and _may_lie_in(small, new, both, limit):
+                    for large in _near(both, size - part_size, wide):
+                        if both.are_pair(small, large) and len(large.subjects) >= part_size and _is_other(new, large):
                             yield new, (small, large)
 
 
-def _near(history: History, size: int, limit: int) -> Iterator[Membership]:
+def _wide(limit: int) -> int:
+    """Who is in both parts and not in the whole is one subject, and counts twice by the sizes."""
+    return 2 * limit - 1
+
+
+def _near(history: "History | _Both", size: int, limit: int) -> Iterator[Membership]:
     """The parts whose size differs by less than `limit`."""
     first, last = bisect_left(history.sizes, size - limit + 1), bisect_right(history.sizes, size + limit - 1)
     for one in history.sizes[first:last]:
         yield from history.of_size(one)
 
 
-def _has_near(history: History, size: int, limit: int) -> bool:
+def _has_near(history: _Both, size: int, limit: int) -> bool:
     first = bisect_left(history.sizes, size - limit + 1)
     return first < len(history.sizes) and history.sizes[first] < size + limit
 
@@ -117,24 +165,28 @@ def _is_other(new: Membership, old: Membership) -> bool:
     return old.identity != new.identity and new.is_comparable(old)
 
 
-def _lies_in(part: Membership, whole: Membership, limit: int) -> bool:
-    return part.subjects.difference_cardinality(whole.subjects) < limit
+def _may_lie_in(part: Membership, whole: Membership, both: _Both, limit: int) -> bool:
+    """Whether fewer than `limit` lie outside, or that cannot be told."""
+    few = part.subjects.difference_cardinality(whole.subjects) < limit
+    return few or not _has_same_numbers(part, whole, both.linked)
 
 
-def distance(whole: Membership, parts: Sequence[Membership], changed: Changed) -> int:
-    """Subjects that count differently in the whole and in the parts together, or whose rows have changed between the
-    versions that these were computed on; 0 if that is not known."""
-    union = BitMap.union(*(part.subjects for part in parts))
-    differing = whole.subjects ^ union
-    if len(parts) == 2:
-        differing |= parts[0].subjects & parts[1].subjects
-    for part in parts:
-        if part.version != whole.version:
-            between = changed(part.version, whole.version)
-            if between is None:
-                return 0
-            differing |= between & (whole.subjects | part.subjects)
-    return len(differing)
+def distance(whole: Membership, parts: Sequence[Membership], linked: Linked) -> int:
+    """Subjects that count differently in the whole and in its one or two parts together; 0 if that is not known.
+
+    Who is in both counts as the same, also where the two are of different versions and rows were corrected in between:
+    how many of them have another value in the very column that is added up is not known, and it may be one.
+    """
+    if not all(_has_same_numbers(part, whole, linked) for part in parts):
+        return 0
+    if len(parts) == 1:
+        return int(whole.subjects.symmetric_difference_cardinality(parts[0].subjects))
+    one, other = (part.subjects for part in parts)
+    return len((whole.subjects ^ (one | other)) | (one & other))
+
+
+def _has_same_numbers(part: Membership, whole: Membership, linked: Linked) -> bool:
+    return part.version == whole.version or linked(part.version, whole.version)
 
 
 # --- the parts of an answer ------------------------------------------------------------------------------------
@@ -180,11 +232,15 @@ def memberships(names: Names, members: Mapping[Place, BitMap]) -> dict[Place, Me
 
 
 def distances(names: Names, own: Mapping[Place, Membership], history: History, limit: int) -> dict[Place, int]:
-    """`nearest` of each part, and of the unions that it is in: what cells add up to is released with them."""
-    found = {place: nearest(one, history, limit) for place, one in own.items()}
+    """`nearest` of each part, and of the unions that it is in: what cells add up to is released with them. A cell that
+    was released before in the same words stays what it was: it adds nothing to a union that it does not have already.
+    """
+    parts = list(own.values())
+    found = {place: nearest(one, history, limit, parts) for place, one in own.items()}
+    new = {place for place, one in own.items() if _unknown(one, history) is not None}
     for union in unions(names, own):
         near = nearest(union.whole, history, limit)
-        for place in union.places:
+        for place in new.intersection(union.places):
             found[place] = min(found[place], near)
     return found
 
@@ -198,10 +254,9 @@ class Union:
 
 
 def unions(names: Names, own: Mapping[Place, Membership]) -> list[Union]:
-    """For each audited test the whole table, and with several keys each value of each key."""
+    """For each audited test the whole table, and every table with fewer keys."""
     keys = range(len(names.program.keys))
-    wanted: list[tuple[int, ...]] = [()] if keys else []
-    wanted += [(key,) for key in keys] if len(keys) > 1 else []
+    wanted = [kept for count in keys for kept in combinations(keys, count)]
     groups = [names.groups(cell) for cell in range(names.program.cells)] if keys else []
     found = []
     for kept in wanted:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from pyroaring import BitMap
 
 from ceiba_node.differencing import Names, distances, margins, memberships
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
@@ -82,11 +81,12 @@ class Disclosing:
             sums = self._engine.bounded_sums(
                 snapshot, program, noise.cells_per_subject, order_key, snapshot.is_one_row_each, cancellation
             )
-            return Computed([0] * len(program.clipped_columns) + sums, None)  # clip counts are exact, and would tell
-        clipped = [snapshot.clipped.get(column, 0) for column in program.clipped_columns]
-        values = clipped + self._engine.grouped_sums(snapshot, program, cancellation)
+            return Computed([0] * len(program.clipped_columns) + sums, None)
+        sums = self._engine.grouped_sums(snapshot, program, cancellation)
         if question.gate(len(question.holders)) is None:
-            return Computed(values, None)
+            clipped = [snapshot.clipped.get(column, 0) for column in program.clipped_columns]
+            return Computed(clipped + sums, None)
+        values = [0] * len(program.clipped_columns) + sums  # how many were clipped can be one, whom no gate has counted
         rules = self.rules(question)
         evidence = self._engine.evidence(
             snapshot, program, question.tests, rules, snapshot.is_one_row_each, cancellation
@@ -115,7 +115,9 @@ class Disclosing:
             header, width = len(question.program.clipped_columns), len(question.program.sums)
             return noisy_words(gate, self.values(question, commitment, computed)[header + ROW_COUNT :: width]), None
         candidates = self._candidates(question, commitment, evidence, snapshot)
-        history = self._ledger.history(candidates.table, candidates.job_id, partial(self._changed, candidates.table))
+        history = self._ledger.history(
+            candidates.table, candidates.job_id, partial(self._snapshots.are_linked, candidates.table)
+        )
         names, cap = self._names(question, commitment, snapshot), gate.threshold.cap
         nearest = np.full(evidence.subjects.shape, cap, dtype=np.int64)
         for place, near in distances(names, candidates.memberships, history, cap).items():
@@ -148,7 +150,3 @@ class Disclosing:
     def _names(self, question: Question, commitment: Commitment, snapshot: Snapshot) -> Names:
         versions = tuple((holder, str(question.pin_of(holder).version)) for holder in commitment.holders)
         return Names(question.program, question.tests, versions, snapshot.version)
-
-    def _changed(self, table: str, older: str, newer: str) -> BitMap | None:
-        changed = self._snapshots.changed_subjects(table, older, newer)
-        return None if changed is None else BitMap(changed)

@@ -112,7 +112,7 @@ class Policy(BaseModel):
             update={
                 "exact_jobs": min(agreed.exact_jobs, self.exact_jobs),
                 "noise": max(agreed.noise, self.noise, key=list(NoiseRule).index),
-                "rho_per_year": min(agreed.rho_per_year, int(self.rho_per_year * MILLION)),
+                "rho_per_year": min(agreed.rho_per_year, round(self.rho_per_year * MILLION)),
                 "dominance_one": min(agreed.dominance_one, self.dominance_one),
                 "dominance_two": min(agreed.dominance_two, self.dominance_two),
             }

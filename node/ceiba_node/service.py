@@ -81,7 +81,6 @@ def serve(home: Home, clock: Callable[[], int], random: Random) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     stopped = threading.Event()
     agents: list[Agent] = []
-    renewal = Renewal(home, clock)
 
     def stop(*_: object) -> None:
         stopped.set()
@@ -90,6 +89,13 @@ def serve(home: Home, clock: Callable[[], int], random: Random) -> None:
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
+    with home.running():
+        _serve(home, clock, random, agents, stopped)
+
+
+def _serve(home: Home, clock: Callable[[], int], random: Random, agents: list[Agent], stopped: threading.Event) -> None:
+    """`agents`: where the running one is put, for whoever stops it."""
+    renewal = Renewal(home, clock)
     while not stopped.is_set():
         pinned, identity = home.roster(), home.identity()
         answering = assemble(home, clock, random)

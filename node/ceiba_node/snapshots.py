@@ -1,11 +1,14 @@
 """Snapshots: the immutable, quantised datasets that a holder's jobs run on (DESIGN §8), and the folder they live in.
 
     <folder>/<table>/current                      the name of the version that answers questions
-    <folder>/<table>/subjects.duckdb              subject identifier → number, the same in every version
+    <folder>/<table>/subjects.duckdb              subject identifier → number, the same in every version (`numbering`)
+    <folder>/<table>/steps/                       which subjects changed from version to version (`steps`)
+    <folder>/<table>/withdrawn.json               who objected, by identifier (`withdrawals`)
     <folder>/<table>/<version>/rows.duckdb        the rows, all integers
     <folder>/<table>/<version>/snapshot.json      what `Snapshot` says
 
-A version's folder is complete before `current` names it, so a crash at any moment leaves the old one in place.
+A version's folder is complete, and its step recorded, before `current` names it, so a crash at any moment leaves the
+old one in place.
 Files have mode 0600 and folders 0700.
 """
 
@@ -16,7 +19,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +27,8 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from ceiba_node.durable import make_durable, write_durably
+from ceiba_node.steps import Numbers, Steps
 from ceiba_protocol.canonical import Digest, to_plain
 from ceiba_protocol.errors import DatasetMissing, DatasetUnknown, MalformedMessage, SnapshotDamaged
 from ceiba_protocol.schema import Schema
@@ -35,6 +40,8 @@ ROWS_FILE = "rows.duckdb"
 SUBJECTS_FILE = "subjects.duckdb"
 SUBJECT_COLUMN = "#subject"
 """The rows' subject numbers. No column of a schema can have this name."""
+_STEPS_FOLDER = "steps"
+_WITHDRAWN_FILE = "withdrawn.json"
 _RECORD_FILE = "snapshot.json"
 _CURRENT = "current"
 _STAGING = ".staging-"
@@ -59,10 +66,13 @@ class Snapshot:
     """The DuckDB file with the table `rows`."""
     offer: Signed
     """What the publisher signed when it was published."""
+    subjects: int
+    """Distinct subjects of its rows."""
 
     @property
     def is_one_row_each(self) -> bool:
-        return True
+        """No subject has two rows, so counting rows counts subjects."""
+        return self.rows == self.subjects
 
     @property
     def row_capacity(self) -> int:
@@ -108,7 +118,7 @@ class SnapshotStore:
 
     def current(self, table: str) -> Snapshot:
         """The version that answers questions. Raises DatasetMissing, SnapshotDamaged."""
-        version = self._current_version(table)
+        version = self.current_version(table)
         if version is None:
             raise DatasetMissing(holders=self.holder, table=table)
         return self._read(table, version)
@@ -120,8 +130,13 @@ class SnapshotStore:
             raise DatasetUnknown(holder=self.holder, table=table, version=version)
         return self._read(table, version)
 
-    def changed_subjects(self, table, older, newer):
-        return None
+    def changed_subjects(self, table: str, older: str, newer: str) -> Numbers | None:
+        """The subjects whose rows differ between two versions of a table, in either order: numbers, ascending.
+
+        Empty for the same version. None if it is not known: a version that was never current here, or one before a
+        change of the subject key or of a column's meaning, or before `subjects.duckdb` was lost.
+        """
+        return self._steps(table).changed(older, newer)
 
     # --- for publishing ----------------------------------------------------------------------------------------
 
@@ -142,29 +157,55 @@ class SnapshotStore:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def adopt(self, rows: Path, snapshot: Snapshot) -> None:
+    def adopt(self, rows: Path, snapshot: Snapshot, changes: Path | None) -> None:
         """Make `snapshot`, whose rows lie in the staging file `rows`, the current version of its table.
 
+        `changes` is the staging file of the subjects that changed; None if the content is the same, or nobody can say.
         Of the same content published before, the rows stay as they are, unless a single byte of them is damaged; the
         record gets the new time, by which merchants tell which version is the current one.
         """
-        if self._is_whole(snapshot):
+        if self.is_whole(snapshot):
             record = _to_record(snapshot, snapshot.path)
-            _write(rows.parent / _RECORD_FILE, json.dumps(record, indent=2))
+            write_durably(rows.parent / _RECORD_FILE, json.dumps(record, indent=2))
             os.replace(rows.parent / _RECORD_FILE, snapshot.path.parent / _RECORD_FILE)
-            _sync(snapshot.path.parent)
+            make_durable(snapshot.path.parent)
         else:
             complete = rows.parent / snapshot.version
             complete.mkdir(mode=0o700)
             os.replace(rows, complete / ROWS_FILE)
-            _write(complete / _RECORD_FILE, json.dumps(_to_record(snapshot, complete / ROWS_FILE), indent=2))
-            _sync(complete / ROWS_FILE)
-            _sync(complete)
+            write_durably(complete / _RECORD_FILE, json.dumps(_to_record(snapshot, complete / ROWS_FILE), indent=2))
+            make_durable(complete / ROWS_FILE)
+            make_durable(complete)
             shutil.rmtree(snapshot.path.parent, ignore_errors=True)
             os.replace(complete, snapshot.path.parent)
-            _sync(snapshot.path.parent.parent)
+            make_durable(snapshot.path.parent.parent)
+        self._steps(snapshot.table).add(snapshot.version, self.current_version(snapshot.table), changes)
         self._point_to(snapshot, rows.parent)
         self._forget_old(snapshot)
+
+    def versions(self, table: str) -> list[str]:
+        """All that are kept, the newest first."""
+        kept = [path for path in (self._folder / table).iterdir() if _VERSION.fullmatch(path.name)]
+        kept.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return [path.name for path in kept]
+
+    def are_linked(self, table: str, one: str, other: str) -> bool:
+        """Whether a subject's number means the same subject in both versions."""
+        return self._steps(table).are_linked(one, other)
+
+    def delete(self, table: str, version: str) -> None:
+        shutil.rmtree(self._folder / table / version)
+
+    def withdrawn(self, table: str) -> list[str]:
+        """The identifiers of those who objected, whether they are in the data or not."""
+        path = self._folder / table / _WITHDRAWN_FILE
+        return list(json.loads(path.read_bytes())) if path.exists() else []
+
+    def keep_withdrawn(self, table: str, identifiers: Iterable[str], staging: Path) -> None:
+        """Replace the list of those who objected."""
+        write_durably(staging / _WITHDRAWN_FILE, json.dumps(sorted(identifiers), indent=0))
+        os.replace(staging / _WITHDRAWN_FILE, self._folder / table / _WITHDRAWN_FILE)
+        make_durable(self._folder / table)
 
     def path_of(self, table: str, version: str) -> Path:
         """Where the rows of a version lie."""
@@ -173,13 +214,26 @@ class SnapshotStore:
     def subjects_path(self, table: str) -> Path:
         return self._folder / table / SUBJECTS_FILE
 
-    # --- files -------------------------------------------------------------------------------------------------
+    def is_whole(self, snapshot: Snapshot) -> bool:
+        """Whether that version's rows are, byte for byte, those that were written. Reads the whole file."""
+        try:
+            self._read(snapshot.table, snapshot.version)
+            record = json.loads((snapshot.path.parent / _RECORD_FILE).read_bytes())
+            return bool(record.get("sha256") == _digest(snapshot.path))
+        except (SnapshotDamaged, OSError):
+            return False
 
-    def _current_version(self, table: str) -> str | None:
+    def current_version(self, table: str) -> str | None:
+        """Its name, also if its files are damaged."""
         try:
             return (self._folder / table / _CURRENT).read_text().strip()
         except OSError:
             return None
+
+    # --- files -------------------------------------------------------------------------------------------------
+
+    def _steps(self, table: str) -> Steps:
+        return Steps(self._folder / table / _STEPS_FOLDER)
 
     def _read(self, table: str, version: str) -> Snapshot:
         path = self.path_of(table, version)
@@ -193,27 +247,16 @@ class SnapshotStore:
             raise SnapshotDamaged(table=table, version=version, holder=self.holder)
         return snapshot
 
-    def _is_whole(self, snapshot: Snapshot) -> bool:
-        """Whether that version's rows are, byte for byte, those that were written. Reads the whole file."""
-        try:
-            self._read(snapshot.table, snapshot.version)
-            record = json.loads((snapshot.path.parent / _RECORD_FILE).read_bytes())
-            return bool(record.get("sha256") == _digest(snapshot.path))
-        except (SnapshotDamaged, OSError):
-            return False
-
     def _point_to(self, snapshot: Snapshot, staging: Path) -> None:
         """The one step that changes the answer: `current` names either the old version or the new."""
-        _write(staging / _CURRENT, snapshot.version)
+        write_durably(staging / _CURRENT, snapshot.version)
         os.replace(staging / _CURRENT, self._folder / snapshot.table / _CURRENT)
-        _sync(self._folder / snapshot.table)
+        make_durable(self._folder / snapshot.table)
 
     def _forget_old(self, snapshot: Snapshot) -> None:
-        folder = self._folder / snapshot.table
-        older = [path for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.name != snapshot.version]
-        older.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in older[self._keep :]:
-            shutil.rmtree(path)
+        older = [version for version in self.versions(snapshot.table) if version != snapshot.version]
+        for version in older[self._keep :]:
+            self.delete(snapshot.table, version)
 
 
 def _to_record(snapshot: Snapshot, rows: Path) -> dict[str, object]:
@@ -223,6 +266,7 @@ def _to_record(snapshot: Snapshot, rows: Path) -> dict[str, object]:
         "version": snapshot.version,
         "schema": to_plain(snapshot.schema),
         "rows": snapshot.rows,
+        "subjects": snapshot.subjects,
         "clipped": dict(snapshot.clipped),
         "published_at": snapshot.published_at.isoformat(),
         "bytes": rows.stat().st_size,
@@ -233,9 +277,11 @@ def _to_record(snapshot: Snapshot, rows: Path) -> dict[str, object]:
 
 def _from_record(record: dict[str, object], path: Path) -> Snapshot:
     """Raises ValueError, KeyError, TypeError or DecodeError for anything that `_to_record` did not write."""
-    rows, clipped = record["rows"], record["clipped"]
-    if not isinstance(rows, int) or rows < 1 or not isinstance(clipped, dict):
+    rows, subjects, clipped = record["rows"], record["subjects"], record["clipped"]
+    if not isinstance(rows, int) or not isinstance(subjects, int) or not isinstance(clipped, dict):
         raise TypeError("not a snapshot's record")
+    if not 1 <= subjects <= rows:
+        raise ValueError("not a snapshot's record")
     return Snapshot(
         table=str(record["table"]),
         version=str(record["version"]),
@@ -245,24 +291,10 @@ def _from_record(record: dict[str, object], path: Path) -> Snapshot:
         published_at=datetime.fromisoformat(str(record["published_at"])),
         path=path,
         offer=Signed.FromString(bytes.fromhex(str(record["offer"]))),
+        subjects=subjects,
     )
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder's entries survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

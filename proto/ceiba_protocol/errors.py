@@ -185,6 +185,12 @@ class BadConfiguration(CeibaError):
     remedy = "Compare it with the sample in docs/."
 
 
+class NodeRunning(CeibaError):
+    code, fault, status = "node_running", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "A node is running in the folder {folder}."
+    remedy = "Stop it first; two nodes with one ledger would answer twice."
+
+
 class BadCommand(CeibaError):
     code, fault, status = "bad_command", Fault.CALLER, "INVALID_ARGUMENT"
     text = "`{command}` cannot do that: {problem}."
@@ -352,8 +358,8 @@ class BadSource(CeibaError):
 
 class EmptyTable(CeibaError):
     code, fault, status = "empty_table", Fault.CALLER, "FAILED_PRECONDITION"
-    text = "The source of {table} has no rows."
-    remedy = "Publish it when it has rows; an empty dataset would only tell that it is empty."
+    text = "A version of {table} without any rows is not published."
+    remedy = "Publish it when it has rows; `ceiba-node stop dataset {table}` ends answers from an older version."
 
 
 class DoesNotConform(CeibaError):
@@ -366,6 +372,12 @@ class ValuesMissing(CeibaError):
     code, fault, status = "values_missing", Fault.CALLER, "FAILED_PRECONDITION"
     text = "Rows of {table} that lack a value which may not be missing: {rows}, in: {columns}."
     remedy = "Mend the source, or have the space agree on a schema in which these columns are nullable."
+
+
+class NoSubjectKey(CeibaError):
+    code, fault, status = "no_subject_key", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "Nobody can be left out of {table}: its schema has no subject key, by which a person's rows are found."
+    remedy = "Agree on a schema with a subject_key; `ceiba-node stop dataset {table}` ends answers until then."
 
 
 class DatasetUnknown(CeibaError):

@@ -373,6 +373,17 @@ class Commitment:
         """The release is bound to what everybody has sent to the gate: whoever saw other shares masks otherwise."""
         return replace(self, context=replace(self.context, gate_transcript_digest=transcript_digest(shares)))
 
+    def release_context(self, released: str) -> RoundContext:
+        """That of the release by a holder which finds that the gate lets this pass; empty without a gate.
+
+        Whoever decides otherwise masks otherwise: a leader that seals a wrong key to one holder, who then releases
+        nothing, would else isolate the others in the total.
+        """
+        if not released:
+            return self.context
+        decided = sha256("ceiba/v1/gate-decision", self.context.gate_transcript_digest, bytes.fromhex(released))
+        return replace(self.context, gate_transcript_digest=decided)
+
     @property
     def holders(self) -> list[str]:
         """Who answers, sorted."""
@@ -602,17 +613,17 @@ def contribute(
     bounds = share_bounds(question.program, question.pin_of(me).row_capacity, variances)
     if released is not None:
         values = _only_released(question, commitment, values, released)
+    text = "" if released is None else pack_released(released)
+    context = commitment.release_context(text)
     peers = {holder: key for holder, key in commitment.mask_keys.items() if holder != me}
-    ciphertexts = holder_contribute(
-        commitment.context, commitment.layout, values, bounds, me, mask_secret, peers, encryptor
-    )
+    ciphertexts = holder_contribute(context, commitment.layout, values, bounds, me, mask_secret, peers, encryptor)
     return (
         Submission(
             job_id=question.manifest.job_id,
             attempt=commitment.context.attempt,
             holder=me,
-            context_digest=Digest(commitment.context.digest().hex()),
-            released="" if released is None else pack_released(released),
+            context_digest=Digest(context.digest().hex()),
+            released=text,
             ciphertexts=commitment.layout.ciphertexts,
             ciphertext_digest=Digest(hashlib.sha256(ciphertexts).hexdigest()),
             commitment=commit_to_values(values, salt),
@@ -654,11 +665,9 @@ def check_submitted(signed: Signed, question: Question, commitment: Commitment) 
         raise MalformedMessage(message="Submission", problem="it is for another job or attempt, or in another's name")
     if submission.holder not in commitment.mask_keys:
         raise SetMismatch(problem=f"{submission.holder} is not in it")
-    if submission.attempt != commitment.context.attempt:
-        raise MalformedMessage(message="Submission", problem="it is for another attempt than its context")
     if submission.ciphertexts != commitment.layout.ciphertexts:
         raise MalformedMessage(message="Submission", problem="it has another number of ciphertexts than the layout")
-    if submission.context_digest != commitment.context.digest().hex():
+    if submission.context_digest != commitment.release_context(submission.released).digest().hex():
         raise TotalRejected(problem=f"{submission.holder} answered in another context")
     return submission
 

@@ -27,6 +27,7 @@ MICROSECONDS_PER_DAY = 86_400_000_000
 INTEGER_BITS = 63
 """A published value fits a signed 64-bit integer."""
 MAX_DOMAIN = 100_000
+MAX_HOLDERS_PER_SUBJECT = 1000
 MAX_NUMBER = 60
 """Longest bound, resolution or domain value of a numeric column, in characters."""
 PLAIN_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
@@ -235,8 +236,9 @@ class Schema(Document):
     title: Text = ""
     subject_key: Text | None = None
     """The source's column that identifies the person or firm; never queryable. None: each row its own subject."""
-    max_holders_per_subject: Annotated[int, Field(ge=1, le=1000)] = 1
-    """At how many holders one subject may have rows. Multiplies the minimum cohort and the sensitivities."""
+    max_holders_per_subject: Annotated[int, Field(ge=1, le=MAX_HOLDERS_PER_SUBJECT)] = 1
+    """At how many holders one subject may appear. Holders count their subjects apart, so the smallest cohort that is
+    released, and what one subject can add to a sum, are multiplied by it."""
     columns: tuple[Column, ...]
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +22,16 @@ from ceiba_coordinator.folder import make_folder
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.server import open_membership
 from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_node.cli.book import accounts_of, ledger_text
+from ceiba_node.cli.common import desk
 from ceiba_node.cli.joining import make_duties, take_confirmed
 from ceiba_node.config import Home as NodeHome
 from ceiba_node.contracts import Contracts
+from ceiba_node.drafts import Seal
 from ceiba_node.ledger import Ledger
 from ceiba_node.policy import Decision, check_signing
 from ceiba_node.publishing import PublishReport, publish
+from ceiba_node.withdrawals import WithdrawalReport, withdraw
 from ceiba_protocol.errors import BadSource, NotReachable, NotWaiting, UnknownAgreement, UnknownTable
 from ceiba_protocol.joining import check_pin, fetch_roster, join
 from ceiba_protocol.schema import Grade, Schema, nearest
@@ -172,8 +176,10 @@ class Sandbox:
                         raise
                 time.sleep(CHECK_SECONDS)
 
-    def ledger(self, holder):
-        return ""
+    def ledger(self, holder: str) -> str:
+        """What `ceiba-node ledger` prints there."""
+        with desk(self.node_home(holder).folder, self.passphrase) as here:
+            return ledger_text(here.ledger.entries(), accounts_of(here))
 
     def _until_known(self, home: NodeHome, ledger: Ledger, agreement_id: str) -> Contract:
         deadline = time.monotonic() + START_SECONDS
@@ -223,6 +229,13 @@ class Sandbox:
         )
         self.reports[holder, table] = report
         return report
+
+    def withdraw(self, holder: str, table: str, identifiers: Iterable[str]) -> WithdrawalReport:
+        """What `ceiba-node withdraw` does; the running node offers the version without them by itself."""
+        home = self.node_home(holder)
+        publisher = home.duty_key(Duty.PUBLISHER).signing_key
+        seal = Seal(datetime.now(UTC), home.identity().version_key, publisher)
+        return withdraw(home.snapshots(), table, identifiers, seal)
 
     # --- the coordinator
 

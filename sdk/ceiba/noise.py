@@ -39,10 +39,10 @@ class Noise:
             millionths = Decimal(str(self.rho)) * MILLION
         except InvalidOperation:
             raise BadQuestion(problem="rho is not a number", hint=hint) from None
-        if not 1 <= millionths <= 10 * MILLION or millionths != int(millionths):
+        if not millionths.is_finite() or not 1 <= millionths <= 10 * MILLION or millionths != int(millionths):
             raise BadQuestion(problem="rho is no multiple of 0.000001 between that and 10", hint=hint)
-        if not 1 <= self.cells_per_subject <= 1000:
-            raise BadQuestion(problem="cells_per_subject is not between 1 and 1000", hint=hint)
+        if not isinstance(self.cells_per_subject, int) or not 1 <= self.cells_per_subject <= 1000:
+            raise BadQuestion(problem="cells_per_subject is no whole number between 1 and 1000", hint=hint)
         return NoiseTerms(rho=int(millionths), cells_per_subject=self.cells_per_subject)
 
 
@@ -99,7 +99,8 @@ def half_width(use: Use, sums: Sequence[Total], variances: Sequence[int]) -> Any
         return [NORMAL_95 * sqrt(variances[place]) for place in use.sums]
     if not isinstance(finished, int | float):
         return None
-    moved = [_moved(use.statistic.finish, sums, use.sums, one, isqrt(variances[one]) or 1) for one in set(use.sums)]
+    noisy = {one for one in use.sums if variances[one]}
+    moved = [_moved(use.statistic.finish, sums, use.sums, one, isqrt(variances[one])) for one in noisy]
     if any(one is None for one in moved):
         return None
     return NORMAL_95 * sqrt(sum(one * one for one in moved if one is not None))

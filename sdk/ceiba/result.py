@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from math import floor, log10
 from typing import TYPE_CHECKING, Any, overload
 
 from ceiba.display import html_table, text_table
@@ -162,7 +163,14 @@ class Result:
         """The rows, with what each value may be off by."""
         if not self.plus_minus:
             return self.rows
-        return [tuple(map(_with_half, row, halves)) for row, halves in zip(self.rows, self.plus_minus, strict=True)]
+        labels = [name in self.groups for name in self.columns]
+        return [
+            tuple(
+                value if is_label else _with_half(value, half)
+                for is_label, value, half in zip(labels, row, halves, strict=True)
+            )
+            for row, halves in zip(self.rows, self.plus_minus, strict=True)
+        ]
 
     def __repr__(self) -> str:
         return text_table(self.columns, self._shown(), self.notes())
@@ -177,10 +185,11 @@ def _is_withheld(value: Any) -> bool:
 
 
 def _with_half(value: Any, half: Any) -> Any:
-    """A value and half of its interval, the latter to two significant digits."""
-    if value is half or not isinstance(half, int | float) or not isinstance(value, int | float):
+    """A value and half of its interval, both to the latter's second significant digit, whole numbers at least whole."""
+    if not isinstance(half, int | float) or not isinstance(value, int | float):
         return value
-    return f"{value:.6g} ± {half:.2g}"
+    digits = 0 if isinstance(value, int) or half <= 0 else max(0, 1 - floor(log10(half)))
+    return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
 def _series(values: list[Any]) -> Any:

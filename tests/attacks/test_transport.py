@@ -305,7 +305,7 @@ def damaged(signed: Signed, part: str) -> Signed:
 
 
 def parts_of(reply: Reply) -> list[WorkPart]:
-    return [WorkPart(submission=reply.signed), WorkPart(ciphertexts=reply.ciphertexts)]
+    return [WorkPart(submission=reply.signed), WorkPart(ciphertexts=reply.payload)]
 
 
 def test_malformed_answers_are_refused_and_the_right_one_still_counts(lab: Sandbox, space: Space) -> None:
@@ -333,14 +333,14 @@ def test_malformed_answers_are_refused_and_the_right_one_still_counts(lab: Sandb
         node.refused("malformed_document", WorkPart(submission=damaged(reply.signed, "body")), blob)
         node.refused("bad_signature", WorkPart(submission=damaged(reply.signed, "signature")), blob)
         node.refused("malformed_message", signed)
-        node.refused("malformed_message", signed, WorkPart(ciphertexts=reply.ciphertexts[:-1]))
-        node.refused("malformed_message", signed, WorkPart(ciphertexts=bytes(len(reply.ciphertexts))))
+        node.refused("malformed_message", signed, WorkPart(ciphertexts=reply.payload[:-1]))
+        node.refused("malformed_message", signed, WorkPart(ciphertexts=bytes(len(reply.payload))))
         node.refused("message_too_large", signed, blob, WorkPart(ciphertexts=b"x"))
         node.refused("message_too_large", signed, *[WorkPart(ciphertexts=bytes(2**20))] * 50)
         node.refused("malformed_message", signed, blob, signed)
         node.refused("malformed_message", signed, WorkPart(approval=approval), blob)
         assert job.status().state == "waiting_for_submissions"
-        halves = [WorkPart(ciphertexts=part) for part in (reply.ciphertexts[:7], b"", reply.ciphertexts[7:])]
+        halves = [WorkPart(ciphertexts=part) for part in (reply.payload[:7], b"", reply.payload[7:])]
         node.send(signed, *halves)
         node.send(*parts_of(reply))
         assert job.wait()[0] == TRUTH

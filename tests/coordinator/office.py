@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ceiba_coordinator.agreements import Agreements
-from ceiba_coordinator.answers import aborts_in, approvals_in
+from ceiba_coordinator.answers import aborts_in, approvals_in, shares_in
 from ceiba_coordinator.jobs import Jobs
 from ceiba_coordinator.log import Log
 from ceiba_coordinator.membership import Membership
@@ -19,7 +19,7 @@ from ceiba_protocol.rounds import Commitment, commit_to_set, open_result
 from ceiba_protocol.trust.certificates import make_authority
 from ceiba_protocol.trust.roster import Roster, approval_of
 from ceiba_protocol.v1.common_pb2 import Signed
-from tests.support.members import HOLDERS, LOG_KEY, MERCHANT, NOW, SCHEMA, World, signed_by
+from tests.support.members import HOLDERS, LOG_KEY, MERCHANT, NOW, World, signed_by
 
 AUTHORITY = make_authority("test-space", datetime.fromtimestamp(NOW, UTC))
 
@@ -32,7 +32,7 @@ class Office:
         self.path = path
         self.now = NOW
         self.open()
-        self.store.put_schema(SCHEMA.digest(), SCHEMA.body())
+        self.store.put_schema(self.world.schema.digest(), self.world.schema.body())
         self.put_in_force(self.world.roster)
         self.id = bytes.fromhex(self.world.job_id)
         if agreed:
@@ -88,6 +88,15 @@ class Office:
     def leave(self, name: str) -> None:
         self.jobs.refuse(self.world.refusal(name), name, self.world.abort(name))
 
+    def share(self, *names: str) -> None:
+        """Their honest shares of the gate, in the set of the current attempt."""
+        shares = {signed.signer: (signed, words) for signed, words in self.honest_shares()}
+        for name in names:
+            self.jobs.share(*shares[name], self.id, name)
+
+    def honest_shares(self) -> list[tuple[Signed, bytes]]:
+        return self.world.shares_in(self.world.read(), self.commitment())
+
     def contribute(self, *names: str) -> None:
         for name in names:
             self.jobs.contribute(*self.world.submission(name), self.id, name)
@@ -107,6 +116,8 @@ class Office:
         """A whole job."""
         self.submit()
         self.approve(*HOLDERS)
+        if self.world.agreement.disclosure.has_gate:
+            self.share(*HOLDERS)
         self.contribute(*HOLDERS)
 
     def state(self) -> str:
@@ -122,7 +133,8 @@ class Office:
             (seat.submission, self.jobs.ciphertexts(self.id, seat.holder)) for seat in seats if seat.submission
         ]
         question, key = self.world.read(), self.world.private_key
-        return list(open_result(question, approvals_in(seats), submissions, total, key, aborts_in(seats)).sums)
+        papers = approvals_in(seats), submissions, total, key, aborts_in(seats), shares_in(seats)
+        return list(open_result(question, *papers).sums)
 
 
 def refused(error: type[CeibaError], action: Callable[..., object], *arguments: object) -> None:

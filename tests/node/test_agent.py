@@ -20,6 +20,7 @@ def agent(offers: Any = dict, is_outdated: Any = lambda: False) -> Agent:
     witness = SimpleNamespace(connect=lambda _: None, catch_up=lambda: None, look_again=lambda: False, fault=None)
     answering: Any = SimpleNamespace(
         witness=witness,
+        connect=lambda _: None,
         offers=offers,
         forget_expired=lambda: None,
         roster_digest=bytes(32),

@@ -45,7 +45,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def refusal_in(reply: Reply) -> Refusal:
     """The refusal, signed by the node for this job; it brings no ciphertexts."""
-    assert reply.ciphertexts == b"" and reply.token is None
+    assert reply.payload == b"" and reply.token is None
     return World().roster.open(reply.signed, Refusal, Role.HOLDER)
 
 
@@ -66,7 +66,7 @@ def test_its_answer_among_the_others_gives_the_pooled_sums(node: Node) -> None:
     question = node.world.read()
     commitment = commit_to_set(question, approvals)
     others = [node.world.contribute(name, question, commitment) for name in (SECOND, THIRD)]
-    opened = node.world.open([(reply.signed, reply.ciphertexts), *others], approvals=approvals)
+    opened = node.world.open([(reply.signed, reply.payload), *others], approvals=approvals)
     assert list(opened.sums) == node.world.truth()
 
 
@@ -97,7 +97,7 @@ def test_approval_is_stored_before_it_is_returned(node: Node) -> None:
 def test_submission_is_stored_before_it_is_returned(node: Node) -> None:
     reply = node.contribute()
     stored = Ledger(node.folder / "ledger.sqlite3", STORAGE_KEY).payload(node.id, 0, "release", 0)
-    assert stored is not None and (stored.submission, stored.ciphertexts) == (reply.signed, reply.ciphertexts)
+    assert stored is not None and (stored.submission, stored.ciphertexts) == (reply.signed, reply.payload)
     assert stored.context_digest == Submission.parse(reply.signed.body).context_digest
 
 
@@ -144,7 +144,7 @@ def test_restart_between_approval_and_contribution(node: Node) -> None:
     reply = node.contribute(approvals)
     question, commitment = node.world.read(), commit_to_set(node.world.read(), approvals)
     others = [node.world.contribute(name, question, commitment) for name in (SECOND, THIRD)]
-    opened = node.world.open([(reply.signed, reply.ciphertexts), *others], approvals=approvals)
+    opened = node.world.open([(reply.signed, reply.payload), *others], approvals=approvals)
     assert list(opened.sums) == node.world.truth()
 
 
@@ -196,7 +196,7 @@ def test_unsigned_approval_in_the_set_is_refused(node: Node) -> None:
 def test_second_manifest_of_an_approved_job_is_refused(node: Node) -> None:
     approvals = node.approvals()
     refused(node, node.approve(node.world.signed_manifest(purpose="marketing")), "job_conflict")
-    assert node.contribute(approvals).ciphertexts
+    assert node.contribute(approvals).payload
 
 
 def test_contribution_to_a_job_that_was_not_approved_is_not_answered(node: Node) -> None:
@@ -301,11 +301,11 @@ def test_forgotten_answer_is_not_computed_again(node: Node) -> None:
     node.answering.forget(node.id)
     node.restart()
     again = node.contribute(approvals)
-    assert again.signed == first.signed and again.ciphertexts == b""
+    assert again.signed == first.signed and again.payload == b""
 
 
 def test_forgetting_erases_what_was_sent_and_the_secret(node: Node) -> None:
-    ciphertexts = node.contribute().ciphertexts
+    ciphertexts = node.contribute().payload
     assert ciphertexts in node.files()
     node.answering.forget(node.id)
     assert not any(ciphertexts[at : at + 32] in node.files() for at in range(0, len(ciphertexts), 32))

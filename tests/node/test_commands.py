@@ -1,5 +1,6 @@
 """ceiba-node's commands on a folder, with no coordinator: keys, what the officer signs, decisions and stops."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ from ceiba_node import cli
 from ceiba_node.cli.joining import make_duties
 from ceiba_node.config import Home
 from ceiba_node.contracts import Contracts
-from ceiba_node.ledger import Waiting
+from ceiba_node.ledger import Budget, Charge, Left, Waiting
 from ceiba_node.policy import StopKind
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
     BadCommand,
     BadPassphrase,
     CeibaError,
+    DatasetMissing,
     LedgerRolledBack,
     LogProofFailed,
+    NodeRunning,
     NoKeyFile,
+    NoSubjectKey,
     NothingToSign,
     UnknownMember,
     WrongKey,
@@ -37,6 +41,7 @@ from ceiba_protocol.trust.sealing import is_sealed
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2 import SignedRoster
+from tests.node.test_ledger import job_of, payload_of
 from tests.support.members import HOLDERS, MERCHANT, NOW, World, changed, graded, holder, signed_by
 from tests.support.one_node import ME
 from tests.support.seeded import seeded
@@ -171,7 +176,15 @@ def test_the_officer_reads_and_signs_and_the_state_follows(house: House) -> None
     house.learn(MERCHANT, *HOLDERS[1:])
     assert house.state() is State.PROPOSED
     text = house.run("agreements", "show", "0a0a")
-    for fact in ("research", MERCHANT, *HOLDERS, "health.heart", "100 at most", "not protect", "no answer differs by fewer"):
+    for fact in (
+        "research",
+        MERCHANT,
+        *HOLDERS,
+        "health.heart",
+        "100 at most",
+        "not protect",
+        "no answer differs by fewer",
+    ):
         assert fact in text
     signed = house.json("agreements", "sign", "0a0a", "--yes", "--schema", str(house.schema))
     assert (signed["state"], signed["missing"]) == ("active", [])
@@ -480,3 +493,147 @@ def test_a_purpose_cannot_pass_for_a_line_of_ours(house: House) -> None:
     for words in (["list"], ["show", "0b"]):
         shown = house.run("approvals", *words)
         assert quoted(purpose) in shown and purpose not in shown
+
+
+# --- withdrawals -------------------------------------------------------------------------------------------------
+
+
+def publish_people(house: House, folder: Path, extra: str = 'subject_key = "patient"\n') -> Path:
+    house.schema.write_text(SCHEMA_TOML.replace('table = "health.heart"\n', f'table = "health.heart"\n{extra}'))
+    source = folder / "people.csv"
+    source.write_text("patient,sex,age,chol\nann,female,1,1\nbob,male,2,2\nann,female,3,3\ncho,male,4,4\n")
+    house.run("publish", str(source), "--schema", str(house.schema))
+    return source
+
+
+def test_who_objects_is_left_out_now_and_later(house: House, tmp_path: Path) -> None:
+    source = publish_people(house, tmp_path)
+    assert house.run("withdraw", "health.heart", "--list") == "health.heart: 0 withdrawn\n"
+    assert house.run("withdraw", "health.heart", "--subject", "ann").startswith(
+        "health.heart: 1 of 1 found; rows left out: 2, versions deleted: 1; version "
+    )
+    objections = tmp_path / "objections.txt"
+    objections.write_bytes(b"\xef\xbb\xbfcho \r\n\r\nnobody yet\r\n")
+    elsewhere = (house.home.folder / "publisher.key").rename(tmp_path / "elsewhere.key")
+    facts = house.json("withdraw", "health.heart", "--from", str(objections), "--key", str(elsewhere))
+    assert (facts["given"], facts["found"], facts["rows_left_out"]) == (2, 1, 1)
+    assert house.json("withdraw", "health.heart", "--list")["withdrawn"] == ["ann", "cho", "nobody yet"]
+    assert "  nobody yet" in house.run("withdraw", "health.heart", "--list").splitlines()
+    report = house.json("publish", str(source), "--schema", str(house.schema), "--key", str(elsewhere))
+    assert (report["rows"], report["withdrawn"], report["version"]) == (1, 3, facts["version"])
+
+
+def test_only_the_publisher_withdraws(house: House, tmp_path: Path) -> None:
+    publish_people(house, tmp_path)
+    with pytest.raises(WrongKey):
+        house.run("withdraw", "health.heart", "--subject", "ann", "--key", str(house.home.folder / "officer.key"))
+    assert house.json("withdraw", "health.heart", "--list")["withdrawn"] == []
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--subject", " "], ["--subject", "ann", "--list"], ["--from", "/nowhere"], ["--from", "/dev/null"]]
+)
+def test_a_withdrawal_of_nobody_is_a_bad_command(house: House, tmp_path: Path, words: list[str]) -> None:
+    publish_people(house, tmp_path)
+    with pytest.raises(BadCommand):
+        house.run("withdraw", "health.heart", *words)
+
+
+def test_withdrawals_need_a_dataset_with_a_subject_key(house: House, tmp_path: Path) -> None:
+    for words in (["--subject", "ann"], ["--list"]):
+        with pytest.raises(DatasetMissing):
+            house.run("withdraw", "health.heart", *words)
+    publish_people(house, tmp_path, extra="")
+    with pytest.raises(NoSubjectKey):
+        house.run("withdraw", "health.heart", "--subject", "ann")
+
+
+# --- the ledger --------------------------------------------------------------------------------------------------
+
+
+def answer(house: House) -> None:
+    """Three jobs: an exact one that was answered, one with noise that was left, and the same again."""
+    house.learn(MERCHANT, *HOLDERS[1:])
+    ledger, world = house.home.ledger(), house.world
+    costs = ((0, "exact"), (5_000, "noise"), (5_000, "noise"))
+    for number, (rho, sticky) in enumerate(costs):
+        world.noise = NoiseTerms(rho=rho, cells_per_subject=1) if rho else None
+        job = job_of(
+            world, number, manifest=world.signed_manifest(), agreement_digest=world.agreement.digest(),
+            approved_at=NOW + number,
+        )  # fmt: skip
+        charge = Charge(job.job_id, job.dataset, MERCHANT, MERCHANT, rho, sticky, rho == 0, "versions", job.approved_at)
+        ledger.record_approval(job, 0, world.approval(ME), bytes(32), (charge, Budget(10**6, 10**6, 9)))
+    ledger.record_payload(payload_of(world, 0), bytes(32), NOW)
+    left = Left(world.refusal(ME), world.abort(ME))
+    assert ledger.record_left(bytes([1]) * 16, left, NOW)
+    ledger.close()
+
+
+def test_the_ledger_says_what_was_answered_and_what_it_cost(house: House) -> None:
+    answer(house)
+    text, agreement = house.run("ledger"), house.world.agreement.digest()
+    header, *rows, space, account = text.splitlines()
+    assert header.split() == ["when", "merchant", "table", "agreement", "job", "question", "cells", "cost", "state"]
+    wanted = ("exact", "answered"), ("ρ 0.005", "left"), ("ρ 0", "approved")
+    for number, (row, (cost, state)) in enumerate(zip(rows, wanted, strict=True)):
+        when, *others = [word.strip() for word in row.split("  ") if word]
+        assert when == f"2027-01-15T08:00:0{number}+00:00"
+        assert others == [
+            MERCHANT, "health.heart", agreement[:8], f"0{number}" * 4, "adadadad", "2", cost, state
+        ]  # fmt: skip
+    assert space == ""
+    assert account == (f"{MERCHANT} has spent ρ 0.005 of 1 on health.heart in the last 365 days; 0.995 is left")
+
+
+def test_the_ledger_for_programs(house: House, tmp_path: Path) -> None:
+    answer(house)
+    file = tmp_path / "ledger.csv"
+    facts = house.json("ledger", "--csv", str(file))
+    assert facts["accounts"] == [
+        {"table": "health.heart", "organisation": MERCHANT, "spent": "0.005", "of": "1", "left": "0.995"}
+    ]
+    first, second, _ = facts["entries"]
+    assert first == {
+        "when": "2027-01-15T08:00:00+00:00",
+        "merchant": MERCHANT,
+        "table": "health.heart",
+        "agreement": house.world.agreement.digest(),
+        "job": "00" * 16,
+        "question": "ad" * 32,
+        "cells": 2,
+        "exact": True,
+        "rho": 0.0,
+        "state": "answered",
+    }
+    assert (second["exact"], second["rho"], second["state"]) == (False, 0.005, "left")
+    with file.open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert rows == [{name: str(value) for name, value in entry.items()} for entry in facts["entries"]]
+
+
+def test_the_ledger_before_anything_was_answered(house: House, tmp_path: Path) -> None:
+    empty, full = tmp_path / "empty.csv", tmp_path / "full.csv"
+    assert house.run("ledger", "--csv", str(empty)) == "Nothing was answered yet.\n"
+    assert house.json("ledger") == {"entries": [], "accounts": []}
+    answer(house)
+    house.run("ledger", "--csv", str(full))
+    (header,) = empty.read_text().splitlines()
+    assert header == full.read_text().splitlines()[0]
+    with pytest.raises(BadCommand, match="cannot be written"):
+        house.run("ledger", "--csv", str(tmp_path))
+
+
+def test_the_ledger_is_backed_up_and_restored(house: House, tmp_path: Path) -> None:
+    backup = tmp_path / "monday.sqlite3"
+    assert house.run("ledger", "backup", str(backup)) == f"Written to {backup}.\n"
+    with pytest.raises(BadCommand):
+        house.run("ledger", "backup", str(backup))
+    answer(house)
+    with house.home.running(), pytest.raises(NodeRunning):
+        house.run("ledger", "restore", str(backup))
+    kept = house.home.folder / "ledger.sqlite3.replaced-1"
+    assert house.run("ledger", "restore", str(backup)) == f"Restored; what was there is {kept}.\n"
+    assert house.json("ledger")["entries"] == []
+    assert house.json("ledger", "restore", str(kept)) == {"kept": str(kept).replace("-1", "-2")}
+    assert len(house.json("ledger")["entries"]) == 3

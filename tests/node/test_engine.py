@@ -1,10 +1,8 @@
 """The engine gives, for every program and every rows, what `plan.grouped_sums` means."""
 
-import itertools
 import tempfile
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -14,58 +12,33 @@ from hypothesis import strategies as st
 
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.engines.rendering import render
-from ceiba_node.quantising import column_type, identifier
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.errors import CeibaError, EngineFailed, JobCancelled, SnapshotDamaged, ValueOutOfRange
 from ceiba_protocol.expression import (
     Arithmetic,
-    Branch,
-    Case,
-    ColumnValue,
     Comparing,
     Expression,
-    Logic,
-    Missing,
-    Not,
     Number,
     Round,
-    TextValue,
-    TruthValue,
 )
 from ceiba_protocol.plan import (
-    ByBucket,
     ByCalendar,
-    ByCase,
     ByColumn,
-    GroupKey,
-    LabelBranch,
-    Named,
-    Plan,
     Program,
-    compile_plan,
     grouped_sums,
 )
 from ceiba_protocol.program import CalendarUnit, Comparison, Row
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS
-from ceiba_protocol.v1.common_pb2 import Signed
+from tests.support.errors import everything_about
+from tests.support.random_questions import CONDITION, GROUPS, OUTPUTS, column, compiled, rows_of, schemas
+from tests.support.snapshots import write_snapshot
 
 FOLDER = Path(tempfile.mkdtemp(prefix="ceiba-engine-"))
-FILES = itertools.count()
 
 
 def snapshot_of(schema: Schema, rows: Sequence[Row]) -> Snapshot:
-    path = FOLDER / f"{next(FILES)}.duckdb"
-    columns = ", ".join(f"{identifier(column.name)} {column_type(column)}" for column in schema.columns)
-    with duckdb.connect(str(path)) as database:
-        database.execute(f"CREATE TABLE rows ({columns})")
-        if rows:
-            values = [[row[column.name] for column in schema.columns] for row in rows]
-            marks = "(" + ", ".join("?" * len(schema.columns)) + ")"
-            flat = [value for row in values for value in row]
-            database.execute(f"INSERT INTO rows VALUES {', '.join([marks] * len(values))}", flat)
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    return Snapshot(schema.table, "0" * 64, schema, max(len(rows), 1), {}, now, path, Signed())
+    return write_snapshot(FOLDER, schema, rows)
 
 
 @pytest.fixture(scope="module")
@@ -73,138 +46,6 @@ def engine():
     engine = DuckDBEngine(holder="cleveland", memory_limit="300MB", threads=2, temp_directory=FOLDER / "spill")
     yield engine
     engine.close()
-
-
-def compiled(
-    schema: Schema, outputs: Sequence[object], groups: Sequence[GroupKey] = (), filter: Expression | None = None
-) -> Program:
-    named = tuple(Named(name=f"o{place}", statistic=statistic) for place, statistic in enumerate(outputs))
-    plan = Plan(table=schema.table, schema_digest=schema.digest(), filter=filter, groups=tuple(groups), outputs=named)
-    return compile_plan(plan, schema)
-
-
-def column(name: str) -> ColumnValue:
-    return ColumnValue(name=name)
-
-
-# --- random schemas, rows and questions ------------------------------------------------------------------------
-
-NUMBERS = ("whole", "small", "fine", "huge")
-
-
-@st.composite
-def schemas(draw):
-    def bounds(least: int, most: int) -> dict[str, int]:
-        low, high = sorted(draw(st.tuples(st.integers(least, most), st.integers(least, most))))
-        return {"minimum": low, "maximum": high}
-
-    nullable = {"nullable": draw(st.booleans())}
-    return Schema.from_plain(
-        {
-            "table": "t",
-            "columns": [
-                {"name": "whole", "type": "int", **nullable, **bounds(-1000, 1000)},
-                {"name": "small", "type": "int", **bounds(-3, 3)},
-                {"name": "fine", "type": "decimal", "resolution": draw(st.sampled_from(["0.01", "0.25", "10"])),
-                 "minimum": -10 * draw(st.integers(0, 50)), "maximum": 10 * draw(st.integers(0, 50))},
-                {"name": "huge", "type": "int", **bounds(-(2**62), 2**62)},
-                {"name": "kind", "type": "category", "domain": ["a", "b", "'c\""], **nullable},
-                {"name": "flag", "type": "bool"},
-                {"name": "level", "type": "int", "domain": [3, -1, 7]},
-                {"name": "day", "type": "date", "minimum": "1899-12-30", "maximum": "2024-03-01"},
-                {"name": "instant", "type": "timestamp", "minimum": "1969-01-31", "maximum": "1971-02-01", **nullable},
-            ],
-        }
-    )  # fmt: skip
-
-
-def rows_of(schema: Schema) -> st.SearchStrategy[list[dict[str, int | None]]]:
-    def values(column):
-        low, high = column.range
-        known = st.sampled_from(column.codes) if column.codes else st.integers(low, high) | st.sampled_from([low, high])
-        return st.none() | known if column.nullable else known
-
-    return st.lists(st.fixed_dictionaries({column.name: values(column) for column in schema.columns}), max_size=12)
-
-
-LITERALS = st.sampled_from(["0", "1", "-1", "2", "7", "-0.5", "0.01", "1000", "33.3"]).map(lambda v: Number(value=v))
-
-
-def conditions(number, condition):
-    compare = st.builds(Comparing, comparison=st.sampled_from(Comparison), left=number, right=number)
-    kind = st.builds(
-        lambda c, v: Comparing(comparison=c, left=column("kind"), right=TextValue(value=v)),
-        st.sampled_from([Comparison.EQUAL, Comparison.NOT_EQUAL]),
-        st.sampled_from(["a", "'c\""]),
-    )
-    day = st.builds(
-        lambda c: Comparing(comparison=c, left=column("day"), right=TextValue(value="1970-01-01")),
-        st.sampled_from(Comparison),
-    )
-    terms = st.lists(condition, min_size=1, max_size=3).map(tuple)
-    return (
-        compare
-        | kind
-        | day
-        | st.builds(Logic, op=st.sampled_from(["and", "or"]), terms=terms)
-        | st.builds(lambda term: Not(term=term), condition)
-        | st.builds(lambda value: Missing(value=value), number | condition | st.just(column("day")))
-    )
-
-
-def numbers(number, condition):
-    branch = st.builds(lambda when, then: Branch(when=when, then=then), condition, number)
-    quotient = st.builds(lambda a, b: Arithmetic(op="divide", left=a, right=b), number, number)
-    return (
-        st.builds(Arithmetic, op=st.sampled_from(["add", "subtract", "multiply"]), left=number, right=number)
-        | st.builds(lambda value, digits: Round(value=value, digits=digits), quotient | number, st.integers(0, 3))
-        | st.builds(
-            lambda arms, other: Case(branches=tuple(arms), otherwise=other),
-            st.lists(branch, min_size=1, max_size=2),
-            st.none() | number,
-        )
-        | st.builds(lambda value: Arithmetic(op="divide", left=value, right=Number(value="-4")), number)
-        | st.just(Arithmetic(op="subtract", left=column("day"), right=column("day")))
-        | condition
-    )
-
-
-NUMBER = st.sampled_from(NUMBERS).map(column) | LITERALS
-CONDITION = st.just(column("flag")) | st.sampled_from([True, False]).map(lambda v: TruthValue(value=v))
-for _ in range(2):
-    NUMBER, CONDITION = NUMBER | numbers(NUMBER, CONDITION), CONDITION | conditions(NUMBER, CONDITION)
-
-OUTPUTS = (
-    st.builds(lambda kind, v: STATISTICS[kind](value=v), st.sampled_from(["count", "sum", "variance"]), NUMBER)
-    | st.builds(lambda x, y: STATISTICS["covariance"](left=x, right=y), NUMBER, NUMBER)
-    | st.builds(
-        lambda v: STATISTICS["histogram"](value=v, low=Number(value="-1.5"), high=Number(value="3"), bins=3), NUMBER
-    )
-)
-GROUPS = (
-    st.sampled_from(["kind", "flag", "level"]).map(lambda name: ByColumn(name=name, column=name))
-    | st.builds(
-        lambda name, unit: ByCalendar(name=name, column=name, unit=unit),
-        st.sampled_from(["day", "instant"]),
-        st.sampled_from([unit for unit in CalendarUnit if unit is not CalendarUnit.DAY]),
-    )
-    | st.just(ByCalendar(name="instant", column="instant", unit=CalendarUnit.DAY))
-    | st.builds(
-        lambda value, count: ByBucket(
-            name="bucket", value=value, low=Number(value="-7.5"), high=Number(value="40"), count=count
-        ),
-        NUMBER,
-        st.integers(1, 7),
-    )
-    | st.builds(
-        lambda one, two, other: ByCase(
-            name="case", branches=(LabelBranch(when=one, label="x"), LabelBranch(when=two, label="y")), otherwise=other
-        ),
-        CONDITION,
-        CONDITION,
-        st.sampled_from([None, "x", "z"]),
-    )
-)
 
 
 @pytest.mark.slow
@@ -287,18 +128,6 @@ def test_a_sum_beyond_128_bits_fails_rather_than_wraps(engine: DuckDBEngine):
         engine.grouped_sums(snapshot_of(PLAIN, [row(wide=2**62)] * 9), program)
     assert failure.value.private == "OutOfRangeException"
     assert str(2**124) not in everything_about(failure.value)
-
-
-def everything_about(error: BaseException) -> str:
-    """Every text that somebody could print of an error and of what led to it."""
-    texts: list[str] = []
-    pending: list[BaseException | None] = [error]
-    while pending:
-        one = pending.pop()
-        if one is not None:
-            texts += [str(one), repr(one), repr(vars(one))]
-            pending += [one.__cause__, one.__context__]
-    return "\n".join(texts)
 
 
 def test_deeply_nested_rounding_does_not_explode(engine: DuckDBEngine):

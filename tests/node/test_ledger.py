@@ -145,14 +145,18 @@ def test_another_attempt_of_the_job_gets_no_payload(path: Path, world: World) ->
     assert ledger.counts()["answered"] == 1
 
 
-@pytest.mark.parametrize("change", [{"stage": "gate"}, {"iteration": 1}])
-def test_another_round_has_its_own_payload(path: Path, world: World, change: dict) -> None:
+@pytest.mark.parametrize(("change", "answered"), [({"stage": "gate"}, 1), ({"iteration": 1}, 2)])
+def test_another_round_has_its_own_payload(path: Path, world: World, change: dict, answered: int) -> None:
+    """What was sent to the gate is no answer yet."""
     ledger = Ledger(path, KEY)
     for attempt in (0, 1):
         approved(ledger, world, attempt=attempt)
+    other = payload_of(world, **change)
     ledger.record_payload(payload_of(world), SALT, NOW)
-    ledger.record_payload(payload_of(world, **change), SALT, NOW)
-    assert ledger.counts()["answered"] == 2
+    ledger.record_payload(other, SALT, NOW)
+    assert ledger.payload(bytes(16), 0, "release", 0) == payload_of(world)
+    assert ledger.payload(bytes(16), 0, other.stage, other.iteration) == other
+    assert ledger.counts()["answered"] == answered
 
 
 def test_one_of_many_threads_stores_the_payload(path: Path, world: World) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ceiba_node.house_rules import SAMPLE_POLICY, Policy, read_policy
 from ceiba_node.policy import (
+    MAX_KEPT_SETS,
     RULES,
     AnsweredSet,
     Decision,
@@ -27,7 +28,8 @@ from ceiba_node.policy import (
     decide,
     may_leave,
 )
-from ceiba_protocol.disclosure.grade import disclosure_for
+from ceiba_protocol.disclosure import grade as grades
+from ceiba_protocol.disclosure.grade import DEFAULT_RHO, MILLION, NoiseRule, disclosure_for
 from ceiba_protocol.errors import (
     AgreementMismatch,
     AgreementNotActive,
@@ -35,6 +37,7 @@ from ceiba_protocol.errors import (
     CeibaError,
     ForbiddenByPolicy,
     GradeForbids,
+    HistoryFull,
     NearbySet,
     NumberUsed,
     QuotaExceeded,
@@ -42,9 +45,23 @@ from ceiba_protocol.errors import (
     Stopped,
     UnknownMember,
 )
+from ceiba_protocol.rounds import Question
 from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.trust.agreement import DAY, NEARBY_SECONDS, Agreement, Contract, Word, read_contract
-from tests.support.members import HOLDERS, MERCHANT, NOW, ROWS, SCHEMA, World, changed, holder, merchant, signed_by
+from ceiba_protocol.trust.documents import NoiseTerms
+from tests.support.members import (
+    HOLDERS,
+    MERCHANT,
+    NOW,
+    ROWS,
+    SCHEMA,
+    World,
+    changed,
+    graded,
+    holder,
+    merchant,
+    signed_by,
+)
 
 ME = HOLDERS[0]
 JOB = bytes.fromhex("0b" * 16)
@@ -78,27 +95,36 @@ def with_policy(given: Request, **changes: Any) -> Request:
     return replace(given, policy=given.policy.model_copy(update=changes))
 
 
+def with_decision(given: Request, approved: bool = True) -> Request:
+    """A person has decided."""
+    return with_record(given, decision=Decision(approved, ""))
+
+
+@cache
+def gated(grade: str = "internal", noise: bool = False) -> Question:
+    """The same question about data of that grade, exact or with noise."""
+    world = World(schema=graded(grade))
+    world.noise = NoiseTerms(rho=DEFAULT_RHO) if noise else None
+    return world.read()
+
+
 def suspended(given: Request) -> Request:
     notices = tuple(read_contract(WORLD.signatures(), [WORLD.notice("zurich", Word.SUSPEND)], WORLD.roster).notices)
     return replace(given, contract=Contract(given.contract.agreement, given.contract.signatures, notices))
 
 
 WORLD = World()
-IMPORTANT = schema_with(Grade.IMPORTANT)
-
 BROKEN: list[tuple[type[Exception], Callable[[Request], Request]]] = [
     (Stopped, lambda one: with_record(one, stops=(Stop(StopKind.ALL, "", "", NOW),))),
     (AgreementNotActive, suspended),
     (ForbiddenByPolicy, lambda one: with_policy(one, merchants=("bank-b",))),
     (ForbiddenByPolicy, lambda one: with_policy(one, forbidden_columns=("health.heart.age",))),
-    (
-        GradeForbids,
-        lambda one: replace(with_policy(one, ask_from_grade=Grade.CORE), schema=schema_with(Grade.IMPORTANT)),
-    ),
+    (GradeForbids, lambda one: replace(with_decision(one), schema=schema_with(Grade.CORE))),
     (ForbiddenByPolicy, lambda one: with_policy(one, minimum_holders=4)),
     (NumberUsed, lambda one: with_record(one, number_used=True)),
     (QuotaExceeded, lambda one: with_record(one, jobs_today=200)),
     (ForbiddenByPolicy, lambda one: with_policy(one, cells_per_job=1)),
+    (HistoryFull, lambda one: replace(with_record(one, kept_sets=MAX_KEPT_SETS), question=gated())),
     (RefusedByPerson, lambda one: with_record(one, decision=Decision(False, "no"))),
 ]
 """One way to break each rule, in the order of RULES."""
@@ -223,10 +249,21 @@ def test_a_grade_above_the_houses_highest_is_forbidden(world: World) -> None:
     assert isinstance(error, ForbiddenByPolicy) and "internal" in error.fields["rule"]
 
 
-@pytest.mark.parametrize("grade", [Grade.IMPORTANT, Grade.CORE])
-def test_no_setting_opens_important_or_core_data(world: World, grade: Grade) -> None:
+def test_no_setting_opens_core_data(world: World) -> None:
+    """Nor does a person who approves the job."""
     open_house = with_policy(request(world), highest_grade=Grade.CORE, ask_from_grade=Grade.CORE)
-    assert isinstance(error_of(replace(open_house, schema=schema_with(grade))), GradeForbids)
+    for asked in (open_house, with_decision(open_house)):
+        assert isinstance(error_of(replace(asked, schema=schema_with(Grade.CORE))), GradeForbids)
+
+
+def test_important_data_is_closed_until_the_house_opens_it_and_a_person_the_job(world: World) -> None:
+    important = replace(request(world), schema=schema_with(Grade.IMPORTANT))
+    error = error_of(with_decision(important))
+    assert isinstance(error, ForbiddenByPolicy)
+    assert error.fields["rule"] == "highest_grade is sensitive, and a column is important"
+    opened = with_policy(important, highest_grade=Grade.IMPORTANT)
+    assert isinstance(error_of(opened), DecisionPending)
+    decide(with_decision(opened))
 
 
 def test_the_last_job_of_a_day_is_answered_and_no_other(world: World) -> None:
@@ -302,6 +339,84 @@ def test_nobody_is_asked_twice_about_the_same_question(world: World) -> None:
 
 def test_an_approval_does_not_lift_another_rule() -> None:
     assert isinstance(error_of(with_record(each_job(), decision=Decision(True, ""), jobs_today=200)), QuotaExceeded)
+
+
+# --- exact answers, and those with noise -------------------------------------------------------------------------
+
+
+def under(question: Question, **settings: Any) -> Request:
+    """A question under its own agreement, by these settings of the house."""
+    agreement = question.agreement
+    contract = replace(request(WORLD).contract, agreement=agreement)
+    schema = graded(agreement.disclosure.grade.value)
+    return with_policy(replace(request(WORLD), question=question, contract=contract, schema=schema), **settings)
+
+
+def test_an_exact_answer_about_sensitive_data_takes_a_person() -> None:
+    exact = under(gated("sensitive"))
+    assert isinstance(error_of(exact), DecisionPending)
+    decide(with_decision(exact))
+    decide(under(gated("sensitive", noise=True)))
+
+
+def test_about_internal_data_only_if_the_house_wants_it() -> None:
+    decide(under(gated("internal")))
+    assert isinstance(error_of(under(gated("internal"), noise=NoiseRule.MANDATORY)), DecisionPending)
+    decide(under(gated("internal", noise=True), noise=NoiseRule.MANDATORY))
+
+
+def test_a_house_cannot_do_without_the_agreed_noise() -> None:
+    assert isinstance(error_of(under(gated("sensitive"), noise=NoiseRule.OPTIONAL)), DecisionPending)
+
+
+def test_an_exact_answer_must_fit_into_the_history() -> None:
+    """Whatever it is compared with is counted: each part of each cell."""
+    exact = under(gated("internal"))
+    needed = exact.cells * len(exact.question.tests.audited)
+    assert needed > exact.cells
+    decide(with_record(exact, kept_sets=MAX_KEPT_SETS - needed))
+    error = error_of(with_record(exact, kept_sets=MAX_KEPT_SETS - needed + 1))
+    assert isinstance(error, HistoryFull)
+    assert error.fields == {"holder": ME, "table": "health.heart", "limit": str(MAX_KEPT_SETS)}
+
+
+def test_a_full_history_ends_neither_noisy_nor_public_answers(world: World) -> None:
+    """These are not compared with anything."""
+    for asked in (under(gated("internal", noise=True)), request(world)):
+        decide(with_record(asked, kept_sets=MAX_KEPT_SETS))
+
+
+STRICTER = {
+    "exact_jobs": (4, 4),
+    "noise": (NoiseRule.MANDATORY, NoiseRule.MANDATORY),
+    "rho_per_year": (0.25, MILLION // 4),
+    "dominance_one": (60, 60),
+    "dominance_two": (80, 80),
+}
+LAXER = {"exact_jobs": 51, "noise": NoiseRule.OPTIONAL, "rho_per_year": 1.5, "dominance_one": 71, "dominance_two": 86}
+"""Than what internal data demand."""
+
+
+def test_of_each_rule_the_stricter_one_counts() -> None:
+    agreed = grades.RULES[Grade.INTERNAL]
+    assert Policy().tightened(agreed) == Policy(**LAXER).tightened(agreed) == agreed
+    for key, (setting, expected) in STRICTER.items():
+        tightened = Policy(**{**LAXER, key: setting}).tightened(agreed)
+        assert tightened == agreed.model_copy(update={key: expected})
+        assert tightened.is_at_least(agreed) and tightened != agreed
+
+
+@pytest.mark.parametrize("grade", grades.RULES)
+def test_a_house_never_loosens_what_was_agreed(grade: Grade) -> None:
+    for settings in ({}, LAXER, {key: setting for key, (setting, _) in STRICTER.items()}):
+        assert Policy(**settings).tightened(grades.RULES[grade]).is_at_least(grades.RULES[grade])
+
+
+@given(st.integers(0, MILLION))
+@example(249)
+def test_a_house_means_the_rho_that_it_writes(millionths: int) -> None:
+    """Also where the binary number is a little less than what people write, such as 0.000249."""
+    assert Policy(rho_per_year=millionths / MILLION).tightened(grades.RULES[Grade.INTERNAL]).rho_per_year == millionths
 
 
 # --- sets that nearly coincide -----------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import re
 import resource
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
@@ -209,7 +211,8 @@ def test_a_resolution_beyond_128_bits_is_a_bad_schema(store, tmp_path):
 
 # --- refusals --------------------------------------------------------------------------------------------------
 
-AGE = schema({"name": "age", "type": "int", "minimum": 0, "maximum": 120}, subject_key="patient")
+AGE_COLUMNS = ({"name": "age", "type": "int", "minimum": 0, "maximum": 120},)
+AGE, AGE_ALONE = schema(*AGE_COLUMNS, subject_key="patient"), schema(*AGE_COLUMNS)
 
 
 def test_an_empty_table_is_refused(store, tmp_path):
@@ -338,6 +341,218 @@ def test_without_a_subject_key_each_row_is_its_own_subject(store, tmp_path):
     assert column_of(store.current("health.heart"), SUBJECT_COLUMN) == [0, 1, 2]
 
 
+def rows_of(snapshot: Snapshot) -> list[tuple[int, tuple[int | None, ...]]]:
+    """(subject, values) of each row, in order."""
+    with duckdb.connect(str(snapshot.path), read_only=True) as database:
+        return [(row[-1], row[:-1]) for row in database.execute("SELECT * FROM rows").fetchall()]
+
+
+def values(folder: Path, *rows: int) -> Path:
+    return write_csv(folder, ["x", "y"], *([value, 0] for value in rows))
+
+
+X = schema({"name": "x", **INT})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "numbers"),
+    [
+        ([5, 6, 7], [9, 5, 6, 7], [3, 0, 1, 2]),
+        ([5, 6, 7], [6, 7], [1, 2]),
+        ([5, 6, 7], [7, 6, 5], [2, 1, 0]),
+        ([5, 5, 6], [5, 6, 5, 5], [0, 2, 1, 3]),
+        ([5, 6, 7], [5, 8, 7], [0, 3, 2]),
+        ([""], ["", ""], [0, 1]),
+    ],
+)
+def test_without_a_subject_key_equal_rows_keep_their_numbers(store, tmp_path, old, new, numbers):
+    published(store, values(tmp_path, *old), X)
+    published(store, values(tmp_path, *new), X)
+    assert column_of(store.current("health.heart"), SUBJECT_COLUMN) == numbers
+
+
+def test_without_a_subject_key_no_number_is_given_twice(store, tmp_path):
+    for rows, numbers in (([5, 6], [0, 1]), ([5], [0]), ([5, 6], [0, 2]), ([7], [3]), ([6, 8, 7], [4, 5, 3])):
+        published(store, values(tmp_path, *rows), X)
+        assert column_of(store.current("health.heart"), SUBJECT_COLUMN) == numbers
+
+
+SMALL = st.lists(st.integers(0, 3), min_size=1, max_size=7)
+
+
+@settings(max_examples=12, deadline=None)
+@given(versions=st.lists(SMALL, min_size=2, max_size=5))
+def test_numbers_are_paired_as_except_all_pairs_rows(tmp_path_factory, versions):
+    folder = tmp_path_factory.mktemp("numbers")
+    store, given_so_far, before = SnapshotStore(folder / "store", holder="cleveland"), set(), Counter()
+    for rows in versions:
+        published(store, values(folder, *rows), X)
+        pairs = Counter((value, number) for number, (value,) in rows_of(store.current("health.heart")))
+        numbers = {number for _, number in pairs}
+        assert [value for _, (value,) in rows_of(store.current("health.heart"))] == rows
+        assert len(numbers) == len(rows)
+        kept = Counter(value for value, _ in (pairs & before).elements())
+        assert kept == Counter(rows) & Counter(value for value, _ in before.elements())
+        assert min(numbers - {number for _, number in before}, default=10**9) > max(given_so_far, default=-1)
+        given_so_far |= numbers
+        before = pairs
+
+
+def test_an_unchanged_source_without_a_subject_key_is_the_same_version(store, tmp_path):
+    published(store, values(tmp_path, 5, 6), X)
+    version = published(store, values(tmp_path, 9, 6), X).version
+    again = published(store, values(tmp_path, 9, 6), X, now=NOW + timedelta(days=1)).version
+    assert again == version
+    assert column_of(store.current("health.heart"), SUBJECT_COLUMN) == [2, 1]
+
+
+def test_numbers_stay_with_several_row_groups(tmp_path):
+    """One row inserted before 400,000: every other row keeps its number, whatever runs in parallel."""
+    one, other, rows = tmp_path / "one.parquet", tmp_path / "other.parquet", 400_000
+    duckdb.execute(f"COPY (SELECT i // 2 AS x FROM range({rows}) AS t(i)) TO '{one}' (FORMAT parquet)")
+    duckdb.execute(f"COPY (FROM (VALUES (-1)) AS t(x) UNION ALL FROM '{one}') TO '{other}' (FORMAT parquet)")
+    store = SnapshotStore(tmp_path / "store", holder="cleveland")
+    of = schema({"name": "x", "type": "int", "minimum": -1, "maximum": rows})
+    for path in (one, other):
+        published(store, path, of)
+    snapshot = store.current("health.heart")
+    assert column_of(snapshot, "x") == [-1, *(i // 2 for i in range(rows))]
+    numbers = column_of(snapshot, SUBJECT_COLUMN)
+    assert numbers[0] == rows and sorted(numbers) == list(range(rows + 1))
+    assert all(number // 2 == i // 2 for i, number in enumerate(numbers[1:]))
+
+
+def test_a_snapshot_counts_its_subjects(store, tmp_path):
+    published(store, ages(tmp_path, ("ann", 1), ("bob", 2), ("ann", 3)), AGE)
+    snapshot = store.current("health.heart")
+    assert (snapshot.rows, snapshot.subjects, snapshot.is_one_row_each) == (3, 2, False)
+    published(store, ages(tmp_path, ("ann", 1), ("bob", 2)), AGE)
+    assert store.current("health.heart").is_one_row_each
+
+
+# --- what changed between versions -----------------------------------------------------------------------------
+
+
+def changed(store: SnapshotStore, one: str, other: str) -> list[int] | None:
+    numbers = store.changed_subjects("health.heart", one, other)
+    return None if numbers is None else numbers.tolist()
+
+
+def test_rows_added_removed_and_corrected_are_changes(store, tmp_path):
+    one = published(store, ages(tmp_path, ("ann", 1), ("bob", 2), ("cho", 3), ("dee", 4), ("dee", 4)), AGE).version
+    two = published(store, ages(tmp_path, ("bob", 2), ("dee", 4), ("cho", 5), ("eve", 6)), AGE).version
+    assert changed(store, one, two) == changed(store, two, one) == [0, 2, 3, 4]
+    assert changed(store, one, one) == changed(store, two, two) == []
+
+
+def test_the_order_of_rows_is_no_change(store, tmp_path):
+    one = published(store, ages(tmp_path, ("ann", 1), ("bob", 2)), AGE).version
+    two = published(store, ages(tmp_path, ("bob", 2), ("ann", 1)), AGE).version
+    assert one != two and changed(store, one, two) == []
+
+
+def test_what_was_changed_back_does_not_hide_what_was_not(store, tmp_path):
+    """A faulty export, mended the next night: the two good versions differ by the one person who was admitted."""
+    good = [(f"p{n}", n) for n in range(20)]
+    one = published(store, ages(tmp_path, *good), AGE).version
+    faulty = published(store, ages(tmp_path, *good[:3]), AGE).version
+    mended = published(store, ages(tmp_path, *good, ("new", 5)), AGE).version
+    assert changed(store, one, mended) == [20]
+    assert len(changed(store, one, faulty)) == 17 and len(changed(store, faulty, mended)) == 18
+
+
+def test_a_version_that_comes_back(store, tmp_path):
+    versions = [published(store, ages(tmp_path, ("ann", n % 2), ("bob", n // 2)), AGE).version for n in (0, 1, 0, 3)]
+    assert versions[0] == versions[2]
+    assert changed(store, versions[0], versions[1]) == [0]
+    assert changed(store, versions[0], versions[3]) == [0, 1]
+    assert changed(store, versions[1], versions[3]) == [1]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    versions=st.lists(
+        st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), min_size=1, max_size=6), min_size=2, max_size=5
+    ),
+    has_key=st.booleans(),
+)
+def test_changes_are_those_of_the_rows_although_they_are_gone(tmp_path_factory, versions, has_key):
+    folder = tmp_path_factory.mktemp("changes")
+    store, of = SnapshotStore(folder / "store", holder="cleveland", keep=0), AGE if has_key else AGE_ALONE
+    contents = {}
+    for rows in versions:
+        version = published(store, ages(folder, *rows), of).version
+        contents[version] = Counter(rows_of(store.current("health.heart")))
+    assert len(store.versions("health.heart")) == 1
+    for one, old in contents.items():
+        for other, new in contents.items():
+            differing = (old - new) + (new - old)
+            assert changed(store, one, other) == sorted({number for number, _ in differing})
+
+
+def test_unknown_versions_have_no_known_changes(store, tmp_path):
+    version = published(store, ages(tmp_path, ("ann", 1)), AGE).version
+    assert changed(store, version, "0" * 64) is None
+    assert store.changed_subjects("health.liver", version, version) is None
+
+
+def sex_too(**options: object) -> Schema:
+    return schema({"name": "age", "type": "int", "minimum": 0, "maximum": 120}, {"name": "sex", **INT}, **options)
+
+
+def people(folder: Path, *rows: tuple[str, int, int]) -> Path:
+    return write_csv(folder, ["patient", "age", "sex"], *rows)
+
+
+def test_a_column_more_is_no_change_and_a_column_less_ends_the_chain(store, tmp_path):
+    both = sex_too(subject_key="patient")
+    one = published(store, people(tmp_path, ("ann", 1, 0), ("bob", 2, 0)), AGE).version
+    two = published(store, people(tmp_path, ("ann", 1, 1), ("bob", 3, 0)), both).version
+    three = published(store, people(tmp_path, ("ann", 1, 1), ("bob", 3, 0)), AGE).version
+    assert changed(store, one, two) == [1]
+    assert changed(store, two, three) is None and changed(store, one, three) is None
+
+
+def test_numbers_of_another_key_or_without_one_are_not_compared(store, tmp_path):
+    source = people(tmp_path, ("ann", 1, 5), ("bob", 2, 6))
+    one = published(store, source, AGE).version
+    two = published(store, source, AGE_ALONE).version
+    assert column_of(store.current("health.heart"), SUBJECT_COLUMN) == [2, 3]
+    three = published(store, source, schema(*AGE_COLUMNS, subject_key="sex")).version
+    assert changed(store, one, two) is None and changed(store, two, three) is None
+    assert column_of(store.current("health.heart"), SUBJECT_COLUMN) == [4, 5]
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_after_a_loss_nobody_says_what_changed(store, tmp_path, has_key):
+    of = AGE if has_key else AGE_ALONE
+    one = published(store, ages(tmp_path, ("ann", 1), ("bob", 2)), of).version
+    store.subjects_path("health.heart").unlink()
+    two = published(store, ages(tmp_path, ("bob", 2)), of).version
+    store.current("health.heart").path.unlink()
+    three = published(store, ages(tmp_path, ("bob", 3)), of).version
+    assert changed(store, one, two) is None and changed(store, two, three) is None
+    assert changed(store, three, three) == []
+
+
+def test_a_damaged_step_says_nothing(store, tmp_path):
+    one, two = (published(store, ages(tmp_path, ("ann", age)), AGE).version for age in (1, 2))
+    (step,) = store.subjects_path("health.heart").parent.glob("steps/*.parquet")
+    step.write_bytes(b"damaged")
+    assert changed(store, one, two) is None
+
+
+def test_a_step_shows_no_value_without_the_key(store, tmp_path):
+    """It outlives the rows, and there are only 121 ages to try."""
+    states = []
+    for key in (KEY, b"o" * 32):
+        for age in (1, 2):
+            published(store, ages(tmp_path, ("ann", age)), AGE, version_key=key)
+        step = max(store.subjects_path("health.heart").parent.glob("steps/*.parquet"))
+        states.append(duckdb.execute(f"SELECT before, after FROM '{step}'").fetchall())
+    assert states[0] != states[1]
+
+
 def test_an_older_version_stays_readable_until_it_is_one_too_many(store, tmp_path):
     versions = [published(store, ages(tmp_path, ("a", age)), AGE).version for age in (1, 2, 3)]
     assert store.current("health.heart").version == versions[2]
@@ -347,30 +562,50 @@ def test_an_older_version_stays_readable_until_it_is_one_too_many(store, tmp_pat
     assert store.tables() == ["health.heart"]
 
 
-def test_a_crash_before_the_last_step_leaves_the_old_version(store, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("step", "name"), [(0, "rows.duckdb"), (1, "[0-9a-f]{64}"), (2, r"00000001-.*\.parquet"), (3, "current")]
+)
+def test_a_crash_before_the_last_step_leaves_the_old_version(store, tmp_path, monkeypatch, step, name):
     old = published(store, ages(tmp_path, ("a", 1)), AGE).version
     source = ages(tmp_path, ("a", 2))
-    real, crashed_at = os.replace, []
-    for step in range(3):  # the rows into their folder, the folder into its place, the name of the current version
+    real, calls = os.replace, []
 
-        def crash(one, two, step=step, calls=[]):  # noqa: B006
-            calls.append(two)
-            if len(calls) > step:
-                crashed_at.append(Path(two).name)
-                raise KeyboardInterrupt
-            real(one, two)
+    def crash(one, two):
+        calls.append(Path(two).name)
+        if len(calls) > step:
+            raise KeyboardInterrupt
+        real(one, two)
 
-        monkeypatch.setattr(os, "replace", crash)
-        with pytest.raises(KeyboardInterrupt):
-            published(store, source, AGE)
-        assert store.current("health.heart").version == old
-        assert column_of(store.current("health.heart"), "age") == [1]
-        monkeypatch.setattr(os, "replace", real)
-        if step == 1:
-            assert not list(store.path_of("health.heart", old).parents[1].glob(".staging-*"))
-    assert crashed_at[-1] == "current"
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        published(store, source, AGE)
+    assert re.fullmatch(name, calls[-1])
+    assert store.current("health.heart").version == old
+    assert column_of(store.current("health.heart"), "age") == [1]
+    assert not list(store.path_of("health.heart", old).parents[1].glob(".staging-*"))
+    monkeypatch.setattr(os, "replace", real)
     new = published(store, source, AGE).version
     assert store.current("health.heart").version == new != old
+    assert changed(store, old, new) == [0]
+
+
+def test_after_a_crash_the_changes_are_those_from_the_version_that_answers(store, tmp_path, monkeypatch):
+    """A version that was recorded and never answered is no part of the way."""
+    old = published(store, ages(tmp_path, ("ann", 1), ("bob", 1)), AGE).version
+    real = os.replace
+
+    def crash(one, two):
+        if Path(two).name == "current":
+            raise KeyboardInterrupt
+        real(one, two)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        published(store, ages(tmp_path, ("ann", 2), ("bob", 1)), AGE)
+    monkeypatch.setattr(os, "replace", real)
+    new = published(store, ages(tmp_path, ("ann", 1), ("bob", 2)), AGE).version
+    assert changed(store, old, new) == [1]
+    assert len(list(store.subjects_path("health.heart").parent.glob("steps/*"))) == 2
 
 
 def test_a_refused_source_leaves_the_old_version(store, tmp_path):
@@ -380,15 +615,16 @@ def test_a_refused_source_leaves_the_old_version(store, tmp_path):
     assert store.current("health.heart").version == old
 
 
-def test_damage_is_noticed_and_mended_by_publishing_again(store, tmp_path):
+@pytest.mark.parametrize("of", [AGE, AGE_ALONE], ids=["key", "no key"])
+def test_damage_is_noticed_and_mended_by_publishing_again(store, tmp_path, of):
     source = ages(tmp_path, ("a", 1))
-    version = published(store, source, AGE).version
+    version = published(store, source, of).version
     path = store.current("health.heart").path
     for damage in (lambda: path.write_bytes(b"short"), path.unlink, (path.parent / "snapshot.json").unlink):
         damage()
         with pytest.raises(SnapshotDamaged):
             store.current("health.heart")
-        assert published(store, source, AGE).version == version
+        assert published(store, source, of).version == version
         assert column_of(store.current("health.heart"), "age") == [1]
 
 

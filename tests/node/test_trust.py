@@ -52,7 +52,7 @@ def leaving(tmp_path: Path) -> Iterator[Node]:
 
 
 def refusal_of(reply: Any, code: str) -> Refusal:
-    assert isinstance(reply, Reply) and reply.ciphertexts == b""
+    assert isinstance(reply, Reply) and reply.payload == b""
     refusal = World(FOUR).roster.open(reply.signed, Refusal, Role.HOLDER)
     assert refusal.code == code
     return refusal
@@ -209,7 +209,7 @@ def test_a_job_waits_for_its_person_and_is_answered_then(asking: Node) -> None:
     assert Approval.parse(reply.signed.body).attempt == 0
     assert list(asking.answering.decided()) == []  # sent once; the coordinator asks again if it was lost
     assert asking.approve() == reply
-    assert asking.contribute(asking.approvals()).ciphertexts
+    assert asking.contribute(asking.approvals()).payload
 
 
 def test_the_merchant_reads_one_reason_and_the_house_another(asking: Node) -> None:
@@ -282,7 +282,7 @@ def test_what_is_stopped_is_not_even_sent_again(node: Node) -> None:
 
 def test_only_what_is_stopped_stops(node: Node) -> None:
     stop(node, StopKind.MERCHANT, "bank-b")
-    assert node.contribute(node.approvals()).ciphertexts
+    assert node.contribute(node.approvals()).payload
 
 
 # --- leaving, and going on without those who left ----------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_who_has_left_never_comes_back(leaving: Node) -> None:
 
 def test_who_has_submitted_gives_no_token(leaving: Node) -> None:
     approvals = leaving.approvals()
-    assert leaving.contribute(approvals).ciphertexts
+    assert leaving.contribute(approvals).payload
     stop(leaving)
     for reply, code in ((leaving.contribute(approvals), "stopped"), (leaving.approve(attempt=1), "second_payload")):
         refusal_of(reply, code)
@@ -336,7 +336,7 @@ def test_a_peers_fault_brings_no_token(leaving: Node) -> None:
     approvals = leaving.approvals()
     reply = leaving.contribute(approvals[:3])
     refusal_of(reply, "set_mismatch")
-    assert reply.token is None and leaving.contribute(approvals).ciphertexts
+    assert reply.token is None and leaving.contribute(approvals).payload
 
 
 ORDERS = list(itertools.product(["approve", "contribute", "stop", "resume", "restart"], repeat=4))
@@ -355,7 +355,7 @@ def test_never_a_token_and_a_submission_in_whatever_order(leaving: Node, order: 
     }
     for step in (*order, "contribute", "stop", "contribute", "resume", "contribute"):
         steps[step]()
-    tokens, submissions = {bool(one.token) for one in sent}, {bool(one.ciphertexts) for one in sent}
+    tokens, submissions = {bool(one.token) for one in sent}, {bool(one.payload) for one in sent}
     assert not (True in tokens and True in submissions)
 
 
@@ -374,9 +374,9 @@ def test_who_has_submitted_answers_no_smaller_set_of_the_job(leaving: Node) -> N
     """Whatever tokens there are: one of a holder that was put back to an older state would be false."""
     approvals = leaving.approvals()
     rest, tokens = without(leaving, "lille", 1)
-    assert leaving.contribute(approvals).ciphertexts == b""  # it has approved the newer attempt by now
+    assert leaving.contribute(approvals).payload == b""  # it has approved the newer attempt by now
     leaving.restart()
-    assert leaving.contribute(rest, tokens).ciphertexts
+    assert leaving.contribute(rest, tokens).payload
     refusal_of(leaving.contribute(approvals), "set_mismatch")
     refusal_of(leaving.approve(attempt=2), "second_payload")
 
@@ -384,7 +384,7 @@ def test_who_has_submitted_answers_no_smaller_set_of_the_job(leaving: Node) -> N
 def test_a_smaller_set_is_answered_with_the_token_of_who_left(leaving: Node) -> None:
     rest, tokens = without(leaving, "lille", 1)
     reply = leaving.contribute(rest, tokens)
-    assert reply.ciphertexts
+    assert reply.payload
     leaving.restart()
     assert leaving.contribute(rest, tokens) == reply
 
@@ -413,7 +413,7 @@ def test_each_attempt_has_its_own_mask_key(leaving: Node) -> None:
 
 def test_the_next_jobs_smaller_set_is_refused_for_thirty_days(leaving: Node) -> None:
     """The whole set was answered; without lille, the difference would be lille's."""
-    assert leaving.contribute(leaving.approvals()).ciphertexts
+    assert leaving.contribute(leaving.approvals()).payload
     leaving.ask("0c", 2)
     rest, tokens = without(leaving, "lille", 1)
     reply = leaving.contribute(rest, tokens)
@@ -425,7 +425,7 @@ def test_the_next_jobs_smaller_set_is_refused_for_thirty_days(leaving: Node) -> 
 
 def test_nor_is_the_whole_set_answered_after_the_smaller_one(leaving: Node) -> None:
     rest, tokens = without(leaving, "lille", 1)
-    assert leaving.contribute(rest, tokens).ciphertexts
+    assert leaving.contribute(rest, tokens).payload
     leaving.ask("0c", 2)
     refusal_of(leaving.contribute(leaving.approvals()), "nearby_set")
     later = leaving.ledger.answered_sets(NOW - 1)

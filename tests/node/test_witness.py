@@ -29,7 +29,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 def refused(reply: Any, code: str) -> None:
-    assert isinstance(reply, Reply) and reply.token is None and reply.ciphertexts == b""
+    assert isinstance(reply, Reply) and reply.token is None and reply.payload == b""
     assert World().roster.open(reply.signed, Refusal, Role.HOLDER).code == code
 
 
@@ -190,7 +190,7 @@ def test_a_lifted_fault_that_is_gone_is_history(node: Node, restarted: bool) -> 
         node.answering.witness.catch_up()
     else:
         assert node.answering.witness.look_again() and not node.answering.witness.look_again()
-    assert node.contribute(approvals).ciphertexts and node.ledger.fault() is None
+    assert node.contribute(approvals).payload and node.ledger.fault() is None
     (kept,) = node.ledger.faults()
     assert (kept.checkpoint, kept.lifted_at, kept.lifted_because) == (
         checkpoint, NOW, "The operator restored the newest copy"
@@ -313,11 +313,11 @@ def test_a_set_is_not_answered_with_a_log_shorter_than_another_holder_has_seen(n
     refused(node.contribute(node.approvals(hungary=seen)), "log_proof_failed")
     assert node.answering.witness.fault is None  # the other may have lied
     node.log.add(node.world.approval(THIRD))
-    assert node.contribute(node.approvals(hungary=seen)).ciphertexts
+    assert node.contribute(node.approvals(hungary=seen)).payload
 
 
 def test_a_submission_waits_until_its_checkpoint_was_witnessed(node: Node) -> None:
-    assert node.contribute(node.approvals()).ciphertexts
+    assert node.contribute(node.approvals()).payload
     assert node.answering.witness.size == 3 and len(node.log.cosigned) == 1
 
 
@@ -330,7 +330,7 @@ def test_a_log_that_cannot_be_reached_is_no_reason_to_refuse(node: Node) -> None
     with pytest.raises(NotReachable):
         node.contribute(approvals)
     node.log.entries = entries  # type: ignore[method-assign]
-    assert node.contribute(approvals).ciphertexts
+    assert node.contribute(approvals).payload
 
 
 def test_an_approval_says_how_much_was_witnessed(node: Node) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ceiba_protocol.canonical import Digest
-from ceiba_protocol.disclosure.grade import ORDER, RULES, Disclosure, disclosure_for
+from ceiba_protocol.disclosure.grade import ORDER, RULES, Disclosure, NoiseRule, disclosure_for
 from ceiba_protocol.errors import (
     AgreementMismatch,
     BadSignature,
@@ -514,6 +514,24 @@ def terms(schema: Schema, **changes: Any) -> Agreement:
     return changed(AGREEMENT, schema_digest=schema.digest(), **changes)
 
 
+STRICTNESS: dict[str, Callable[[Disclosure], Any]] = {
+    "grade": lambda rules: ORDER[ORDER.index(rules.grade) - 1],
+    "minimum_subjects": lambda rules: rules.minimum_subjects - 1,
+    "minimum_holders": lambda rules: rules.minimum_holders - 1,
+    "minimum_set": lambda rules: rules.minimum_set - 1,
+    "dominance_one": lambda rules: rules.dominance_one + 1,
+    "dominance_two": lambda rules: rules.dominance_two + 1,
+    "exact_jobs": lambda rules: rules.exact_jobs + 1,
+    "noise": lambda rules: NoiseRule.OPTIONAL,
+    "rho_per_year": lambda rules: rules.rho_per_year + 1,
+}
+"""For each rule a value that is laxer by one."""
+
+
+def laxer(rules: Disclosure, rule: str) -> Disclosure:
+    return changed(rules, **{rule: STRICTNESS[rule](rules)})
+
+
 def test_terms_are_for_the_schema_and_as_strict_as_its_grades() -> None:
     sensitive = graded(chol="sensitive")
     strict = RULES[Grade.SENSITIVE]
@@ -529,11 +547,41 @@ def test_terms_are_for_the_schema_and_as_strict_as_its_grades() -> None:
         (terms(sensitive, disclosure=changed(strict, minimum_holders=2)), sensitive, AgreementMismatch, "laxer"),
         (terms(sensitive, disclosure=changed(strict, grade=Grade.INTERNAL)), sensitive, AgreementMismatch, "laxer"),
         (changed(AGREEMENT, columns=("age", "height")), SCHEMA, UnknownColumn, "height"),
-        (terms(graded(chol="important")), graded(chol="important"), GradeForbids, "grade important"),
+        (terms(graded(chol="core")), graded(chol="core"), GradeForbids, "grade core"),
+        *(
+            (terms(sensitive, disclosure=laxer(strict, rule)), sensitive, AgreementMismatch, "laxer")
+            for rule in STRICTNESS
+        ),
     ]
     for agreement, schema, error, says in refused:
         with pytest.raises(error, match=re.escape(says)):
             check_terms(agreement, schema)
+
+
+IMPORTANT = RULES[Grade.IMPORTANT]
+
+
+def important(**changes: Any) -> tuple[Agreement, Schema]:
+    """Terms on important data, which pass unless a test changes them; and their schema."""
+    schema = graded(chol="important")
+    passing: dict[str, Any] = {"disclosure": IMPORTANT, "smallest_set": 4, "approval": "each job"}
+    return terms(schema, **(passing | changes)), schema
+
+
+def test_important_data_takes_four_holders_and_a_person_for_each_job() -> None:
+    check_terms(*important())
+    with pytest.raises(TooFewHolders, match="has 3 holders; at least 4"):
+        check_terms(*important(smallest_set=3))
+    with pytest.raises(AgreementMismatch, match="a person's approval of each job"):
+        check_terms(*important(approval="standing"))
+
+
+@pytest.mark.parametrize("rule", ["minimum_set", "minimum_holders"])
+def test_what_the_rules_demand_of_the_set_is_possible(rule: str) -> None:
+    wanting = changed(RULES[Grade.SENSITIVE], **{rule: 5})
+    check_terms(terms(SCHEMA, disclosure=wanting, smallest_set=5), SCHEMA)
+    with pytest.raises(TooFewHolders, match="has 4 holders; at least 5"):
+        check_terms(terms(SCHEMA, disclosure=wanting, smallest_set=4), SCHEMA)
 
 
 COVERED = {
@@ -648,19 +696,44 @@ def test_a_notices_number_counts_from_one(number: int) -> None:
 # --- grades ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("grade", "subjects", "holders"), [("public", 1, 1), ("internal", 5, 3), ("sensitive", 11, 3)])
-def test_rules_follow_from_the_highest_grade(grade: str, subjects: int, holders: int) -> None:
+EVERY_RULE = {
+    "public": (1, 1, 3, 100, 100, 1_000_000, "optional", 10_000_000),
+    "internal": (5, 3, 3, 70, 85, 50, "optional", 1_000_000),
+    "sensitive": (11, 3, 3, 70, 85, 5, "mandatory", 100_000),
+    "important": (20, 4, 4, 70, 85, 0, "mandatory", 20_000),
+}
+"""k, h, m, percents, exact jobs, noise, millionths of ρ a year: written apart from the table, after PROTOCOL §3.1."""
+
+
+@pytest.mark.parametrize("grade", EVERY_RULE)
+def test_rules_follow_from_the_highest_grade(grade: str) -> None:
     schema = graded(sex="public", age="public", chol=grade)
     found = disclosure_for(("age", "chol"), schema)
-    assert found == Disclosure(grade=Grade(grade), minimum_subjects=subjects, minimum_holders=holders)
+    assert tuple(dict(found).values()) == (grade, *EVERY_RULE[grade])
     assert disclosure_for(("age", "sex"), schema) == disclosure_for((), schema) == RULES[Grade.PUBLIC]
 
 
-@pytest.mark.parametrize("grade", ["important", "core"])
-def test_higher_grades_are_not_answered(grade: str) -> None:
+def test_core_data_is_not_answered() -> None:
+    assert set(RULES) == set(Grade) - {Grade.CORE}
     with pytest.raises(GradeForbids) as caught:
-        disclosure_for(("age", "chol"), graded(age=grade))
-    assert caught.value.fields == {"grade": grade, "table": "health.heart"}
+        disclosure_for(("age", "chol"), graded(age="core"))
+    assert caught.value.fields == {"grade": "core", "table": "health.heart"}
+
+
+@pytest.mark.parametrize("rule", STRICTNESS)
+def test_every_rule_counts_by_itself(rule: str) -> None:
+    """`is_at_least` looks at each of them: laxer by one in one rule is laxer."""
+    assert set(STRICTNESS) == set(Disclosure.model_fields)
+    strict = RULES[Grade.SENSITIVE]
+    assert not laxer(strict, rule).is_at_least(strict)
+    assert strict.is_at_least(laxer(strict, rule))
+
+
+def test_what_is_public_has_no_gate_and_what_hides_zeros() -> None:
+    public = RULES[Grade.PUBLIC]
+    assert [grade for grade in RULES if not RULES[grade].has_gate] == ["public"]
+    assert changed(public, minimum_subjects=2).has_gate and changed(public, minimum_holders=2).has_gate
+    assert [grade for grade in RULES if RULES[grade].hides_zeros] == ["sensitive", "important"]
 
 
 def test_a_stricter_grade_has_no_laxer_rule() -> None:

@@ -8,12 +8,19 @@ from ceiba_protocol.errors import IllegalTransition
 from ceiba_protocol.job import ENDED, TRANSITIONS, Event, State, advance
 
 LEGAL = {
-    ("waiting_for_approvals", "last_approval", "waiting_for_submissions"),
+    ("waiting_for_approvals", "last_approval", "waiting_for_shares"),
+    ("waiting_for_approvals", "last_approval_without_gate", "waiting_for_submissions"),
     ("waiting_for_approvals", "abstention", "waiting_for_approvals"),
     ("waiting_for_approvals", "refusal", "refused"),
     ("waiting_for_approvals", "revocation", "failed"),
     ("waiting_for_approvals", "deadline", "expired"),
     ("waiting_for_approvals", "cancellation", "cancelled"),
+    ("waiting_for_shares", "last_share", "waiting_for_submissions"),
+    ("waiting_for_shares", "abstention", "waiting_for_approvals"),
+    ("waiting_for_shares", "refusal", "failed"),
+    ("waiting_for_shares", "revocation", "failed"),
+    ("waiting_for_shares", "deadline", "expired"),
+    ("waiting_for_shares", "cancellation", "cancelled"),
     ("waiting_for_submissions", "last_submission", "done"),
     ("waiting_for_submissions", "abstention", "waiting_for_approvals"),
     ("waiting_for_submissions", "refusal", "failed"),
@@ -47,11 +54,16 @@ def test_every_state_is_reached_and_every_open_job_can_end() -> None:
         assert {TRANSITIONS[state, event] for event in (Event.DEADLINE, Event.CANCELLATION)} <= ENDED
 
 
-def test_nothing_is_done_without_both_rounds() -> None:
-    """The only way to `done` is the last submission, and the only way to where that counts is the last approval."""
+def test_nothing_is_done_without_all_rounds() -> None:
+    """The only way to `done` is the last submission, and the only ways to where that counts are the last share of the
+    gate, and the last approval where there is no gate; the only way to the gate is the last approval."""
     assert [key for key, after in TRANSITIONS.items() if after is State.DONE] == [
         (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION)
     ]
-    assert [key for key, after in TRANSITIONS.items() if after is State.WAITING_FOR_SUBMISSIONS] == [
+    assert {key for key, after in TRANSITIONS.items() if after is State.WAITING_FOR_SUBMISSIONS} == {
+        (State.WAITING_FOR_SHARES, Event.LAST_SHARE),
+        (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_WITHOUT_GATE),
+    }
+    assert [key for key, after in TRANSITIONS.items() if after is State.WAITING_FOR_SHARES] == [
         (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL)
     ]

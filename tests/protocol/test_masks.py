@@ -2,8 +2,11 @@
 
 import hashlib
 import hmac
+import itertools
 import os
+from collections.abc import Iterable
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -11,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ceiba_protocol.errors import SeedReused, SetMismatch
-from ceiba_protocol.sums.masks import SeedGuard, combined_mask, expand, shared_seed
+from ceiba_protocol.sums.masks import SeedGuard, Words, combined_mask, combined_words, expand, expand_words, shared_seed
 from tests.support.keys import keypair
 
 N = int(keypair(1024)[0].n)
@@ -131,6 +134,72 @@ def test_masks_of_a_set_cancel_and_of_no_part_of_it(names: list[str]) -> None:
 def test_a_mask_needs_peers_other_than_oneself(peers: dict[str, bytes]) -> None:
     with pytest.raises(SetMismatch):
         combined_mask("alice", os.urandom(32), peers, CONTEXT, N, 1)
+
+
+# --- words of 64 bits --------------------------------------------------------------------------------------------
+
+
+def test_words_are_the_aes_ctr_stream_little_endian() -> None:
+    seed = bytes(range(32))
+    encryptor = Cipher(algorithms.AES(seed), modes.ECB()).encryptor()
+    stream = b"".join(encryptor.update(block.to_bytes(16, "big")) for block in range(3))
+    expected = [int.from_bytes(stream[at : at + 8], "little") for at in range(0, 40, 8)]
+    assert expand_words(seed, 5).tolist() == expected
+    assert expand_words(seed, 2).tolist() == expected[:2]
+
+
+def word_masks(names: list[str], context: bytes = CONTEXT, count: int = 3) -> dict[str, Words]:
+    secrets, public = fresh_keys(names)
+    return {
+        name: combined_words(name, secrets[name], {p: k for p, k in public.items() if p != name}, context, count)
+        for name in names
+    }
+
+
+def sum_of(masks: Iterable[Words]) -> list[int]:
+    return [int(word) for word in sum(masks, start=np.zeros(3, dtype=np.uint64))]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True), min_size=2, max_size=7, unique=True))
+def test_words_of_a_set_cancel_and_of_no_part_of_it(names: list[str]) -> None:
+    masks = word_masks(names)
+    assert sum_of(masks.values()) == [0, 0, 0]
+    for size in range(1, len(names)):
+        for part in itertools.combinations(names, size):
+            assert all(sum_of(masks[name] for name in part))
+
+
+def test_one_who_sees_another_context_leaves_words_that_say_nothing() -> None:
+    names = ["alice", "bob", "carol"]
+    secrets, public = fresh_keys(names)
+    contexts = {"alice": CONTEXT, "bob": CONTEXT, "carol": bytes(32)}
+    masks = [
+        combined_words(me, secrets[me], {p: k for p, k in public.items() if p != me}, contexts[me], 3) for me in names
+    ]
+    assert all(sum_of(masks))
+
+
+def test_a_part_of_a_set_leaves_uniform_words() -> None:
+    """Each of the 64 bits of 20,000 words is as often 1 as 0: within six standard deviations of a fair coin's."""
+    masks = word_masks(["alice", "bob", "carol"], count=20_000)
+    total = masks["alice"] + masks["carol"]
+    ones = np.unpackbits(total.astype("<u8").view(np.uint8)).reshape(-1, 64).sum(axis=0, dtype=np.int64)
+    assert np.abs(ones - 10_000).max() < 6 * np.sqrt(5_000)
+
+
+def test_words_are_masked_once_for_each_round() -> None:
+    secret = os.urandom(32)
+    combined_words("alice", secret, {"bob": BOB}, CONTEXT, 1)
+    for again in (combined_words, lambda *given: combined_mask(*given[:-1], N, 1)):
+        with pytest.raises(SeedReused):
+            again("alice", secret, {"bob": BOB}, CONTEXT, 1)
+
+
+@pytest.mark.parametrize("peers", [{}, {"alice": ALICE}])
+def test_words_need_peers_other_than_oneself(peers: dict[str, bytes]) -> None:
+    with pytest.raises(SetMismatch):
+        combined_words("alice", os.urandom(32), peers, CONTEXT, 1)
 
 
 # --- single use ------------------------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ceiba_protocol.disclosure.grade import RULES
+from ceiba_protocol.disclosure.grade import RULES, Disclosure
+from ceiba_protocol.schema import Grade
 from ceiba_protocol.trust.agreement import DAY, OPERATIONS, Contract, Overlap, Party, Word
-from ceiba_protocol.trust.rendering import NOT_ENFORCED, moment, quoted, render
+from ceiba_protocol.trust.rendering import moment, quoted, render
 from ceiba_protocol.trust.words import MEMBER_WORDS, words_of
-from tests.support.members import HOLDERS, NOW, World
+from tests.support.members import HOLDERS, NOW, World, changed
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40).map(
     lambda text: unicodedata.normalize("NFC", text)
@@ -68,12 +69,46 @@ def test_every_fact_stands_in_the_text_on_its_own_line(world: World, facts: dict
     assert labelled["tolerated"].startswith(f"{agreement.tolerated} ")
     assert (agreement.smallest_set == 3) == (labelled["who answers"] == "all 3 holders, or nobody")
     assert agreement.smallest_set == 3 or f"at least {agreement.smallest_set} of them" in labelled["who answers"]
-    rules = agreement.disclosure
-    for fact in (rules.grade, f"{rules.minimum_subjects} subjects", f"{rules.minimum_holders} holders", NOT_ENFORCED):
-        assert fact in labelled["small cells"]
+    check_rules(agreement.disclosure, labelled)
     for place, party in enumerate(agreement.parties):
         line = labelled[f"holder {place} of 3" if place else "merchant"]
         assert line == f'{party.name}, "{party.name}", keys {words_of(party.descriptor_digest, MEMBER_WORDS)}'
+
+
+def check_rules(rules: Disclosure, labelled: dict[str, str]) -> None:
+    """Every rule that does something stands there with its number; where no cell can fail, one line says so."""
+    if rules == RULES[Grade.PUBLIC]:
+        assert labelled["small cells"] == "grade public: every cell is released as it is"
+        assert not {"dominance", "differencing", "exact answers", "noise"} & labelled.keys()
+        return
+    facts = {
+        "small cells": (
+            f"grade {rules.grade}: ", f"{rules.minimum_subjects} subjects", f"{rules.minimum_holders} holders",
+            "an empty one " + ("shows" if rules.grade == "internal" else "looks the same"),
+        ),
+        "dominance": (f"at most {rules.dominance_one} %", f"at most {rules.dominance_two} %"),
+        "differencing": ("no answer differs by fewer subjects or holders than that",),
+        "exact answers": (f"{rules.exact_jobs} for each version" if rules.exact_jobs else "none",),
+        "noise": (f"{rules.noise}; at most ρ ", f"ρ {RHO[rules.grade]} in any 365 days"),
+    }  # fmt: skip
+    for label, parts in facts.items():
+        for fact in parts:
+            assert fact in labelled[label]
+    person = "a person's approval at every holder" in labelled["exact answers"]
+    assert person == (rules.noise == "mandatory" and rules.exact_jobs > 0)
+
+
+RHO = {"internal": "1", "sensitive": "0.1", "important": "0.02"}
+
+
+def test_stricter_rules_than_a_grades_are_the_ones_that_show(world: World) -> None:
+    rules = changed(RULES[Grade.SENSITIVE], minimum_subjects=37, rho_per_year=12_345, exact_jobs=4)
+    labelled = {line[2:16].strip(): line[17:] for line in text_of(world, world.make_agreement(disclosure=rules))[1:]}
+    assert "at least 37 subjects" in labelled["small cells"]
+    assert "ρ 0.012345 " in labelled["noise"] and "at most 4 for" in labelled["exact answers"]
+    open_cells = changed(RULES[Grade.PUBLIC], minimum_subjects=2)
+    text = "\n".join(text_of(world, world.make_agreement(disclosure=open_cells)))
+    assert "at least 2 subjects and 1 holders" in text and "released as it is" not in text
 
 
 @given(TEXTS)

@@ -59,6 +59,21 @@ def test_the_subject_key_cannot_be_computed_with() -> None:
         Schema.from_plain({"table": "t", "subject_key": "id", "columns": [{"name": "id", "type": "int"}]})
 
 
+def test_how_many_holders_may_have_a_subject_is_part_of_what_is_agreed() -> None:
+    plain = {"table": "t", "columns": [{"name": "x", "type": "int"}]}
+    alone = Schema.from_plain(plain)
+    assert alone.max_holders_per_subject == 1
+    assert Schema.from_plain({**plain, "max_holders_per_subject": 1}).digest() == alone.digest()
+    assert Schema.from_plain({**plain, "max_holders_per_subject": 3}).digest() != alone.digest()
+    assert Schema.from_plain({**plain, "max_holders_per_subject": 1000}).max_holders_per_subject == 1000
+
+
+@pytest.mark.parametrize("number", [0, -1, 1001, "2", 1.5, None])
+def test_how_many_holders_may_have_a_subject_is_a_small_number(number: object) -> None:
+    with pytest.raises(BadSchema, match="max_holders_per_subject"):
+        Schema.from_plain({"table": "t", "max_holders_per_subject": number, "columns": [{"name": "x", "type": "int"}]})
+
+
 @pytest.mark.parametrize(
     ("column", "text", "code"),
     [

@@ -324,7 +324,7 @@ def test_those_who_left_are_not_among_those_who_answered(tmp_path: Path, monkeyp
     monkeypatch.setattr("ceiba.space.secure_channel", lambda address, identity: coordinator.channel())
     result = Space(merchant_home(world, tmp_path)).sql(SQL).run()
     assert result.rows == TRUTH and result.holders == HOLDERS
-    assert result.receipt is not None and len(result.receipt.verify(wait=0)) == 10
+    assert result.receipt is not None and len(result.receipt.verify(wait=0)) == 11
 
 
 def test_a_job_that_nobody_refused_says_why_it_failed(world: World, space: Space, coordinator: Coordinator) -> None:

@@ -78,12 +78,12 @@ def test_a_receipt_that_fails_is_written_as_evidence(
     coordinator.add(world.agreement)
     coordinator.cosigners = []
     monkeypatch.setattr("ceiba.receipts.backing_off", lambda seconds: [None])
-    with pytest.raises(ReceiptRejected, match="step 7"):
+    with pytest.raises(ReceiptRejected, match="step 8"):
         run("query", SQL, "--receipt", str(tmp_path / "receipt.json"))
     failed: Any = CliRunner().invoke(
         app, ["verify", str(tmp_path / "receipt.json"), "--roster", str(tmp_path / "roster.json")]
     )
-    assert failed.exit_code == 5 and "7. FAILED" in failed.output
+    assert failed.exit_code == 5 and "8. FAILED" in failed.output
 
 
 def test_made_up_rows_have_no_receipt_to_write(world: World, coordinator: Coordinator, tmp_path: Path) -> None:

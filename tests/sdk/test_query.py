@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from ceiba.mock import mock_rows
 from ceiba.presentation import Order, Presentation, Shown, evaluate
 from ceiba.query import Query, Table
+from ceiba.released import Released
 from ceiba.result import Result
 from ceiba.statistics import statistic
 from ceiba.terms import case, col, width_bucket
@@ -28,6 +30,7 @@ from ceiba_protocol.errors import (
 )
 from ceiba_protocol.expression import ColumnValue
 from ceiba_protocol.schema import Schema
+from ceiba_protocol.statistics import WITHHELD
 from tests.support.questions import HEART, NoRunner, answer, query_of, table
 
 count, mean, histogram = statistic("count"), statistic("mean"), statistic("histogram")
@@ -183,6 +186,60 @@ def test_sorting_is_stable_with_nulls_where_they_were_asked(rows: Any, down: boo
         return (0, -value if descending else value)
 
     assert result == sorted(rows, key=lambda row: (place(row[0], down, first), place(row[1], up, False)))
+
+
+_WITHHELD_OR_NULL = st.sampled_from([None, WITHHELD])
+_SOME = st.one_of(_WITHHELD_OR_NULL, st.integers(-3, 3))
+
+
+@given(st.lists(st.tuples(_SOME, _SOME), max_size=12), st.booleans(), st.booleans())
+def test_withheld_is_sorted_and_kept_as_null_is(rows: Any, down: bool, first: bool) -> None:
+    """Otherwise ORDER BY and HAVING would tell something about it."""
+    columns = (Shown("a", "a"), Shown("b", "b"))
+    conditions = [col("a") > 0, ~(col("a") > 0), col("a").isnull(), (col("a") + col("b")) < 1, col("a").notnull()]
+    for having in (None, *(condition.expression for condition in conditions)):
+        order = (Order(ColumnValue(name="a"), down, first), Order(ColumnValue(name="b")))
+        shown = Presentation(columns, having, order)
+        nulls = [{"a": None if a is WITHHELD else a, "b": None if b is WITHHELD else b} for a, b in rows]
+        chosen = shown.choose([{"a": a, "b": b} for a, b in rows])
+        assert chosen == shown.choose(nulls)
+        assert [rows[place] for place in chosen] == shown.apply([{"a": a, "b": b} for a, b in rows])
+
+
+@pytest.mark.parametrize(
+    ("term", "value"),
+    [
+        (col("w") > 5, None),
+        (col("w") == col("w"), None),
+        ((col("w") > 5) | (col("n") > 0), True),
+        ((col("w") > 5) & (col("n") < 0), False),
+        (~(col("w") == 1), None),
+        (col("w").isnull(), True),
+        (col("w").notnull(), False),
+        (col("w") + col("n"), None),
+        (col("n") / col("w"), None),
+        (col("w").round(1), None),
+        (case((col("w") > 1, 1), otherwise=3), 3),
+    ],
+)
+def test_withheld_counts_as_null_in_conditions(term: Any, value: object) -> None:
+    assert evaluate(term.expression, {"w": WITHHELD, "n": 10}) == value
+
+
+def test_withheld_rows_go_where_null_goes() -> None:
+    query = table().group_by("sex").agg(n=count())
+    width, cells = len(query.program.sums), query.program.cells
+    sent = np.ones((cells, width), dtype=np.bool_)
+    sent[0] = False
+    totals = (np.arange(10, 10 + cells * width).reshape(cells, width) * sent).reshape(-1).tolist()
+
+    def shown(asked: Query) -> list[Any]:
+        return asked.result(Released(totals, sent))["n"]
+
+    assert shown(query)[0] is WITHHELD and len(shown(query)) == cells == 3
+    assert shown(query.order_by("n"))[-1] is WITHHELD
+    assert WITHHELD not in shown(query.having(col("n") > 0)) and len(shown(query.having(col("n") > 0))) == 2
+    assert shown(query.having(col("n").isnull())) == [WITHHELD]
 
 
 @pytest.mark.parametrize(

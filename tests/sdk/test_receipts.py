@@ -15,19 +15,20 @@ from ceiba.space import Space
 from ceiba_protocol.errors import MalformedDocument, NotReachable, ReceiptRejected
 from ceiba_protocol.trust import receipt as papers
 from ceiba_protocol.trust.agreement import Agreement
-from ceiba_protocol.trust.documents import Approval, Manifest, Submission
+from ceiba_protocol.trust.documents import Approval, GateShare, Manifest, Submission
 from ceiba_protocol.trust.log import Checkpoint, Release
 from ceiba_protocol.trust.roster import OPERATOR
 from tests.support.coordinator import Coordinator, merchant_home
-from tests.support.members import NOW, World, changed, resigned, signed_by
+from tests.support.members import NOW, World, changed, graded, resigned, signed_by
 
 SQL = "SELECT SUM(age) FROM health.heart"
 NEW_STEPS = ("signed here", "opened here", "seen here")
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World()
+@pytest.fixture(scope="module", params=["public", "internal"])
+def world(request: pytest.FixtureRequest) -> World:
+    """Without and with a gate."""
+    return World(schema=graded(request.param))
 
 
 @pytest.fixture
@@ -58,9 +59,9 @@ def receipt(space: Space) -> Receipt:
 def test_every_step_holds_for_an_honest_result(receipt: Receipt) -> None:
     assert "not fetched yet" in repr(receipt)
     steps = receipt.verify(wait=0)
-    assert [step.number for step in steps] == list(range(1, 11)) and all(step.error is None for step in steps)
-    assert all(words in steps[place].name for place, words in zip((7, 8, 9), NEW_STEPS, strict=True))
-    assert "3 of 3 holders have witnessed it" in repr(receipt) and "10. ok" in repr(receipt)
+    assert [step.number for step in steps] == list(range(1, 12)) and all(step.error is None for step in steps)
+    assert all(words in steps[place].name for place, words in zip((8, 9, 10), NEW_STEPS, strict=True))
+    assert "3 of 3 holders have witnessed it" in repr(receipt) and "11. ok" in repr(receipt)
 
 
 def test_it_waits_for_witnesses_and_for_nothing_else(
@@ -68,7 +69,7 @@ def test_it_waits_for_witnesses_and_for_nothing_else(
 ) -> None:
     late = list(coordinator.cosigners)
     coordinator.cosigners = []
-    with pytest.raises(ReceiptRejected, match="step 7"):
+    with pytest.raises(ReceiptRejected, match="step 8"):
         receipt.verify(wait=0)
     assert "0 of 3 holders" in repr(receipt)
     monkeypatch.setattr("ceiba.polling.time.sleep", lambda _: coordinator.cosigners.append(late.pop()))
@@ -77,7 +78,7 @@ def test_it_waits_for_witnesses_and_for_nothing_else(
     fetched: list[Any] = []
     monkeypatch.setattr("ceiba.polling.time.sleep", fetched.append)
     coordinator.parts.release.signature = bytes(64)
-    with pytest.raises(ReceiptRejected, match="step 5"):
+    with pytest.raises(ReceiptRejected, match="step 6"):
         receipt.verify(wait=60)
     assert not fetched
 
@@ -90,12 +91,12 @@ def test_a_receipt_of_another_total_or_another_job_is_refused(
     receipt: Receipt, coordinator: Coordinator, space: Space
 ) -> None:
     coordinator.release(release_of(coordinator, total_digest=hashlib.sha256(b"another").hexdigest()))
-    with pytest.raises(ReceiptRejected, match="step 9"):
+    with pytest.raises(ReceiptRejected, match="step 10"):
         receipt.verify(wait=0)
     space.sql(SQL).run()  # its receipt replaces the first one's
-    with pytest.raises(ReceiptRejected, match="step 8"):
+    with pytest.raises(ReceiptRejected, match="step 9"):
         receipt.verify(wait=0)
-    assert "8. FAILED" in repr(receipt)
+    assert "9. FAILED" in repr(receipt)
 
 
 def test_the_log_must_go_on_from_what_was_seen_before(receipt: Receipt, coordinator: Coordinator, space: Space) -> None:
@@ -109,11 +110,11 @@ def test_the_log_must_go_on_from_what_was_seen_before(receipt: Receipt, coordina
     assert sizes[1] == sizes[0] + 1 == len(coordinator.entries)
 
     coordinator.entries[0] = coordinator.entries[0].replace(b'"signer":"bank-a"', b'"signer":"bank-b"')
-    with pytest.raises(ReceiptRejected, match="step 10"):
+    with pytest.raises(ReceiptRejected, match="step 11"):
         receipt.verify(wait=0)
     assert space.home.checkpoint() == second
     coordinator.append(signed_by("zurich", coordinator.world.agreement))  # a longer fork is one all the same
-    with pytest.raises(ReceiptRejected, match="step 10"):
+    with pytest.raises(ReceiptRejected, match="step 11"):
         receipt.verify(wait=0)
 
 
@@ -127,7 +128,7 @@ def test_an_older_checkpoint_of_the_same_log_is_accepted_and_the_newer_one_kept(
     older = coordinator.Log_GetReceipt(None)
     coordinator.entries.append(last)
     coordinator.Log_GetReceipt = lambda _: older  # type: ignore[method-assign]
-    assert len(receipt.verify(wait=0)) == 10 and space.home.checkpoint() == newest
+    assert len(receipt.verify(wait=0)) == 11 and space.home.checkpoint() == newest
 
 
 def test_a_coordinator_that_goes_away_is_not_a_false_receipt(receipt: Receipt, coordinator: Coordinator) -> None:
@@ -160,10 +161,10 @@ def test_a_good_receipt_holds_offline_with_a_roster_alone(files: Path, monkeypat
     monkeypatch.setattr("ceiba.home.open_keys", lambda *_: pytest.fail("a key was opened"))
     for options in (["--roster", str(files / "roster.json")], ["--identity", str(files)]):
         shown = verify(files, *options)
-        assert shown.exit_code == 0 and "7. ok" in shown.output and "The receipt holds." in shown.output
+        assert shown.exit_code == 0 and "8. ok" in shown.output and "The receipt holds." in shown.output
         assert "3 of 3 holders have witnessed it" in shown.output
     found = json.loads(verify(files, "--roster", str(files / "roster.json"), "--json").output)
-    assert found["valid"] is True and [step["number"] for step in found["steps"]] == list(range(1, 8))
+    assert found["valid"] is True and [step["number"] for step in found["steps"]] == list(range(1, 9))
     assert {step["problem"] for step in found["steps"]} == {None}
 
 
@@ -184,24 +185,47 @@ BAD: dict[str, tuple[int, Callable[[Coordinator], object]]] = {
         3,
         lambda c: c.parts.approvals[0].CopyFrom(resigned(c.parts.approvals[0], Approval, manifest_digest="0" * 64)),
     ),
-    "a submission is missing": (4, lambda c: c.parts.submissions.pop()),
+    "a submission is missing": (5, lambda c: c.parts.submissions.pop()),
     "submission in another context": (
-        4,
+        5,
         lambda c: c.parts.submissions[0].CopyFrom(
             resigned(c.parts.submissions[0], Submission, context_digest="0" * 64)
         ),
     ),
-    "release that the operator did not sign": (5, lambda c: setattr(c.parts.release, "signature", bytes(64))),
-    "release of another attempt": (5, lambda c: c.release(release_of(c, attempt=1))),
-    "release that is not in the log": (6, lambda c: c.entries.__setitem__(slice(None), c.entries[:1] * len(c.entries))),
-    "too few witnesses": (7, lambda c: c.cosigners.__delitem__(slice(1, None))),
-    "a false witness": (7, lambda c: c.cosigners.append("bank-a")),
+    "release that the operator did not sign": (6, lambda c: setattr(c.parts.release, "signature", bytes(64))),
+    "release of another attempt": (6, lambda c: c.release(release_of(c, attempt=1))),
+    "release that is not in the log": (7, lambda c: c.entries.__setitem__(slice(None), c.entries[:1] * len(c.entries))),
+    "too few witnesses": (8, lambda c: c.cosigners.__delitem__(slice(1, None))),
+    "a false witness": (8, lambda c: c.cosigners.append("bank-a")),
 }
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_a_bad_receipt_says_which_step_fails(files: Path, receipt: Receipt, coordinator: Coordinator, bad: str) -> None:
     step, spoil = BAD[bad]
+    fails_at(step, spoil, files, receipt, coordinator)
+
+
+BAD_GATE: dict[str, Callable[[Coordinator], object]] = {
+    "a share is missing": lambda c: c.parts.shares.pop(),
+    "a share twice": lambda c: c.parts.shares.append(c.parts.shares[0]),
+    "share in another context": lambda c: c.parts.shares[0].CopyFrom(
+        resigned(c.parts.shares[0], GateShare, context_digest="0" * 64)
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_GATE)
+def test_a_bad_gate_fails_at_the_gate(files: Path, receipt: Receipt, coordinator: Coordinator, bad: str) -> None:
+    if not coordinator.parts.shares:
+        assert not coordinator.world.agreement.disclosure.has_gate
+        return
+    fails_at(4, BAD_GATE[bad], files, receipt, coordinator)
+
+
+def fails_at(
+    step: int, spoil: Callable[[Coordinator], object], files: Path, receipt: Receipt, coordinator: Coordinator
+) -> None:
     spoil(coordinator)
     receipt._fetch()
     receipt.save(files / "receipt.json")
@@ -235,7 +259,7 @@ def test_the_checkpoint_is_the_operators_alone(files: Path, receipt: Receipt, co
     forged = changed(first, signature="00" * 64)
     document = changed(receipt.document, checkpoint=changed(receipt.document.checkpoint, first=forged))
     (files / "receipt.json").write_bytes(document.body())
-    assert "fails at step 6" in verify(files, "--roster", str(files / "roster.json")).output
+    assert "fails at step 7" in verify(files, "--roster", str(files / "roster.json")).output
 
 
 def test_a_receipt_cannot_write_on_the_auditors_terminal(files: Path, receipt: Receipt) -> None:

@@ -1,5 +1,7 @@
 """Results: rows of Python values, readable, and as data frames without a changed value."""
 
+import copy
+import pickle
 import sys
 from datetime import date
 from typing import Any
@@ -8,8 +10,9 @@ import pandas
 import pytest
 
 from ceiba.display import cell
-from ceiba.result import Result
+from ceiba.result import REASONS, Result
 from ceiba_protocol.errors import BadQuestion, MissingExtra
+from ceiba_protocol.statistics import WITHHELD
 
 ROWS: list[tuple[Any, ...]] = [("female", 201, 0.5, date(2024, 1, 1)), (None, None, None, None)]
 RESULT = Result(("sex", "n", "x", "day"), ROWS)
@@ -80,6 +83,61 @@ def test_clipping_is_noted_only_where_it_happened() -> None:
     noted = Result(("n",), [(1,)], clipped={"age": 4, "chol": 0})
     assert "clipped in age (4)." in repr(noted) and "chol" not in repr(noted)
     assert "Note" not in repr(Result(("n",), [(1,)], clipped={"age": 0}))
+
+
+# --- what was withheld -------------------------------------------------------------------------------------------
+
+SMALL: list[dict[str, Any]] = [{"from": None, "to": 0.0, "count": 7}, {"from": 0.0, "to": None, "count": WITHHELD}]
+GATED = Result(
+    ("sex", "n", "age", "h"),
+    [("female", 20, 61.5, []), ("male", WITHHELD, WITHHELD, WITHHELD), (None, 9, WITHHELD, SMALL)],
+    groups=("sex",),
+)
+
+
+def test_withheld_says_where_what_and_why() -> None:
+    assert GATED.withheld == [
+        {"sex": "male", "columns": ["n", "age", "h"], "reason": "cell_withheld"},
+        {"sex": None, "columns": ["age", "h"], "reason": "value_withheld"},
+    ]
+    assert {one["reason"] for one in GATED.withheld} < set(REASONS)
+    assert Result(("n",), [(5,)]).withheld == []
+
+
+def test_withheld_without_groups_is_the_whole_answer() -> None:
+    assert Result(("n",), [(WITHHELD,)]).withheld == [{"columns": ["n"], "reason": "cell_withheld"}]
+
+
+def test_text_shows_withheld_and_why() -> None:
+    text = repr(GATED)
+    assert text.count("  withheld") == 4 and text.count("Withheld in 1 row: ") == 2
+    assert f"Withheld in 1 row: {REASONS['cell_withheld']}" in text
+    two = Result(("sex", "n"), [("female", WITHHELD), ("male", WITHHELD)], groups=("sex",))
+    assert "Withheld in 2 rows: " in repr(two)
+    assert "Withheld" not in repr(RESULT)
+
+
+def test_numbers_stay_on_the_right_beside_withheld() -> None:
+    lines = repr(Result(("n",), [(5,), (WITHHELD,)], groups=())).split("\n")
+    assert lines[2:4] == ["       5", "withheld"]
+
+
+def test_withheld_is_missing_in_a_data_frame_and_columns_keep_their_types() -> None:
+    frame = GATED.to_pandas()
+    assert list(frame.columns) == ["sex", "n", "age", "h"]
+    assert (frame["n"].dtype, frame["age"].dtype) == ("Int64", "float64")
+    assert frame["n"].isna().tolist() == [False, True, False] and frame["age"].isna().tolist() == [False, True, True]
+    assert frame["n"][0] == 20
+
+
+def test_withheld_stays_what_it_is_in_rows_and_dicts() -> None:
+    assert GATED["n"] == [20, WITHHELD, 9] and GATED.to_dicts()[1]["age"] is WITHHELD
+    assert pickle.loads(pickle.dumps(WITHHELD)) is copy.deepcopy(WITHHELD) is WITHHELD
+
+
+def test_arrow_has_nulls_for_withheld() -> None:
+    pytest.importorskip("pyarrow")
+    assert Result(("n",), [(5,), (WITHHELD,)]).to_arrow().to_pylist() == [{"n": 5}, {"n": None}]
 
 
 def test_html_is_escaped_and_semantic() -> None:

@@ -108,11 +108,13 @@ class Coordinator:
         approvals = [world.approval(name, question, attempt=1 if self.leaving else 0) for name in names]
         aborts = [world.abort(name, question) for name in self.leaving]
         commitment = commit_to_set(question, approvals, aborts)
+        shares = [share for share, _ in world.shares_in(question, commitment)]
         answers = {name: world.contribute(name, question, commitment) for name in names}
         total = coordinator_multiply(
             {name: blob for name, (_, blob) in answers.items()}, commitment.layout, question.modulus
         )
         self.results = [*(ResultPart(approval=one) for one in approvals), *(ResultPart(abort=one) for one in aborts)]
+        self.results += [ResultPart(gate_share=one) for one in shares]
         for submission, blob in answers.values():
             self.results += [ResultPart(submission=submission), ResultPart(ciphertexts=blob)]
         self.results.append(ResultPart(total=total))
@@ -124,13 +126,14 @@ class Coordinator:
             total_digest=hashlib.sha256(total).hexdigest(),  # type: ignore[arg-type]
             at=NOW,
         )
-        for one in (signed, *approvals, *aborts, *(submission for submission, _ in answers.values())):
+        for one in (signed, *approvals, *aborts, *shares, *(submission for submission, _ in answers.values())):
             self.append(one)
         self.parts = ReceiptParts(
             agreement=self.agreements[manifest.agreement_digest].signatures,
             manifest=signed,
             approvals=approvals,
             aborts=aborts,
+            shares=shares,
             submissions=[submission for submission, _ in answers.values()],
             schema=world.schema.body(),
         )

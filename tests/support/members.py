@@ -26,6 +26,7 @@ from ceiba_protocol.rounds import (
     commit_to_set,
     contribute,
     make_manifest,
+    noise_for,
     open_gate,
     open_result,
     read_manifest,
@@ -206,6 +207,9 @@ class World:
         }
         self.random = random
         self.mask_secrets = {name: random(32) for name in self.holders}
+        self.noise_keys = {name: seeded(f"noise key of {name}")(32) for name in self.holders}
+        self.shown: dict[str, Sequence[tuple[Signed, bytes]]] = {}
+        """By holder: other shares of the gate than everybody's honest ones, as the coordinator hands them on."""
 
     def make_roster(self, members: Iterable[Descriptor] | None = None, **changes: Any) -> Roster:
         others = (
@@ -325,8 +329,17 @@ class World:
 
     def words(self, name: str, question: Question, commitment: Commitment) -> Words:
         """What the holder sends to the gate, not masked yet. A test that wants other words replaces this method."""
-        values = grouped_sums(question.program, self.rows[name])
-        return example_words(question, commitment, self.rows[name], values, self.random)
+        return example_words(
+            question, commitment, self.rows[name], self.figures(name, question, commitment), self.random
+        )
+
+    def figures(self, name: str, question: Question, commitment: Commitment) -> list[int]:
+        """The holder's sums, with its noise if the job has any."""
+        sums = grouped_sums(question.program, self.rows[name])
+        if question.manifest.noise is None:
+            return sums
+        added = noise_for(question, commitment, self.noise_keys[name])
+        return [one + extra for one, extra in zip(sums, added, strict=True)]
 
     def share(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
         """The holder's share of the gate; once for each context."""
@@ -335,42 +348,59 @@ class World:
         return signed_by(name, share), blob
 
     @cached_property
-    def shares(self) -> list[tuple[Signed, bytes]]:
-        """Everybody's honest share; none without a gate."""
+    def _shares(self) -> dict[bytes, list[tuple[Signed, bytes]]]:
+        """By the gate's context."""
+        return {}
+
+    def shares_in(self, question: Question, commitment: Commitment) -> list[tuple[Signed, bytes]]:
+        """Everybody's honest share in that set, the same whenever it is asked for; none without a gate."""
+        if commitment.gate is None:
+            return []
+        context = commitment.gate_context.digest()
+        if context not in self._shares:
+            self._shares[context] = [self.share(name, question, commitment) for name in commitment.holders]
+        return self._shares[context]
+
+    def first_set(self) -> tuple[Question, Commitment]:
+        """The job's question and its whole set."""
         question = self.read()
-        commitment = commit_to_set(question, self.approvals(question))
-        return [self.share(name, question, commitment) for name in self.holders] if commitment.gate else []
+        return question, commit_to_set(question, self.approvals(question))
+
+    @property
+    def shares(self) -> list[tuple[Signed, bytes]]:
+        """Everybody's honest share in the whole set."""
+        return self.shares_in(*self.first_set())
 
     @property
     def share_documents(self) -> list[Signed]:
         return [signed for signed, _ in self.shares]
 
-    def released(self, name: str) -> Released | None:
-        """What the holder makes of everybody's shares."""
-        question = self.read()
-        commitment = commit_to_set(question, self.approvals(question))
-        return open_gate(question, commitment, self.shares, name, sealing_secret(name)) if commitment.gate else None
+    def shares_for(self, name: str, question: Question, commitment: Commitment) -> Sequence[tuple[Signed, bytes]]:
+        """What the holder is shown."""
+        return self.shown.get(name) or self.shares_in(question, commitment)
+
+    def released(self, name: str, question: Question, commitment: Commitment) -> Released | None:
+        """What the holder makes of the shares that it is shown; None without a gate."""
+        shares = self.shares_for(name, question, commitment)
+        return open_gate(question, commitment, shares, name, sealing_secret(name)) if shares else None
 
     # --- 5.-6. contributions
-
-    def values(self, question: Question, name: str) -> list[int]:
-        return [0] * len(question.program.clipped_columns) + grouped_sums(question.program, self.rows[name])
 
     def contribute(self, name: str, question: Question, commitment: Commitment) -> tuple[Signed, bytes]:
         """What the holder answers in that context; once for each, because a mask seed serves once."""
         encryptor = Encryptor.for_count(question.modulus, 1, self.random)
-        values, secret = self.values(question, name), self.mask_secrets[name]
-        released = self.released(name)
+        header, secret = [0] * len(question.program.clipped_columns), self.mask_secrets[name]
+        values = header + self.figures(name, question, commitment)
+        released = self.released(name, question, commitment)
         if released is not None:
-            commitment = commitment.after_gate(self.share_documents)
+            commitment = commitment.after_gate([signed for signed, _ in self.shares_for(name, question, commitment)])
         submission, ciphertexts = contribute(question, commitment, name, values, secret, encryptor, bytes(32), released)
         return signed_by(name, submission), ciphertexts
 
     @cached_property
     def submissions(self) -> list[tuple[Signed, bytes]]:
         """Everybody's honest answer."""
-        question = self.read()
-        commitment = commit_to_set(question, self.approvals(question))
+        question, commitment = self.first_set()
         return [self.contribute(name, question, commitment) for name in self.holders]
 
     def submission(self, name: str, **changes: Any) -> tuple[Signed, bytes]:
@@ -409,6 +439,7 @@ class World:
         ]
         aborts = [self.abort(name, question) for name in gone]
         commitment = commit_to_set(question, approvals, aborts)
+        shares = [signed for signed, _ in self.shares_in(question, commitment)]
         answers = [self.contribute(name, question, commitment) for name in commitment.holders]
         release = self.release(attempt=commitment.context.attempt, total_digest=digest_of_bytes(self.total(answers)))
         parts = ReceiptParts(
@@ -416,7 +447,7 @@ class World:
             manifest=self.signed_manifest(),
             approvals=approvals,
             aborts=aborts,
-            shares=self.share_documents,
+            shares=shares,
             submissions=[submission for submission, _ in answers],
             release=release,
             schema=self.schema.body(),

@@ -9,6 +9,7 @@ import duckdb
 
 from ceiba.mock import mock_rows
 from ceiba.query import Query, Table
+from ceiba.released import Released
 from ceiba.result import Result
 from ceiba.sql import parse
 from ceiba_protocol.errors import UnknownTable
@@ -80,7 +81,7 @@ def rows() -> list[Row]:
 
 def answer(query: Query) -> Result:
     """Ours: the plan's integers on the rows, finished and presented."""
-    return query.result(grouped_sums(query.program, rows()))
+    return query.result(Released(grouped_sums(query.program, rows())))
 
 
 def decoded(column: Column, code: int | None) -> Any:

@@ -29,4 +29,5 @@ def write_snapshot(folder: Path, schema: Schema, rows: Sequence[Row]) -> Snapsho
             flat = [value for row in values for value in row]
             database.execute(f"INSERT INTO rows VALUES {', '.join([marks] * len(values))}", flat)
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    return Snapshot(schema.table, "0" * 64, schema, max(len(rows), 1), {}, now, path, Signed())
+    subjects = max(1, len({row.get(SUBJECT, 0) for row in rows}))
+    return Snapshot(schema.table, "0" * 64, schema, max(len(rows), 1), {}, now, path, Signed(), subjects)

@@ -7,7 +7,7 @@ from ceiba_protocol.program import Comparison
 from ceiba_protocol.rounds import abort
 from ceiba_protocol.statistics import STATISTICS
 from ceiba_protocol.trust.agreement import Notice, Word
-from ceiba_protocol.trust.documents import Approval, DatasetPin, Offer, Refusal, Submission
+from ceiba_protocol.trust.documents import Approval, DatasetPin, GateShare, NoiseTerms, Offer, Refusal, Submission
 from ceiba_protocol.trust.identity import JoinToken
 from ceiba_protocol.trust.keys import x25519_public_key
 from ceiba_protocol.trust.log import Checkpoint, Release, entry_of
@@ -60,6 +60,7 @@ def samples() -> list[Document]:
             published_at=NOW,
         ),
         DatasetPin(holder="cleveland", version=version, row_capacity=1),
+        NoiseTerms(rho=5_000, cells_per_subject=3),
         manifest,
         Approval(
             **names,
@@ -92,10 +93,19 @@ def samples() -> list[Document]:
         ),
         entry_of(signed_by("cleveland", manifest), NOW),
         Refusal(**names, manifest_digest=manifest.digest(), code="no_domain", fields={"column": "Größe", "a": ""}),
+        GateShare(
+            **names,
+            attempt=0,
+            context_digest=digest("context of the gate"),
+            words=10_000_000,
+            words_digest=digest("words"),
+            sealed_keys={"cleveland": "0e" * 80, "zurich": "0f" * 80},
+        ),
         Submission(
             **names,
             attempt=0,
             context_digest=digest("context"),
+            released="a0",
             ciphertexts=1_000_000,
             ciphertext_digest=digest("ciphertexts"),
             commitment=digest("commitment"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gmpy2
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ceiba_protocol.canonical import tlv
@@ -156,6 +157,32 @@ def mask_seed() -> Vector:
 def mask_expansion() -> Vector:
     seed = bytes(range(32))
     return {"seed": seed.hex(), "n": str(modulus()), "masks": decimal(masks.expand(seed, modulus(), 2))}
+
+
+@vector
+def gate_words() -> Vector:
+    """Words of 64 bits that each holder masks, as they are sent, and their sum."""
+    (secrets, public), digest = mask_keys(), context(stage=0).digest()
+    plain = {holder: [place, 0, 2**64 - 1] for place, holder in enumerate(HOLDERS, 1)}
+    peers = {me: {peer: key for peer, key in public.items() if peer != me} for me in HOLDERS}
+    sent = {
+        me: np.array(plain[me], dtype=np.uint64) + masks.combined_words(me, secrets[me], peers[me], digest, 3)
+        for me in HOLDERS
+    }
+    total = sum(sent.values(), start=np.zeros(3, dtype=np.uint64))
+    return {
+        "secret_keys": {holder: secrets[holder].hex() for holder in HOLDERS},
+        "context_digest": digest.hex(),
+        "words": {holder: decimal(plain[holder]) for holder in HOLDERS},
+        "masked": {holder: sent[holder].astype("<u8").tobytes().hex() for holder in HOLDERS},
+        "sum": decimal(total.tolist()),
+    }
+
+
+@vector
+def gate_words_expansion() -> Vector:
+    seed = bytes(range(32))
+    return {"seed": seed.hex(), "words": decimal(masks.expand_words(seed, 4).tolist())}
 
 
 @vector

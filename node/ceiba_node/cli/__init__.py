@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from ceiba_node.cli import agreements, approvals, datasets, joining, running, stopping
+from ceiba_node.cli import agreements, approvals, book, datasets, joining, running, stopping
 from ceiba_node.cli.datasets import read_schema
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.trust.rendering import printable
@@ -18,6 +18,7 @@ for command in (
     joining.key,
     joining.pin,
     datasets.publish,
+    datasets.withdraw,
     running.status,
     running.serve,
     stopping.stop,
@@ -26,6 +27,7 @@ for command in (
     app.command()(command)
 app.add_typer(agreements.commands, name="agreements")
 app.add_typer(approvals.commands, name="approvals")
+app.add_typer(book.commands, name="ledger")
 
 
 def main() -> None:

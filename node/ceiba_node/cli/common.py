@@ -43,9 +43,10 @@ class Desk:
 
 
 @contextmanager
-def desk(home: Path) -> Iterator[Desk]:
-    """Raises BadIdentity, RosterNotPinned, LedgerDamaged, PassphraseNeeded, BadPassphrase."""
-    place = Home(home)
+def desk(home: Path, passphrase: bytes | None = None) -> Iterator[Desk]:
+    """Without a passphrase it is looked for. Raises BadIdentity, RosterNotPinned, LedgerDamaged, PassphraseNeeded,
+    BadPassphrase."""
+    place = Home(home, passphrase)
     identity, roster, ledger = place.identity(), place.roster(), place.ledger()
     try:
         yield Desk(place, identity.name, roster, ledger, Contracts(ledger, roster))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from ceiba_node.engines.evidence import Evidence, Gathering, NotOurs, cell_of, dominated, magnitudes_of
+from ceiba_node.engines.evidence import Dominance, Evidence, Gathering, NotOurs, cell_of, magnitudes_of
 from ceiba_node.engines.rendering import render
 from ceiba_node.engines.statements import render_bounded, render_flags, render_magnitudes
 from ceiba_node.quiet import quietly
@@ -123,13 +123,8 @@ class DuckDBEngine:
         statement = render_bounded(program, cells_per_subject, seed)
         totals = [0] * (program.cells * len(program.sums))
         with self._running(snapshot, cancellation) as query:
-            ((rows, first, last),) = query.rows(_SUBJECTS, [])
-            if not rows or first is None or last is None:
-                return totals
-            parts = -(-rows // _rows_at_once(len(program.sums) * _SUM_BYTES))
-            width = -(-(last - first + 1) // parts)
-            for start in range(first, last + 1, width):
-                part = _spread(program, query.rows(statement.sql, statement.part(start, start + width)))
+            for start, end in query.ranges_of_subjects(len(program.sums)):
+                part = _spread(program, query.rows(statement.sql, statement.part(start, end)))
                 totals = [total + more for total, more in zip(totals, part, strict=True)]
         return totals
 
@@ -155,10 +150,12 @@ class DuckDBEngine:
             ((rows,),) = query.rows(_ROWS, [])
             for start in range(0, rows or 0, step):
                 gathering.add(query.arrays(statement.sql, statement.part(start, start + step)))
-            magnitudes = magnitudes_of(program, tests, rules, one_row_each=one_row_each)
-            sums = [program.sums[place] for place in magnitudes]
-            found = query.rows(*render_magnitudes(program, sums, one_row_each)) if sums else []
-        return gathering.finish(dominated(program, tests, rules, magnitudes, found))
+            dominance = Dominance(program, magnitudes_of(program, tests, rules, one_row_each=one_row_each))
+            if dominance.sums:
+                statement = render_magnitudes(program, dominance.sums, one_row_each)
+                for start, end in query.ranges_of_subjects(0 if one_row_each else len(dominance.sums)):
+                    dominance.add(query.rows(statement.sql, statement.part(start, end)))
+        return gathering.finish(dominance.finish(tests, rules))
 
     def close(self) -> None:
         """Close every snapshot; later questions open theirs again."""
@@ -212,6 +209,15 @@ class _Query:
     def arrays(self, sql: str, parameters: Sequence[int]) -> dict[str, Any]:
         """The columns by name; masked arrays where there are NULLs."""
         return self._run(lambda: self._cursor.execute(sql, parameters).fetchnumpy())
+
+    def ranges_of_subjects(self, sums: int) -> Iterator[tuple[int, int]]:
+        """Ranges of subjects, from … up to and without …, with few enough rows to keep so many sums for each; one range
+        if there are none to keep."""
+        ((rows, first, last),) = self.rows(_SUBJECTS, [])
+        if rows and first is not None and last is not None:
+            parts = -(-rows // _rows_at_once(sums * _SUM_BYTES)) if sums else 1
+            width = -(-(last - first + 1) // parts)
+            yield from ((start, start + width) for start in range(first, last + 1, width))
 
     def _run(self, action: Callable[[], T]) -> T:
         cancelled = JobCancelled(job=self._cancellation.job)

@@ -6,6 +6,7 @@ It never leaves the holder: the gate makes capped counts and anonymous vetoes of
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -103,20 +104,33 @@ def magnitudes_of(program: Program, tests: Tests, rules: Disclosure, *, one_row_
     return [place for place in places if not (one_row_each and cannot_dominate(program.sums[place].node, rules))]
 
 
-def dominated(
-    program: Program, tests: Tests, rules: Disclosure, magnitudes: Sequence[int], rows: Iterable[Sequence[int | None]]
-) -> Flags:
-    """[cells, tests]: whether one subject dominates a sum behind the test, from what `render_magnitudes` gives for
-    the sums `magnitudes`. Raises NotOurs."""
-    found = np.zeros((program.cells, len(tests)), np.bool_)
-    behind = {place: [at for at, test in enumerate(tests.tests) if place in test.magnitudes] for place in magnitudes}
-    keys = len(program.keys)
-    for row in rows:
-        cell = cell_of(program, row[:keys])
-        for place, largest, total in zip(magnitudes, row[keys::2], row[keys + 1 :: 2], strict=True):
-            if dominates(largest or 0, total or 0, rules):
-                found[cell, behind[place]] = True
-    return found
+class Dominance:
+    """Collects the largest contribution and the total of the sums at `magnitudes`, from parts that share no subject."""
+
+    def __init__(self, program: Program, magnitudes: Sequence[int]) -> None:
+        self.sums = [program.sums[place] for place in magnitudes]
+        self._program, self._magnitudes = program, magnitudes
+        self._found: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def add(self, rows: Iterable[Sequence[int | None]]) -> None:
+        """What `render_magnitudes` gives for one part. Raises NotOurs."""
+        keys = len(self._program.keys)
+        for row in rows:
+            cell = cell_of(self._program, row[:keys])
+            for place, largest, total in zip(self._magnitudes, row[keys::2], row[keys + 1 :: 2], strict=True):
+                before, sum_before = self._found.get((cell, place), (0, 0))
+                self._found[cell, place] = max(before, largest or 0), sum_before + (total or 0)
+
+    def finish(self, tests: Tests, rules: Disclosure) -> Flags:
+        """[cells, tests]: whether one subject dominates a sum behind the test."""
+        places = {
+            one: [at for at, test in enumerate(tests.tests) if one in test.magnitudes] for one in self._magnitudes
+        }
+        flags = np.zeros((self._program.cells, len(tests)), np.bool_)
+        for (cell, place), (largest, total) in self._found.items():
+            if dominates(largest, total, rules):
+                flags[cell, places[place]] = True
+        return flags
 
 
 # --- cells -------------------------------------------------------------------------------------------------------
@@ -133,9 +147,10 @@ def cell_of(program: Program, keys: Sequence[int | None]) -> int:
 
 def _pieces(cells: npt.NDArray[Any], subjects: npt.NDArray[np.uint32]) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
     """The subjects of each cell; the cells are in order."""
-    starts = np.flatnonzero(np.diff(cells, prepend=-1)).tolist()
-    for start, end in zip(starts, [*starts[1:], len(cells)][: len(starts)], strict=True):
-        yield int(cells[start]), subjects[start:end]
+    if len(cells):
+        changes = np.flatnonzero(cells[1:] != cells[:-1]) + 1
+        for start, end in pairwise([0, *changes.tolist(), len(cells)]):
+            yield int(cells[start]), subjects[start:end]
 
 
 def _numbers(subjects: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:

@@ -40,9 +40,10 @@ def render_flags(compiled: Program, conditions: Sequence[Node]) -> Statement:
 
 
 def render_magnitudes(compiled: Program, sums: Sequence[SumOf], one_row_each: bool) -> Statement:
-    """For every cell that has rows: the keys, then for each sum the largest contribution of one subject and the total
-    of all, both of magnitudes: a subject's contribution is Σ|x| over its rows. NULL where no row has a value."""
-    renderer = Renderer()
+    """For every cell that has rows in a part: the keys, then for each sum the largest contribution of one subject and
+    the total of all, both of magnitudes: a subject's contribution is Σ|x| over its rows. NULL where no row has a value.
+    Parts are ranges of subjects."""
+    renderer = Renderer(between=SUBJECT)
     keys = _keys(renderer, compiled)
     values = [exp.Abs(this=renderer.number(one.node, magnitude_of(one.node))) for one in sums]
     if one_row_each:

@@ -9,7 +9,7 @@ notices, and the node reads them within a second.
 """
 
 from ceiba_node.ledger.agreements import Agreements
-from ceiba_node.ledger.disclosure import Budget, Candidates, Charge, Disclosures, Settled
+from ceiba_node.ledger.disclosure import Budget, Candidates, Charge, Disclosures, Entry, Settled
 from ceiba_node.ledger.documents import Documents
 from ceiba_node.ledger.jobs import Answer, Job, Jobs, Left, Payload
 from ceiba_node.ledger.people import People, Waiting
@@ -22,6 +22,7 @@ __all__ = [
     "Budget",
     "Candidates",
     "Charge",
+    "Entry",
     "Fault",
     "Job",
     "Ledger",

@@ -1,16 +1,21 @@
 """What answers have cost, and who was behind exact ones: budgets and the memory of the differencing audit (I9)."""
 
+import os
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 from pyroaring import BitMap
 
-from ceiba_node.differencing import Changed, Membership, Place
+from ceiba_node.differencing import Linked, Membership, Place
 from ceiba_node.ledger.file import LedgerFile
 from ceiba_protocol.disclosure.grade import BUDGET_SECONDS, as_rho
-from ceiba_protocol.errors import BudgetExhausted, ExactQuotaUsed
+from ceiba_protocol.errors import BadCommand, BudgetExhausted, ExactQuotaUsed
+from ceiba_protocol.trust.documents import Manifest
+from ceiba_protocol.v1.common_pb2 import Signed
 
 CACHED_SIZES = 256
 """Sizes whose sets are kept in memory during one comparison."""
@@ -32,6 +37,25 @@ class Charge:
     version: str
     """Digest of the versions at all holders."""
     charged_at: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One job in the book."""
+
+    job_id: bytes
+    merchant: str
+    table: str
+    agreement: str
+    """Its digest."""
+    plan_digest: str
+    cells: int
+    rho: int
+    """Millionths."""
+    exact: bool
+    approved_at: int
+    state: str
+    """approved, answered or left."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +103,51 @@ class Disclosures(LedgerFile):
         with self._lock:
             return _exact_used(self._connection, dataset, organisation, version)
 
+    def customers(self) -> list[tuple[str, str]]:
+        """Tables with the organisations that asked about them."""
+        rows = self._all("SELECT DISTINCT dataset, organisation FROM charges ORDER BY dataset, organisation")
+        return [(dataset, organisation) for dataset, organisation in rows]
+
+    def entries(self) -> list[Entry]:
+        """What was approved, oldest first, and what has become of it."""
+        rows = self._all(
+            "SELECT job_id, jobs.merchant, jobs.dataset, agreement_digest, plan_digest, cells, rho, manifest,"
+            " approved_at,"
+            " EXISTS (SELECT 1 FROM payloads WHERE payloads.job_id = jobs.job_id AND stage = 'release'),"
+            " EXISTS (SELECT 1 FROM left_jobs WHERE left_jobs.job_id = jobs.job_id)"
+            " FROM jobs JOIN charges USING (job_id) ORDER BY approved_at, jobs.rowid"
+        )
+        return [
+            Entry(
+                job_id, merchant, table, agreement, plan, cells, rho, _is_exact(manifest), at,
+                "answered" if answered else "left" if left else "approved",
+            )
+            for job_id, merchant, table, agreement, plan, cells, rho, manifest, at, answered, left in rows
+        ]  # fmt: skip
+
+    def back_up(self, file: Path) -> None:
+        """A whole copy, taken while others may write. Raises BadCommand rather than replace a file."""
+        command = "ceiba-node ledger backup"
+        try:
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError:
+            raise BadCommand(command=command, problem=f"{file} exists, or cannot be written") from None
+        try:
+            with closing(sqlite3.connect(file)) as copy, self._lock:
+                self._connection.backup(copy)
+        except sqlite3.Error:
+            file.unlink()
+            raise BadCommand(command=command, problem=f"{file} cannot be written") from None
+
     # --- who was behind exact answers
 
     def count_sets(self, table: str) -> int:
         row = self._one("SELECT COUNT(*) FROM answered_sets WHERE dataset = ?", table)
         return int(row[0]) if row else 0
 
-    def history(self, table: str, job_id: bytes, changed: Changed) -> "LedgerHistory":
+    def history(self, table: str, job_id: bytes, linked: Linked) -> "LedgerHistory":
         """Everything that was answered about a table, or may be, but for this job."""
-        return LedgerHistory(self, table, job_id, changed)
+        return LedgerHistory(self, table, job_id, linked)
 
     def sizes_of_sets(self, table: str, job_id: bytes) -> list[int]:
         """Those that occur, ascending; without this job's."""
@@ -100,16 +160,15 @@ class Disclosures(LedgerFile):
             " WHERE dataset = ? AND job_id != ? AND size = ?"
         )
         return [
-            Membership(
-                identity, bool(chosen), frozenset(columns.split(",")) - {""}, version, BitMap.deserialize(members)
-            )
+            Membership(identity, bool(chosen), _split(columns), version, BitMap.deserialize(members))
             for identity, chosen, columns, version, members in self._all(query, table, job_id, size)
         ]
 
-    def has_released(self, table: str, identity: str) -> bool:
-        """Whether an answer with a part of that identity was released."""
-        query = "SELECT 1 FROM answered_sets WHERE (dataset, identity, settled) = (?, ?, 1) LIMIT 1"
-        return self._one(query, table, identity) is not None
+    def released_columns(self, table: str, identity: str) -> frozenset[str] | None:
+        """The columns that parts of that identity added up in answers that were released; None if none was."""
+        query = "SELECT DISTINCT columns FROM answered_sets WHERE (dataset, identity, settled) = (?, ?, 1)"
+        rows = self._all(query, table, identity)
+        return frozenset().union(*(_split(columns) for (columns,) in rows)) if rows else None
 
     def forget_sets(self, before: int) -> int:
         """Those of answers before that time; how many."""
@@ -120,21 +179,29 @@ class Disclosures(LedgerFile):
 class LedgerHistory:
     """A table's history as the differencing audit reads it, for one job."""
 
-    def __init__(self, ledger: Disclosures, table: str, job_id: bytes, changed: Changed) -> None:
+    def __init__(self, ledger: Disclosures, table: str, job_id: bytes, linked: Linked) -> None:
         self._ledger = ledger
         self._where = (table, job_id)
-        self.changed = lru_cache(changed)
+        self.linked = lru_cache(linked)
         self.of_size = lru_cache(CACHED_SIZES)(self._of_size)
 
     @cached_property
     def sizes(self) -> list[int]:
         return self._ledger.sizes_of_sets(*self._where)
 
-    def has(self, identity: str) -> bool:
-        return self._ledger.has_released(self._where[0], identity)
+    def released(self, identity: str) -> frozenset[str] | None:
+        return self._ledger.released_columns(self._where[0], identity)
 
     def _of_size(self, size: int) -> list[Membership]:
         return self._ledger.sets_of_size(*self._where, size)
+
+
+def _split(columns: str) -> frozenset[str]:
+    return frozenset(columns.split(",")) - {""}
+
+
+def _is_exact(manifest: bytes) -> bool:
+    return Manifest.parse(Signed.FromString(manifest).body).noise is None
 
 
 # --- within another transaction --------------------------------------------------------------------------------
@@ -151,9 +218,9 @@ def charge(connection: sqlite3.Connection, one: Charge, budget: Budget) -> None:
         if used >= budget.exact_jobs:
             raise ExactQuotaUsed(table=one.dataset, used=used, limit=budget.exact_jobs)
     own, everybody = _spent(connection, one.dataset, one.organisation, one.charged_at)
-    left = min(budget.rho_per_year - own, budget.rho_dataset - everybody)
+    left = max(0, min(budget.rho_per_year - own, budget.rho_dataset - everybody))  # a limit may have been lowered
     if cost > left:
-        raise BudgetExhausted(table=one.dataset, cost=as_rho(cost), left=as_rho(max(0, left)))
+        raise BudgetExhausted(table=one.dataset, cost=as_rho(cost), left=as_rho(left))
     row = (
         one.job_id, one.dataset, one.merchant, one.organisation, cost, one.sticky, int(one.exact and not is_paid),
         one.version, one.charged_at,

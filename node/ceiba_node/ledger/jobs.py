@@ -272,6 +272,15 @@ class Jobs(LedgerFile):
         )
         return [job_id for (job_id,) in rows]
 
+    def check_seals(self) -> None:
+        """Raises LedgerDamaged if a secret in it was sealed with another identity's key."""
+        query = (
+            "SELECT job_id, mask_secret FROM answers WHERE mask_secret IS NOT NULL"
+            " UNION ALL SELECT job_id, salt FROM payloads"
+        )
+        for job_id, sealed in self._all(query):
+            self._opened(sealed, job_id)
+
     def counts(self) -> dict[str, int]:
         """How many jobs were approved, answered (payloads stored) and left."""
         tables = {"approved": "jobs", "answered": "payloads WHERE stage = 'release'", "left": "left_jobs"}

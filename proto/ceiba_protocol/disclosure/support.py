@@ -7,7 +7,7 @@ alone, and every party computes the same ones.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
@@ -24,6 +24,7 @@ from ceiba_protocol.program import (
     AllOf,
     CalendarStart,
     Choose,
+    Compare,
     Comparison,
     Constant,
     FloorQuotient,
@@ -59,20 +60,20 @@ class Test:
     magnitudes: tuple[int, ...] = ()
     """The sums behind the test that no one subject may dominate."""
     is_difference: bool = False
-    """The rows that two other tests do not share. None of them is as good as many: then both are about the same."""
-    measures: frozenset[Node] = frozenset()
-    """What the sums behind the test add up, whichever rows they choose."""
+    """The rows that two other tests do not share, or that a part leaves. None of them is as good as many: then both are
+    about the same."""
 
-    @property
+    @cached_property
     def is_chosen(self) -> bool:
         """The question chooses these rows itself. If not, they are merely those that have a value, and are compared
         only with sums over the same columns: how many values are missing is no secret here."""
         return is_chosen(self.members)
 
     def is_comparable(self, other: "Test") -> bool:
-        """Whether the difference of a sum behind each could be a sum over the rows that they do not share: unless both
-        only ask that values are there, and of different columns."""
-        return is_choice(self.members) or is_choice(other.members) or not self.columns.isdisjoint(other.columns)
+        """Whether the difference of a sum behind each could be a sum over the rows that they do not share: unless
+        neither chooses rows, and they add up different columns."""
+        is_choice = (self.is_chosen and self.members != TRUE) or (other.is_chosen and other.members != TRUE)
+        return is_choice or not self.columns.isdisjoint(other.columns)
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,14 @@ class Tests:
 def tests_of(compiled: Program) -> Tests:
     """The tests of a program's sums.
 
-    1. Each sum's own rows. 2. The rows that each of its branches takes. 3. What two of these do not share, where the
-    difference of two sums would be a sum over that.
+    1. Each sum's own rows. 2. Where it treats some of them differently, such as by CASE: each of these parts, and the
+    rest. 3. What two of these do not share, where the difference of two sums would be a sum over that.
     """
     builder = _Builder()
     needs = [builder.add_sum(place, one.node) for place, one in enumerate(compiled.sums)]
+    for use in compiled.uses:
+        if use.statistic.disjoint:
+            builder.settle(needs[one][0] for one in use.sums)
     disjoint = _is_disjoint(compiled)
     differences = {} if disjoint else builder.add_differences()
     for own in needs:
@@ -115,7 +119,7 @@ def tests_of(compiled: Program) -> Tests:
     return Tests(
         tests=tuple(builder.tests()),
         needs=tuple(tuple(dict.fromkeys((ROWS, *own))) for own in needs),
-        units=tuple(unit for use in compiled.uses for unit in units_of(use)),
+        units=(*(() if disjoint else ((ROW_COUNT,),)), *(unit for use in compiled.uses for unit in units_of(use))),
         together=together,
     )
 
@@ -132,9 +136,10 @@ class _Builder:
     """Collects tests; those that differ only in the sums behind them are one."""
 
     def __init__(self) -> None:
+        self._places: dict[_Key, int] = {}
+        self._settled: list[frozenset[int]] = []
         self._columns: dict[_Key, frozenset[str]] = {}
         self._magnitudes: dict[_Key, tuple[int, ...]] = {}
-        self._measures: dict[_Key, frozenset[Node]] = {}
         self.place(Test(TRUE, TRUE))
 
     def place(self, test: Test) -> int:
@@ -142,43 +147,53 @@ class _Builder:
         key = (test.support, test.members, test.audited, bool(test.magnitudes), test.is_difference)
         self._columns[key] = self._columns.get(key, frozenset()) | test.columns
         self._magnitudes[key] = self._magnitudes.get(key, ()) + test.magnitudes
-        self._measures[key] = self._measures.get(key, frozenset()) | test.measures
-        return list(self._columns).index(key)
+        return self._places.setdefault(key, len(self._places))
 
     def tests(self) -> list[Test]:
         return [
-            Test(support, members, columns, audited, self._magnitudes[key], is_difference, self._measures[key])
+            Test(support, members, columns, audited, self._magnitudes[key], is_difference)
             for key, columns in self._columns.items()
             for support, members, audited, _, is_difference in (key,)
         ]
 
     def add_sum(self, place: int, node: Node) -> list[int]:
         """The places of a sum's own tests."""
-        rows, audited = members(node), not is_count(node) or is_chosen(members(node))
-        own = Test(support(node), rows, columns_of(node), audited)
-        if not is_count(node):
-            own = replace(own, magnitudes=(place,), measures=frozenset({measure(node)}))
-        return [self.place(test) for test in (own, *choices(node))]
+        counts, rows = is_count(node), members(node)
+        columns, audited = columns_of(node), not counts or is_chosen(rows)
+        own = [self.place(Test(support(node), rows, columns, audited, () if counts else (place,)))]
+        for part, is_rest in parts_of(node):
+            if set(_terms(part)) != set(_terms(rows)):
+                own.append(self.place(Test(part, part, audited=not is_rest, is_difference=is_rest)))
+        if isinstance(node, Choose) and not any(list(parts_of(value)) for _, value in _arms(node)):
+            self.settle(own)
+        return own
+
+    def settle(self, places: Iterable[int]) -> None:
+        """What two of these do not share is made of whole others of them: no row is in two, but for one that may be the
+        whole."""
+        self._settled.append(frozenset(places))
 
     def add_differences(self) -> dict[int, list[Test]]:
         """Place → the tests of what it does not share with others that it is comparable with."""
         found: dict[int, list[Test]] = {}
-        whole = [(place, test) for place, test in enumerate(self.tests()) if not test.is_difference]
-        for (left, one), (right, other) in combinations(whole, 2):
-            for rows in dict.fromkeys(not_shared(one, other)):
-                test = Test(rows, rows, audited=False, is_difference=True)
-                for place in {left, right} - {ROWS}:
-                    found.setdefault(place, []).append(test)
+        groups = [{group for group, places in enumerate(self._settled) if at in places} for at in self._places.values()]
+        for (left, one), (right, other) in combinations(enumerate(self.tests()), 2):
+            if groups[left] & groups[right]:
+                continue
+            if one.is_comparable(other) and one.members != other.members:
+                for rows in _not_shared(one, other):
+                    test = Test(rows, rows, audited=False, is_difference=True)
+                    for place in {left, right} - {ROWS}:
+                        found.setdefault(place, []).append(test)
         return found
 
 
-def not_shared(one: Test, other: Test) -> Iterator[Node]:
-    """The rows over which the difference of a sum behind each could be a sum: those that only one has; and where both
-    add up the same, those to which only one adds something, as zeros tell nothing of the others."""
-    if one.members != other.members and one.is_comparable(other):
-        yield difference(one.members, other.members)
-    if one.support != other.support and not one.measures.isdisjoint(other.measures):
-        yield difference(one.support, other.support)
+def _not_shared(one: Test, other: Test) -> list[Node]:
+    """The rows in which the two differ; and, if they add up the same column, those of them that add anything."""
+    rows = [difference(one.members, other.members)]
+    if not one.columns.isdisjoint(other.columns):
+        rows.append(difference(one.support, other.support))
+    return list(dict.fromkeys(rows))
 
 
 def _is_disjoint(compiled: Program) -> bool:
@@ -221,9 +236,9 @@ def support(node: Node) -> Node:
         case Constant():
             return FALSE if node in (NULL, FALSE) else TRUE
         case Multiply(left=left, right=right):
-            return program.all_of(_parts(support(left), support(right)))
-        case Choose():
-            return _union((rows, support(value)) for rows, value in branches(node) if value not in (NULL, FALSE))
+            return _all(support(left), support(right))
+        case Choose(branches=((condition, value),), otherwise=otherwise) if otherwise in (NULL, FALSE):
+            return _all(condition, support(value))
     if node.is_truth:
         return node
     if node.low > 0 or node.high < 0:
@@ -234,51 +249,41 @@ def support(node: Node) -> Node:
 def members(node: Node) -> Node:
     """TRUE in the rows that take part in a sum of the node: it is not NULL there, and chosen."""
     match node:
+        case Constant():
+            return FALSE if node in (NULL, FALSE) else TRUE
         case Multiply(left=left, right=right):
-            return program.all_of(_parts(members(left), members(right)))
-        case Choose():
-            return _union((rows, members(value)) for rows, value in branches(node) if value not in (NULL, FALSE))
-    return _plain(node) if node.is_truth else present(node)
+            return _all(members(left), members(right))
+        case Choose(branches=((condition, value),), otherwise=otherwise) if otherwise in (NULL, FALSE):
+            return _all(condition, members(value))
+        case Choose(branches=branches, otherwise=otherwise):
+            return program.choose(tuple((when, members(value)) for when, value in branches), members(otherwise))
+    return support(node) if _has_two_values(node) and 0 in (node.low, node.high) else present(node)
+
+
+def _arms(node: Choose) -> Iterator[tuple[Node, Node]]:
+    """Each value of a CASE, and the rows that get it."""
+    earlier: Node = TRUE
+    for condition, value in node.branches:
+        yield _all(earlier, condition), value
+        earlier = _all(earlier, _is_not(condition))
+    yield earlier, node.otherwise
+
+
+def _has_two_values(node: Node) -> bool:
+    """Whether it says no more than a condition: one, a column of 0 and 1, a value rounded to nothing or all."""
+    return not isinstance(node, Constant | Subjects) and node.high - node.low == 1
 
 
 def present(node: Node) -> Node:
     """TRUE where the node is not NULL; of a sum or product, where none of its parts is."""
-    match node:
-        case Add() | Multiply():
-            return program.all_of(_parts(present(node.left), present(node.right)))
-        case Choose():
-            return _union((rows, present(value)) for rows, value in branches(node) if value != NULL)
+    if isinstance(node, Add | Multiply):
+        return _all(present(node.left), present(node.right))
     return program.negation(program.is_null(node))
-
-
-def branches(node: Choose) -> list[tuple[Node, Node]]:
-    """Every value of a CASE with the rows that take it: those of its own condition and of none before it."""
-    found, before = [], list[Node]()
-    for condition, value in node.branches:
-        found.append((program.all_of(_parts(*before, _plain(condition))), value))
-        before.append(_is_not(_plain(condition)))
-    return [*found, (program.all_of(_parts(*before)), node.otherwise)]
-
-
-def _union(parts: Iterable[tuple[Node, Node]]) -> Node:
-    """TRUE in the rows of any part, given as rows and what must hold of them."""
-    return program.any_of(tuple(dict.fromkeys(program.all_of(_parts(*part)) for part in parts)))
-
-
-def _plain(condition: Node) -> Node:
-    """The condition, and "is not NULL" in terms of the columns."""
-    match condition:
-        case Negation(term=IsNull(value=value)):
-            return present(value)
-        case AllOf(terms=terms):
-            return program.all_of(_parts(*map(_plain, terms)))
-    return condition
 
 
 def difference(left: Node, right: Node) -> Node:
     """TRUE in the rows for which exactly one of two conditions is TRUE."""
-    only_left, only_right = program.all_of((left, _is_not(right))), program.all_of((right, _is_not(left)))
-    return program.any_of((only_left, only_right))
+    return program.any_of((_all(left, _is_not(right)), _all(right, _is_not(left))))
 
 
 def _is_not(condition: Node) -> Node:
@@ -286,9 +291,9 @@ def _is_not(condition: Node) -> Node:
     return program.any_of((program.negation(condition), program.is_null(condition)))
 
 
-def _parts(*nodes: Node) -> tuple[Node, ...]:
-    """The terms of several conditions, each once."""
-    return tuple(dict.fromkeys(term for node in nodes for term in _terms(node)))
+def _all(*nodes: Node) -> Node:
+    """TRUE where all of them are; each of their terms once."""
+    return program.all_of(tuple(dict.fromkeys(term for node in nodes for term in _terms(node))))
 
 
 def _terms(condition: Node) -> tuple[Node, ...]:
@@ -300,11 +305,6 @@ def is_chosen(condition: Node) -> bool:
     return condition == TRUE or not all(_is_presence(term) for term in _terms(condition))
 
 
-def is_choice(condition: Node) -> bool:
-    """Whether some rows are chosen by it and others not, by more than having a value."""
-    return condition not in (TRUE, FALSE) and is_chosen(condition)
-
-
 def _is_presence(term: Node) -> bool:
     match term:
         case Negation(term=IsNull(value=value)):
@@ -314,49 +314,29 @@ def _is_presence(term: Node) -> bool:
 
 def _is_null_where_columns_are(node: Node) -> bool:
     """A quotient is NULL where its divisor is 0, and CASE where the question wants it: these would be choices."""
-    allowed = Load | Constant | Add | Multiply | FloorQuotient | CalendarStart
+    allowed = Load | Constant | Add | Multiply | FloorQuotient | CalendarStart | Compare | Negation
     return isinstance(node, allowed) and node != NULL and all(map(_is_null_where_columns_are, children(node)))
 
 
-def choices(node: Node, within: Node = TRUE) -> Iterator[Test]:
-    """The parts into which a value's program divides the rows of `within`, wherever it chooses: what each branch of a
-    CASE takes, the rest, and the rows that two choices multiplied have in common."""
-    if node.is_truth:
-        yield from _chosen(within, _plain(node))
-        return
+def parts_of(node: Node, within: Node = TRUE) -> Iterator[tuple[Node, bool]]:
+    """The rows that a sum of the node treats alike: those of each arm of a CASE, and those where a condition holds, or
+    a value that says no more than one; and the rest, marked, of which none is as good as many."""
     if isinstance(node, Choose):
-        *taken, (rest, otherwise) = branches(node)
-        for rows, value in taken:
-            yield from _chosen(within, rows)
-            yield from choices(value, program.all_of(_parts(within, rows)))
-        left = program.all_of(_parts(within, rest))
-        if any(is_choice(rows) for rows, _ in taken):
-            yield Test(left, left, audited=False, is_difference=True)
-        yield from choices(otherwise, left)
-        return
-    if isinstance(node, Multiply) and is_choice(members(node.left)) and is_choice(members(node.right)):
-        yield from _chosen(within, members(node))
-    for child in children(node):
-        yield from choices(child, within)
-
-
-def _chosen(within: Node, rows: Node) -> Iterator[Test]:
-    if is_choice(rows):
-        both = program.all_of(_parts(within, rows))
-        yield Test(both, both)
-
-
-def measure(node: Node) -> Node:
-    """What a sum adds up, whichever rows it chooses and however it scales them: TRUE if it counts."""
-    match node:
-        case Constant():
-            return TRUE
-        case Multiply(left=left, right=right):
-            return program.multiply(*sorted((measure(left), measure(right)), key=repr))
-        case Choose():
-            values = {measure(value) for _, value in branches(node) if value not in (NULL, FALSE)}
-            return values.pop() if len(values) == 1 else node
-    return TRUE if is_count(node) else node
+        arms = [(taken, value) for taken, value in _arms(node) if members(value) != FALSE]
+        for taken, value in arms:
+            yield _all(within, taken, members(value)), value is node.otherwise
+            yield from parts_of(value, _all(within, taken))
+    elif _has_two_values(node):
+        higher = program.compare(Comparison.NOT_EQUAL, node, program.constant(node.low))
+        one = support(node) if 0 in (node.low, node.high) else higher
+        if is_chosen(one):
+            yield _all(within, one), False
+            yield _all(within, present(node), _is_not(one)), True
+    else:
+        for place, child in enumerate(children(node)):
+            others = (*children(node)[:place], *children(node)[place + 1 :])
+            beside = map(members, others) if isinstance(node, Multiply) else (present(node),)
+            yield from parts_of(child, _all(within, *beside))
 
 
 def columns_of(node: Node) -> frozenset[str]:

@@ -386,12 +386,12 @@ def overlaps(agreement: Agreement, others: Sequence[Agreement], roster: Roster, 
         minimum = max(agreement.minimum_holders, other.minimum_holders, roster.minimum_holders)
         holders = differ_by_few(agreement.holder_names, other.holder_names, minimum)
         if holders and recent and other.table == agreement.table:
-            same = _organisation(agreement, roster) == _organisation(other, roster)
+            same = organisation_of(agreement, roster) == organisation_of(other, roster)
             found.append(Overlap(other, holders, same))
     return found
 
 
-def _organisation(agreement: Agreement, roster: Roster) -> str:
+def organisation_of(agreement: Agreement, roster: Roster) -> str:
     """Also of a merchant that was revoked: under a new name it is the same organisation."""
     known = {one.descriptor.name: one.descriptor for one in roster.revoked} | roster.by_name
     merchant = known.get(agreement.merchant.name)

@@ -188,6 +188,8 @@ def _gate(reading: _Reading) -> None:
     if reading.commitment.gate is not None:
         check_shares(shares, reading.question, reading.commitment)
         reading.commitment = reading.commitment.after_gate(shares)
+    elif shares:
+        raise _fails("there are shares of a gate, and the job has none.")
 
 
 def _submissions(reading: _Reading) -> None:

@@ -240,7 +240,7 @@ def is_near(result: Result, row: int, column: str, truth: float) -> bool:
     if interval is None:
         return False
     low, high = interval
-    return abs(result[column][row] - truth) <= SIX_SIGMA * (high - low) / 2
+    return bool(abs(result[column][row] - truth) <= SIX_SIGMA * (high - low) / 2)
 
 
 def ask_by_diagnosis(asking: Asking) -> None:
