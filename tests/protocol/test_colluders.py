@@ -25,7 +25,7 @@ import pytest
 from gmpy2 import mpz
 
 from ceiba_protocol import rounds
-from ceiba_protocol.disclosure.gate import COUNT, VETO, exact_words
+from ceiba_protocol.disclosure.gate import COUNT, VETO, exact_words, pack_released
 from ceiba_protocol.disclosure.support import count_subjects
 from ceiba_protocol.plan import grouped_sums
 from ceiba_protocol.program import Row
@@ -138,7 +138,7 @@ def play(database: Database, label: str) -> Transcript:
     residues = dict(zip(NAMES, decrypt(space.private_key, ciphertexts), strict=True))
     return Transcript(
         commitment=commitment,
-        context=after.context.digest(),
+        context=after.release_context(pack_released(released)).digest(),
         documents=[
             *approvals,
             *(signed for signed, _ in sent),

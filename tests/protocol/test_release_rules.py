@@ -218,7 +218,7 @@ def test_no_sum_over_few_is_released(rules: Disclosure, sql: str, people: Popula
 @pytest.mark.slow
 @both_rules
 @given(questions(), populations())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_no_sum_over_few_is_released_in_many_more(rules: Disclosure, sql: str, people: Population) -> None:
     assert findings(compiled(sql), people, rules) == []
 
