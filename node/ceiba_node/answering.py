@@ -339,7 +339,7 @@ class Answering:
                 self._ledger.add_waiting(Waiting(job_id, attempt, manifest, now, question.manifest.not_after))
                 log.info("job.waits_for_a_person", job=job_id.hex(), merchant=question.manifest.merchant)
                 return Pending(job_id)
-            job, cost = _job(question, snapshot, manifest, now), self._disclosing.cost(question, now)
+            job, cost = _job(question, snapshot, manifest, now), self._disclosing.cost(question, snapshot.version, now)
             self._ledger.record_approval(job, attempt, signed, mask_secret, cost)
         self._start(job_id, question, snapshot)
         log.info("job.approved", job=job_id.hex(), merchant=question.manifest.merchant, table=snapshot.table)

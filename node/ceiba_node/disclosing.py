@@ -53,10 +53,10 @@ class Disclosing:
 
     # --- before the approval
 
-    def cost(self, question: Question, now: int) -> tuple[Charge, Budget]:
-        """What the job costs, and what may be spent."""
+    def cost(self, question: Question, version: str, now: int) -> tuple[Charge, Budget]:
+        """What the job costs, and what may be spent. `version`: of this holder's dataset."""
         manifest, rules = question.manifest, self.rules(question)
-        version = versions_digest(manifest.versions).hex()
+        versions = versions_digest(manifest.versions)
         noise = manifest.noise.digest() if manifest.noise else "exact"
         charge = Charge(
             job_id=bytes.fromhex(manifest.job_id),
@@ -64,7 +64,7 @@ class Disclosing:
             merchant=manifest.merchant,
             organisation=question.merchant.legal_person,
             rho=manifest.noise.rho if manifest.noise else 0,
-            sticky=digest("ceiba/v1/sticky", version.encode(), manifest.plan.digest().encode(), noise.encode()),
+            sticky=digest("ceiba/v1/sticky", versions.hex().encode(), manifest.plan.digest().encode(), noise.encode()),
             exact=manifest.noise is None,
             version=version,
             charged_at=now,

@@ -560,6 +560,12 @@ class HistoryFull(CeibaError):
     remedy = "Ask with noise: `run(noise=True)`."
 
 
+class AnswerPending(CeibaError):
+    code, fault, status = "answer_pending", Fault.US, "UNAVAILABLE"
+    text = "{holder} is at another exact answer about {table}, and cannot compare this one with it before it has ended."
+    remedy = "Ask again in some seconds, or with noise: `run(noise=True)`."
+
+
 class NoiseUndefined(CeibaError):
     code, fault, status = "noise_undefined", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The noise of an answer is not defined: {problem}."

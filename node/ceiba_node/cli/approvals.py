@@ -8,7 +8,6 @@ from ceiba_node.cli.common import DEFAULT_HOME, SHORT, AsJson, Desk, Folder, des
 from ceiba_node.ledger import Waiting
 from ceiba_node.policy import Decision
 from ceiba_protocol.canonical import to_plain
-from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_protocol.errors import AgreementNotActive, CeibaError, NotWaiting
 from ceiba_protocol.explaining import Asked, Book, explain
 from ceiba_protocol.explanation import Explanation
@@ -136,7 +135,7 @@ def _book(here: Desk, manifest: Manifest, merchant: Descriptor, agreement: Agree
         jobs=manifest.number - 1,
         spent=spent,
         spent_by_all=by_all,
-        exact=here.ledger.exact_used(table, organisation, versions_digest(manifest.versions).hex()),
+        exact=here.ledger.exact_used(table, organisation, manifest.versions[here.name]),
         rules=here.home.policy().tightened(agreement.disclosure),
     )
 

@@ -14,6 +14,7 @@ from ceiba_node.differencing import Linked, Membership, Place
 from ceiba_node.ledger.file import LedgerFile
 from ceiba_protocol.disclosure.grade import BUDGET_SECONDS, as_rho
 from ceiba_protocol.errors import BadCommand, BudgetExhausted, ExactQuotaUsed
+from ceiba_protocol.rounds import CLOCK_TOLERANCE
 from ceiba_protocol.trust.documents import Manifest
 from ceiba_protocol.v1.common_pb2 import Signed
 
@@ -37,7 +38,7 @@ class Charge:
     """Digest of the question, its noise, and the versions at all holders: the same again costs nothing."""
     exact: bool
     version: str
-    """Digest of the versions at all holders."""
+    """Of this holder's dataset: whatever others publish, it gives no more exact answers about its own."""
     charged_at: int
 
 
@@ -237,6 +238,18 @@ def charge(connection: sqlite3.Connection, one: Charge, budget: Budget) -> None:
         one.version, one.charged_at,
     )  # fmt: skip
     connection.execute("INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def is_pending(connection: sqlite3.Connection, candidates: Candidates, now: int) -> bool:
+    """Whether another job about the table, whose sets are not settled, can still be answered from here. Were two under
+    way at once, holders could meet them in different orders, and each of the two would go uncompared at some."""
+    query = (
+        "SELECT 1 FROM answered_sets JOIN answers USING (job_id) JOIN jobs USING (job_id)"
+        " WHERE answered_sets.dataset = ? AND job_id != ? AND settled = 0 AND mask_secret IS NOT NULL"
+        " AND jobs.expires_at >= ?"
+    )
+    where = (candidates.table, candidates.job_id, now - CLOCK_TOLERANCE)
+    return connection.execute(query, where).fetchone() is not None
 
 
 def keep_candidates(connection: sqlite3.Connection, candidates: Candidates, now: int) -> None:

@@ -7,10 +7,19 @@ payloads or is left, never both, in whatever order two threads come.
 import sqlite3
 from dataclasses import dataclass
 
-from ceiba_node.ledger.disclosure import Budget, Candidates, Charge, Settled, charge, keep_candidates, settle
+from ceiba_node.ledger.disclosure import (
+    Budget,
+    Candidates,
+    Charge,
+    Settled,
+    charge,
+    is_pending,
+    keep_candidates,
+    settle,
+)
 from ceiba_node.ledger.file import LedgerFile, note_signed
 from ceiba_node.policy import AnsweredSet
-from ceiba_protocol.errors import JobConflict, NumberUsed, SecondPayload
+from ceiba_protocol.errors import AnswerPending, JobConflict, NumberUsed, SecondPayload
 from ceiba_protocol.v1.common_pb2 import Signed
 
 
@@ -169,7 +178,8 @@ class Jobs(LedgerFile):
         self, payload: Payload, salt: bytes, stored_at: int, behind: Candidates | Settled | None = None
     ) -> None:
         """Store what is about to be sent, with the subjects behind it. Raises SecondPayload if the job has one of
-        another attempt or set already, or was left: whatever others sign, a holder's figures go into one set of it."""
+        another attempt or set already, or was left: whatever others sign, a holder's figures go into one set of it; and
+        AnswerPending before candidates while others are not settled."""
         row = (
             payload.job_id,
             payload.attempt,
@@ -189,6 +199,8 @@ class Jobs(LedgerFile):
                 connection.execute("INSERT INTO payloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
                 note_signed(connection, payload.submission, stored_at, to_upload=False)
                 if isinstance(behind, Candidates):
+                    if is_pending(connection, behind, stored_at):
+                        raise AnswerPending(table=behind.table, holder=payload.submission.signer)
                     keep_candidates(connection, behind, stored_at)
                 if isinstance(behind, Settled):
                     settle(connection, behind, stored_at)

@@ -48,7 +48,7 @@ CREATE TABLE charges (                  -- what jobs cost; no row ever changes o
     rho INTEGER NOT NULL,               -- millionths; 0 also for what was asked and paid for before
     sticky TEXT NOT NULL,               -- the question, its noise, and the versions at all holders
     exact INTEGER NOT NULL,             -- 1 for an exact answer that counts
-    version TEXT NOT NULL,              -- the versions at all holders
+    version TEXT NOT NULL,              -- of this holder's dataset
     charged_at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX charges_by_organisation ON charges (dataset, organisation, charged_at);

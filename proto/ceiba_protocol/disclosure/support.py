@@ -115,7 +115,7 @@ def tests_of(compiled: Program) -> Tests:
     for own in needs:
         own += [builder.place(test) for one in list(own) for test in differences.get(one, ())]
     parts = [place for place, test in enumerate(builder.tests()) if place != ROWS and test.audited and test.is_chosen]
-    together = () if disjoint or len(parts) < 2 else tuple(parts)
+    together = tuple(parts) if len(parts) > 1 else ()
     return Tests(
         tests=tuple(builder.tests()),
         needs=tuple(tuple(dict.fromkeys((ROWS, *own))) for own in needs),

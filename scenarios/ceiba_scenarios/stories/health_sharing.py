@@ -56,7 +56,7 @@ def run(lab: Lab) -> None:
         asking.agree()
         ask_prevalence(asking)
         ask_prevalence_with_noise(asking)
-        ask_by_diagnosis(asking)
+        ask_by_chest_pain(asking)
         ask_correlation(asking)
         ask_histogram_with_noise(asking)
         ask_nearly_the_same(asking)
@@ -243,22 +243,21 @@ def is_near(result: Result, row: int, column: str, truth: float) -> bool:
     return bool(abs(result[column][row] - truth) <= SIX_SIGMA * (high - low) / 2)
 
 
-def ask_by_diagnosis(asking: Asking) -> None:
+def ask_by_chest_pain(asking: Asking) -> None:
     """Mean and spread of two measurements; a cholesterol of 0 means that it was not measured, and is left out."""
-    query = asking.heart.group_by("diagnosis").agg(
+    query = asking.heart.group_by("chest_pain").agg(
         patients=ceiba.count(),
         cholesterol=ceiba.mean("cholesterol"),
         cholesterol_sd=ceiba.stddev("cholesterol"),
         max_heart_rate=ceiba.mean("max_heart_rate"),
         max_heart_rate_sd=ceiba.stddev("max_heart_rate"),
     )
-    result = asking.lab.show(asking.ask_exactly("How do patients differ by diagnosis, from 0, none, to 4?", query))
-    select = "SELECT diagnosis, COUNT(*), {} FROM pool GROUP BY diagnosis ORDER BY diagnosis"
-    groups = asking.pooled(select.format(", ".join(f"list({name}) FILTER ({name} IS NOT NULL)" for name in MEASURED)))
-    asking.lab.say(
-        "Nobody is told how many have diagnosis 0: with the first answer it would show the ill that it withheld."
-    )
-    check_released(asking, "patients with each diagnosis", result["patients"], [group[1] for group in groups])
+    result = asking.lab.show(asking.ask_exactly("How do patients differ by their chest pain?", query))
+    select = "SELECT chest_pain, COUNT(*), {} FROM pool GROUP BY chest_pain"
+    lists = ", ".join(f"list({name}) FILTER ({name} IS NOT NULL)" for name in MEASURED)
+    found = {group[0]: group for group in asking.pooled(select.format(lists))}
+    groups = [found[pain] for pain in result["chest_pain"]]
+    check_released(asking, "patients with each kind of pain", result["patients"], [group[1] for group in groups])
     for place, name in enumerate(MEASURED, start=2):
         values = [[Fraction(value) for value in group[place]] for group in groups]
         check_released(asking, f"mean of {name}", result[name], [float(statistics.mean(group)) for group in values])
@@ -321,7 +320,7 @@ def open_pool() -> duckdb.DuckDBPyConnection:
     """All hospitals' rows in one table, numbers in exact types. Only a laboratory can have it."""
     pool = duckdb.connect()
     pool.execute(
-        """CREATE TABLE pool AS SELECT hospital, sex, age::INTEGER AS age, diagnosis::INTEGER AS diagnosis,
+        """CREATE TABLE pool AS SELECT hospital, sex, age::INTEGER AS age, diagnosis::INTEGER AS diagnosis, chest_pain,
         nullif(cholesterol::INTEGER, 0) AS cholesterol, max_heart_rate::INTEGER AS max_heart_rate
         FROM read_csv(?)""",
         [str(POOLED)],
