@@ -114,8 +114,12 @@ def tests_of(compiled: Program) -> Tests:
     differences = {} if disjoint else builder.add_differences()
     for own in needs:
         own += [builder.place(test) for one in list(own) for test in differences.get(one, ())]
-    parts = [place for place, test in enumerate(builder.tests()) if place != ROWS and test.audited and test.is_chosen]
-    together = tuple(parts) if len(parts) > 1 else ()
+    parts = [
+        place
+        for place, test in enumerate(builder.tests())
+        if place != ROWS and test.audited and test.is_chosen and _is_possible(test.members)
+    ]
+    together = tuple(parts) if len(parts) > 1 else ()  # also bins: an earlier answer may be their whole
     return Tests(
         tests=tuple(builder.tests()),
         needs=tuple(tuple(dict.fromkeys((ROWS, *own))) for own in needs),
@@ -258,6 +262,18 @@ def members(node: Node) -> Node:
         case Choose(branches=branches, otherwise=otherwise):
             return program.choose(tuple((when, members(value)) for when, value in branches), members(otherwise))
     return support(node) if _has_two_values(node) and 0 in (node.low, node.high) else present(node)
+
+
+def _is_possible(condition: Node) -> bool:
+    """False where bounds alone say that no row meets it, such as a bin below a column's least value."""
+    match condition:
+        case AllOf(terms=terms):
+            return all(map(_is_possible, terms))
+        case Compare(comparison=Comparison.LESS, left=left, right=right):
+            return left.low < right.high
+        case Compare(comparison=Comparison.GREATER, left=left, right=right):
+            return left.high > right.low
+    return True
 
 
 def _arms(node: Choose) -> Iterator[tuple[Node, Node]]:
