@@ -635,5 +635,5 @@ def test_the_ledger_is_backed_up_and_restored(house: House, tmp_path: Path) -> N
     kept = house.home.folder / "ledger.sqlite3.replaced-1"
     assert house.run("ledger", "restore", str(backup)) == f"Restored; what was there is {kept}.\n"
     assert house.json("ledger")["entries"] == []
-    assert house.json("ledger", "restore", str(kept)) == {"kept": str(kept).replace("-1", "-2")}
+    assert house.json("ledger", "restore", str(kept)) == {"kept": str(kept.with_suffix(".replaced-2"))}
     assert len(house.json("ledger")["entries"]) == 3

@@ -16,7 +16,6 @@ from ceiba_node.ledger import Ledger
 from ceiba_node.policy import Decision, Stop, StopKind
 from ceiba_protocol.disclosure.gate import COUNT, LANES, NEAREST, VETO, unpack_released
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR, RULES, Disclosure, NoiseRule, as_rho
-from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_protocol.errors import NotReachable
 from ceiba_protocol.plan import finish, grouped_sums
 from ceiba_protocol.program import Row
@@ -513,7 +512,7 @@ def test_exact_answers_are_counted_for_each_version(tmp_path: Path) -> None:
 
 
 def version_of(node: Node) -> str:
-    return versions_digest(node.world.manifest().versions).hex()
+    return node.world.manifest().versions[ME]
 
 
 def publish_another(node: Node) -> None:
@@ -683,8 +682,10 @@ def test_it_counts_by_how_many_an_answer_differs(node: Node, monkeypatch: pytest
     """Everybody, and everybody but one: what nobody has answered before is far from everything."""
     ask(node, 1, "SELECT COUNT(*) AS n FROM health.heart")
     assert (own_words(node, monkeypatch)[NEAREST] == 2).all()
+    node.answering.forget(node.id)
     ask(node, 2, "SELECT COUNT(*) AS n FROM health.heart WHERE age < 60")
     assert own_words(node, monkeypatch)[NEAREST].tolist() == [[1]]
+    node.answering.forget(node.id)
     node.restart()
     ask(node, 3, "SELECT COUNT(*) AS n FROM health.heart WHERE age > 30")
     assert own_words(node, monkeypatch)[NEAREST].tolist() == [[1]]
@@ -700,6 +701,13 @@ def test_what_a_total_would_leave_of_its_parts_is_withheld(node: Node) -> None:
     ask(node, 2, "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex")
     approvals = node.approvals()
     assert result(node, approvals, node.answer(approvals)) == [("female", WITHHELD), ("male", WITHHELD)]
+
+
+def test_two_exact_questions_are_not_under_way_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(node, 1, "SELECT COUNT(*) AS n FROM health.heart")
+    own_words(node, monkeypatch)
+    ask(node, 2, "SELECT COUNT(*) AS n FROM health.heart WHERE age < 60")
+    assert refused(node.share(node.approvals()), "answer_pending") == {"holder": ME, "table": "health.heart"}
 
 
 def test_a_share_counts_for_later_answers_whatever_becomes_of_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -728,6 +736,7 @@ def test_the_same_question_about_a_new_version_is_compared_with_the_old(
     """One woman came."""
     ask(node, 1, "SELECT COUNT(*) AS n FROM health.heart")
     own_words(node, monkeypatch)
+    node.answering.forget(node.id)
     publish_another(node)
     ask(node, 2, "SELECT COUNT(*) AS n FROM health.heart")
     assert own_words(node, monkeypatch)[NEAREST].tolist() == [[1]]
