@@ -18,7 +18,6 @@ from ceiba.jobs import Job
 from ceiba_coordinator.config import Config
 from ceiba_coordinator.store.database import Store, open_engine
 from ceiba_node.ledger import Ledger
-from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_scenarios import Sandbox
 from tests.attacks.live import visits
 from tests.attacks.live.visits import VISITS
@@ -229,7 +228,7 @@ def spent(lab: Sandbox, job: Job | None = None) -> dict[str, tuple[int, int]]:
     found = {}
     for holder in HOLDERS:
         ledger = ledger_of(lab, holder)
-        version = versions_digest(job._question.manifest.versions).hex() if job else ""
+        version = job._question.manifest.versions[holder] if job else ""
         now = int(time.time())
         found[holder] = ledger.spent(VISITS, "bank-a", now)[0], ledger.exact_used(VISITS, "bank-a", version)
         ledger.close()

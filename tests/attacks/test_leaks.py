@@ -427,7 +427,8 @@ def test_sizes_of_messages_past_the_gate_do_not_depend_on_the_rows(lab: Sandbox,
         lab.publish(holder, CLAIMS, write(rows, tmp_path / f"{holder}.csv"))
     wait_for_versions(lab, space, CLAIMS)
     second = [sizes_of_one_question(lab, space, sql, agreement=strict, **noise) for sql, noise in questions]
-    assert second == first
+    differing = [[one - other, other - one] for one, other in zip(first, second, strict=True)]
+    assert differing == [[Counter()] * 2] * 2
     assert all(sum(sizes.values()) > 25 for sizes in first)
     assert {method for _, method, _ in first[0]} >= set(OF_A_JOB)
 

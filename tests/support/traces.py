@@ -54,7 +54,8 @@ def forms_of_count(count: int) -> dict[str, re.Pattern[bytes]]:
         forms |= {f"word, {name}-endian, {form}": re.escape(text) for form, text in in_base64(word).items()}
         forms[f"word, {name}-endian in hex"] = word.hex().encode()
     text = str(count)
-    forms["decimal text"] = rb"(?<![0-9A-Za-z.])" + text.encode() + rb"(?![0-9A-Za-z])"
+    if count >= 10_000:  # four digits are some size or time in a log, sooner or later
+        forms["decimal text"] = rb"(?<![0-9A-Za-z.])" + text.encode() + rb"(?![0-9A-Za-z])"
     for name in ("utf-16-le", "utf-16-be"):
         forms[f"decimal {name}"] = re.escape(text.encode(name))
     return {name: re.compile(form) for name, form in forms.items()}

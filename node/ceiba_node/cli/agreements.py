@@ -24,9 +24,9 @@ SchemaFile = Annotated[Path | None, typer.Option("--schema", help="The table's s
 
 NOT_PROTECTED = """\
 What this does not protect:
-  - Every total is shown to the merchant as it is. The minimums for small cells are agreed and signed, and are not
-    enforced by this version: a question about few people gives a total about few people.
-  - Questions whose conditions differ by little can be subtracted, within the number of jobs agreed.
+  - A released total says something about everybody in it, if the group has much in common.
+  - Exact answers are compared with earlier ones by two and three. What four or more of them show together is not found.
+  - For each cell all holders see the sum of their counts, each cut off at a small cap. Public data has no gate.
   - The merchant's questions, who answers them, and when, are known to all parties and to the operator.
   - If more than the tolerated number of holders collude with the merchant, they learn what the others add."""
 
