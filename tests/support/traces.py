@@ -47,9 +47,13 @@ def forms_of_number(number: int) -> dict[str, bytes]:
 
 def forms_of_count(count: int) -> dict[str, re.Pattern[bytes]]:
     """Of a number of five digits or so, which single bytes would show everywhere by chance: as a word of 64 bits, and
-    as text that is no part of something longer."""
+    as text that is no part of something longer. A word is not looked for beside a run of zeros, such as the free part
+    of a database's page: any two bytes there would be one."""
     words = {name: count.to_bytes(8, name) for name in ("big", "little")}
-    forms = {f"word, {name}-endian": re.escape(word) for name, word in words.items()}
+    forms = {
+        "word, big-endian": rb"(?<!\x00)" + re.escape(words["big"]),
+        "word, little-endian": re.escape(words["little"]) + rb"(?!\x00)",
+    }
     for name, word in words.items():
         forms |= {f"word, {name}-endian, {form}": re.escape(text) for form, text in in_base64(word).items()}
         forms[f"word, {name}-endian in hex"] = word.hex().encode()
