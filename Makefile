@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 LAB_STAMP := $(VENV)/.lab
 ROOTS := proto/ceiba_protocol node/ceiba_node coordinator/ceiba_coordinator sdk/ceiba scenarios/ceiba_scenarios
 
-.PHONY: setup demo test test-fast mutants check proto vectors bench clean
+.PHONY: setup demo test attacks test-fast mutants check proto vectors bench clean
 
 setup: $(STAMP)
 
@@ -24,7 +24,10 @@ demo: $(LAB_STAMP)     ## start a space of four hospitals, ask, check, stop
 	$(BIN)/ceiba-lab run health_sharing
 
 test: setup            ## everything that CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # a file's tests share a running space
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"  # a file's tests share a running space
+
+attacks: setup         ## every attack on live spaces; many minutes
+	$(BIN)/ceiba-lab attack --all
 
 test-fast: setup       ## without what starts processes or takes more than a few seconds
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

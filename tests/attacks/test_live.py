@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 
 from ceiba_scenarios.attack import Attack, run_attack
+from tests.attacks.live import disclosure, gate
 from tests.attacks.live.field import Field, open_field
 from tests.attacks.live.suite import ATTACKS
 from tests.attacks.live.weakened import CHECKS
 
+IN_EVERY_RUN = {
+    "tracker",
+    "suppressed-cell-from-earlier-total",
+    "averaging",
+    "last-of-a-budget",
+    "wrong-key-for-the-others",
+}
+"""Of the attacks on answers, which take about half a minute each: one of each kind. `make attacks` runs the others."""
 THREAT_MODEL = Path(__file__).parents[2] / "docs" / "threat-model.md"
 
 
@@ -20,8 +29,13 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         yield opened
 
 
+def marked(attack: Attack) -> object:
+    is_long = attack in (*disclosure.ATTACKS, *gate.ATTACKS) and attack.name not in IN_EVERY_RUN
+    return pytest.param(attack, id=attack.name, marks=pytest.mark.long if is_long else ())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", map(marked, ATTACKS))
 def test_attack(field: Field, attack: Attack) -> None:
     duel = run_attack(attack, field)
     assert duel.weakened.succeeded, f"without '{attack.without}': {duel.weakened.saw}"
@@ -31,6 +45,10 @@ def test_attack(field: Field, attack: Attack) -> None:
 def test_the_threat_model_names_the_attacks_that_there_are() -> None:
     named = set(re.findall(r"attack `([a-z-]+)`", THREAT_MODEL.read_text()))
     assert named == {attack.name for attack in ATTACKS}
+
+
+def test_those_in_every_run_are_attacks() -> None:
+    assert {attack.name for attack in ATTACKS} >= IN_EVERY_RUN
 
 
 def test_each_attack_has_a_name_and_a_check_of_its_own_build() -> None:
