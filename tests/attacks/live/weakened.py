@@ -107,7 +107,7 @@ def forgets_the_round(original: Any) -> Any:
 
 def keeps_the_limit(original: Any) -> Any:
     """Nothing that was answered is ever near."""
-    return lambda new, history, limit: limit
+    return lambda new, history, limit, *beside: limit
 
 
 def compares_with_the_same_merchant(original: Any) -> Any:
@@ -123,7 +123,8 @@ def compares_with_the_same_merchant(original: Any) -> Any:
 
 
 def compares_one_by_one(original: Any) -> Any:
-    return lambda *arguments: (pair for pair in original(*arguments) if len(pair[1]) == 1)
+    """Whatever two answers make together is far from the third."""
+    return lambda whole, parts, linked: original(whole, parts, linked) if len(parts) == 1 else len(whole.subjects)
 
 
 def tests_the_rows_alone(original: Any) -> Any:
@@ -248,7 +249,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "other merchants' answers compared": replace_in(
         "ceiba_node.ledger.disclosure", "Disclosures", "sets_of_size", compares_with_the_same_merchant
     ),
-    "what two answers make together": replace("ceiba_node.differencing", "_compared", compares_one_by_one),
+    "what two answers make together": replace("ceiba_node.differencing", "distance", compares_one_by_one),
     "what released cells add up to": replace("ceiba_node.differencing", "margins", finds_none),
     "known totals": replace("ceiba_node.differencing", "released_margins", finds_none),
     "k subjects": replace("ceiba_protocol.disclosure.gate", "threshold_of", threshold_of(lambda _: 1)),
