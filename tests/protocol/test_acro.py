@@ -95,7 +95,7 @@ def unsafe(session: Any, people: Table, check: str, with_costs: bool) -> npt.NDA
 
 def released(people: Table, rules: Disclosure) -> Released:
     """[cells]: what the holders let pass, by the rows alone."""
-    gate = gate_of(CELLS, find_tests(PROGRAM), rules)
+    gate = gate_of(PROGRAM, find_tests(PROGRAM), rules)
     assert gate is not None
     total = np.zeros(gate.words, dtype=np.uint64)
     for rows in people.values():
