@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 LAB_STAMP := $(VENV)/.lab
 ROOTS := proto/ceiba_protocol node/ceiba_node coordinator/ceiba_coordinator sdk/ceiba scenarios/ceiba_scenarios
 
-.PHONY: setup demo test attacks test-fast mutants check proto vectors bench clean
+.PHONY: setup demo test test-long test-fast mutants check proto vectors bench clean
 
 setup: $(STAMP)
 
@@ -26,8 +26,8 @@ demo: $(LAB_STAMP)     ## start a space of four hospitals, ask, check, stop
 test: setup            ## everything that CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"  # a file's tests share a running space
 
-attacks: setup         ## every attack on live spaces; many minutes
-	$(BIN)/ceiba-lab attack --all
+test-long: setup       ## what `test` leaves out: most attacks on answers, more crashes, longer games
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 test-fast: setup       ## without what starts processes or takes more than a few seconds
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

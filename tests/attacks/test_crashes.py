@@ -277,6 +277,7 @@ def exact_past_the_gate(lab: Sandbox, victim: str, step: tuple[str, str, int]) -
     assert {exact for _, exact in spent(lab, job).values()} == {len(EXACT_JOBS)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", GATE_STEPS)
 def test_holder_killed_at_each_step_of_a_job_with_noise(lab: Sandbox, step: tuple[str, str, int]) -> None:
     before = spent(lab)

@@ -19,7 +19,7 @@ IN_EVERY_RUN = {
     "last-of-a-budget",
     "wrong-key-for-the-others",
 }
-"""Of the attacks on answers, which take about half a minute each: one of each kind. `make attacks` runs the others."""
+"""Of the attacks on answers, which take about half a minute each: one of each kind. `make test-long` runs the others."""
 THREAT_MODEL = Path(__file__).parents[2] / "docs" / "threat-model.md"
 
 

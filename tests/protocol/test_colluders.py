@@ -257,6 +257,7 @@ def test_colluders_cannot_tell_databases_apart(colluders: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("colluders", GAMES)
 def test_colluders_cannot_tell_databases_apart_in_many_runs(colluders: str) -> None:
     assert abs(game(*GAMES[colluders], MANY) - 0.5) < 3 * 0.5 / MANY**0.5
