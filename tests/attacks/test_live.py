@@ -19,7 +19,7 @@ IN_EVERY_RUN = {
     "last-of-a-budget",
     "wrong-key-for-the-others",
 }
-"""Of the attacks on answers, which take about half a minute each: one of each kind. `make test-long` runs the others."""
+"""Of the attacks on answers, half a minute each, one of each kind. `make test-long` runs the others."""
 THREAT_MODEL = Path(__file__).parents[2] / "docs" / "threat-model.md"
 
 
@@ -35,7 +35,7 @@ def marked(attack: Attack) -> object:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", map(marked, ATTACKS))
+@pytest.mark.parametrize("attack", [marked(attack) for attack in ATTACKS])
 def test_attack(field: Field, attack: Attack) -> None:
     duel = run_attack(attack, field)
     assert duel.weakened.succeeded, f"without '{attack.without}': {duel.weakened.saw}"
