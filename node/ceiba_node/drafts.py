@@ -15,7 +15,6 @@ from typing import Any, Self
 import duckdb
 import numpy as np
 
-from ceiba_node.changes import write_changes
 from ceiba_node.quantising import identifier, literal
 from ceiba_node.quiet import quietly
 from ceiba_node.snapshots import ROWS_FILE, SUBJECT_COLUMN, Snapshot, SnapshotStore, make_offer
@@ -111,20 +110,15 @@ def adopt_draft(
     draft: Draft,
     schema: Schema,
     clipped: Mapping[str, int],
-    previous: Snapshot | None,
+    follows: bool,
     seal: Seal,
 ) -> Snapshot:
     """Make a written draft the current version, and close it.
 
-    `previous` is the current version up to now, attached to the draft under this name, if subjects' numbers mean the
-    same there; which subjects changed is recorded then. Run within `store.staging`.
+    `follows`: whether subjects' numbers mean the same in the current version up to now. Run within `store.staging`.
     """
     version = draft.digest(schema, seal.version_key)
     rows, subjects = draft.query(f"SELECT count(*), count(DISTINCT {identifier(SUBJECT_COLUMN)}) FROM rows")[0]
-    changes = None
-    if previous is not None and previous.version != version:
-        changes = draft.path.parent / "changes.parquet"
-        draft.query(write_changes(changes, previous.schema, schema, seal.version_key))
     draft.query("CHECKPOINT")
     draft.database.close()
     snapshot = Snapshot(
@@ -139,7 +133,7 @@ def adopt_draft(
         subjects=subjects,
     )
     snapshot = replace(snapshot, offer=sign(make_offer(snapshot, store.holder), store.holder, seal.publisher))
-    store.adopt(draft.path, snapshot, changes)
+    store.adopt(draft.path, snapshot, follows)
     return snapshot
 
 

@@ -4,7 +4,7 @@ With a subject key, the table's book (`subjects.duckdb`) knows the number of eve
 each row is its own subject: a row that is equal to a row of the version before keeps that row's number, and every other
 row gets a new one. An inserted, removed or reordered row then changes no other row's number.
 
-Both functions read the table `judged`, whose `place` is the row's number in the source, and write the table `rows`.
+What numbers reads the table `judged`, whose `place` is the row's number in the source, and writes the table `rows`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,40 @@ from pathlib import Path
 
 from ceiba_node.drafts import Draft
 from ceiba_node.quantising import identifier, narrowest_type
-from ceiba_node.snapshots import SUBJECT_COLUMN, Snapshot
-from ceiba_protocol.schema import Schema
+from ceiba_node.snapshots import SUBJECT_COLUMN, Snapshot, SnapshotStore
+from ceiba_protocol.errors import SnapshotDamaged
+from ceiba_protocol.schema import Column, ColumnType, Schema
+
+
+def predecessor(store: SnapshotStore, schema: Schema) -> Snapshot | None:
+    """The current version of the schema's table, if its rows are whole and its subjects can be found in a version with
+    this schema."""
+    version = store.current_version(schema.table)
+    if version is None or not store.subjects_path(schema.table).exists():
+        return None
+    try:
+        snapshot = store.current(schema.table)
+    except SnapshotDamaged:
+        return None
+    return snapshot if is_comparable(snapshot.schema, schema) and store.is_whole(snapshot) else None
+
+
+def is_comparable(old: Schema, new: Schema) -> bool:
+    """Whether a subject can be found again: by its key or, without one, by equal rows.
+
+    Columns may be added where there is a key. What was dropped and comes back could not be compared, so it ends the
+    chain of comparable versions, like a change of meaning.
+    """
+    if old.subject_key != new.subject_key:
+        return False
+    before, after = ({_encoding(column) for column in schema.columns} for schema in (old, new))
+    return before == after if new.subject_key is None else before <= after
+
+
+def _encoding(column: Column) -> tuple[object, ...]:
+    """Equal integers of two columns with the same encoding mean the same."""
+    domain = column.domain if column.type is ColumnType.CATEGORY else None
+    return (column.name, column.type, column.step, domain)
 
 
 def open_book(draft: Draft, path: Path) -> None:

@@ -5,8 +5,8 @@
 3. Leave out who has withdrawn; refuse what the schema or the tolerance forbids.
 4. Give every subject its number, the same as in earlier versions (`numbering`), and write the rows in the narrowest
    integers, in the source's order.
-5. Record which subjects changed (`changes`), name the version by a keyed digest, sign its offer with the publisher's
-   key, and make it the current version in one step (`drafts`).
+5. Name the version by a keyed digest, sign its offer with the publisher's key, and make it the current version in one
+   step (`drafts`).
 
 A value of a row appears in no error and no report: DuckDB's texts can quote values, so they stay here.
 """
@@ -17,9 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ceiba_node.changes import predecessor
 from ceiba_node.drafts import Draft, Seal, adopt_draft
-from ceiba_node.numbering import number_by_equal_rows, number_by_key, number_by_place, open_book
+from ceiba_node.numbering import number_by_equal_rows, number_by_key, number_by_place, open_book, predecessor
 from ceiba_node.quantising import CONFORMING, OUTSIDE_BOUNDS, Quantised, Rule, code_of, plain_number
 from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_node.sources import Source, open_source
@@ -94,7 +93,7 @@ def publish(
             press.read(source_columns or {}, source_table)
             report = press.check(press.leave_out_withdrawn(), tolerance)
             press.write(previous, version_key)
-            snapshot = adopt_draft(store, draft, schema, _clipped(schema, report), previous, seal)
+            snapshot = adopt_draft(store, draft, schema, _clipped(schema, report), previous is not None, seal)
         forget_withdrawn(store, schema.table, staging)
     return replace(report, version=snapshot.version)
 
@@ -200,14 +199,13 @@ class _Press:
     # --- step 4 ----------------------------------------------------------------------------------------------------
 
     def write(self, previous: Snapshot | None, version_key: bytes) -> None:
-        """The table `rows`. `previous` as for `adopt_draft`."""
+        """The table `rows`. `previous`: the current version, if subjects' numbers mean the same there."""
         values = {column.column.name: column.value for column in self._columns}
         open_book(self._draft, self._store.subjects_path(self._schema.table))
-        if previous is not None:
-            self._draft.attach(previous.path, "previous")
         if self._schema.subject_key is not None:
             number_by_key(self._draft, values)
         elif previous is not None:
+            self._draft.attach(previous.path, "previous")
             number_by_equal_rows(self._draft, values, self._schema, previous)
         elif not self._mends(values, version_key):
             number_by_place(self._draft, values)

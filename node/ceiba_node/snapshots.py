@@ -2,7 +2,7 @@
 
     <folder>/<table>/current                      the name of the version that answers questions
     <folder>/<table>/subjects.duckdb              subject identifier → number, the same in every version (`numbering`)
-    <folder>/<table>/steps/                       which subjects changed from version to version (`steps`)
+    <folder>/<table>/steps/                       in which versions numbers mean the same (`steps`)
     <folder>/<table>/withdrawn.json               who objected, by identifier (`withdrawals`)
     <folder>/<table>/<version>/rows.duckdb        the rows, all integers
     <folder>/<table>/<version>/snapshot.json      what `Snapshot` says
@@ -28,7 +28,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from ceiba_node.durable import make_durable, write_durably
-from ceiba_node.steps import Numbers, Steps
+from ceiba_node.steps import Steps
 from ceiba_protocol.canonical import Digest, to_plain
 from ceiba_protocol.errors import DatasetMissing, DatasetUnknown, MalformedMessage, SnapshotDamaged
 from ceiba_protocol.schema import Schema
@@ -130,14 +130,6 @@ class SnapshotStore:
             raise DatasetUnknown(holder=self.holder, table=table, version=version)
         return self._read(table, version)
 
-    def changed_subjects(self, table: str, older: str, newer: str) -> Numbers | None:
-        """The subjects whose rows differ between two versions of a table, in either order: numbers, ascending.
-
-        Empty for the same version. None if it is not known: a version that was never current here, or one before a
-        change of the subject key or of a column's meaning, or before `subjects.duckdb` was lost.
-        """
-        return self._steps(table).changed(older, newer)
-
     # --- for publishing ----------------------------------------------------------------------------------------
 
     @contextmanager
@@ -157,10 +149,10 @@ class SnapshotStore:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def adopt(self, rows: Path, snapshot: Snapshot, changes: Path | None) -> None:
+    def adopt(self, rows: Path, snapshot: Snapshot, follows: bool) -> None:
         """Make `snapshot`, whose rows lie in the staging file `rows`, the current version of its table.
 
-        `changes` is the staging file of the subjects that changed; None if the content is the same, or nobody can say.
+        `follows`: whether subjects' numbers mean the same in the version that was current up to now.
         Of the same content published before, the rows stay as they are, unless a single byte of them is damaged; the
         record gets the new time, by which merchants tell which version is the current one.
         """
@@ -179,7 +171,7 @@ class SnapshotStore:
             shutil.rmtree(snapshot.path.parent, ignore_errors=True)
             os.replace(complete, snapshot.path.parent)
             make_durable(snapshot.path.parent.parent)
-        self._steps(snapshot.table).add(snapshot.version, self.current_version(snapshot.table), changes)
+        self._steps(snapshot.table).add(snapshot.version, self.current_version(snapshot.table), follows)
         self._point_to(snapshot, rows.parent)
         self._forget_old(snapshot)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ceiba_node.changes import predecessor
 from ceiba_node.drafts import Draft, Seal, adopt_draft
+from ceiba_node.numbering import predecessor
 from ceiba_node.quantising import identifier
 from ceiba_node.snapshots import SUBJECT_COLUMN, SnapshotStore
 from ceiba_protocol.errors import EmptyTable, EngineFailed, NoSubjectKey, SnapshotDamaged
@@ -76,7 +76,7 @@ def withdraw(store: SnapshotStore, table: str, identifiers: Iterable[str], seal:
             if rows_left < previous.rows:
                 # The counts of clipped values stay as they are: they were part of answers before, so counts without
                 # the person's own values would tell these. They are upper bounds until the next publication.
-                current = adopt_draft(store, draft, current.schema, current.clipped, previous, seal)
+                current = adopt_draft(store, draft, current.schema, current.clipped, True, seal)
         forget_withdrawn(store, table, staging)
         deleted = len(before - set(store.versions(table)))
     return WithdrawalReport(table, current.version, len(given), found, previous.rows - rows_left, deleted)

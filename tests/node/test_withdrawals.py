@@ -26,9 +26,9 @@ from tests.node.test_publishing import (
     KEY,
     NOW,
     ages,
-    changed,
     column_of,
     everything_about,
+    linked,
     published,
     rows_of,
     schema,
@@ -58,7 +58,7 @@ def test_the_current_version_goes_on_without_them(store, tmp_path):
     assert report.version == snapshot.version != one
     assert rows_of(snapshot) == [(1, (2,)), (2, (4,))]
     assert (snapshot.rows, snapshot.subjects, snapshot.published_at) == (2, 2, SEAL.now)
-    assert changed(store, one, snapshot.version) == [0]
+    assert linked(store, one, snapshot.version)
 
 
 def test_every_version_that_has_them_is_deleted_and_others_stay(store, tmp_path):
@@ -188,9 +188,9 @@ def test_no_error_or_report_names_anybody(store, tmp_path):
 # --- crashes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("step", range(4))
 def test_after_a_crash_the_same_command_completes(store, tmp_path, monkeypatch, step):
-    """The list, the rows, their folder, the step, the name of the current version."""
+    """The list, the rows, their folder, the name of the current version."""
     source = ages(tmp_path, *FOUR)
     one = published(store, source, AGE).version
     real, calls = os.replace, []
@@ -209,7 +209,7 @@ def test_after_a_crash_the_same_command_completes(store, tmp_path, monkeypatch, 
     assert store.withdrawn(TABLE) == ([] if step == 0 else ["ann"])
     report = without(store, "ann")
     assert report.found == 1 and store.versions(TABLE) == [report.version]
-    assert changed(store, one, report.version) == [0]
+    assert linked(store, one, report.version)
 
 
 def test_a_publication_completes_what_a_crash_left(store, tmp_path, monkeypatch):

@@ -131,7 +131,8 @@ def oversized_manifest(field: Field, without: str | None) -> Outcome:
     field.begin(without, VICTIM)
     room = LIMIT - len(field.propose(purpose="").body())
     wordy = field.agree(to=[VICTIM], purpose="x" * room)
-    signed = field.ask(agreement=wordy)
+    outputs = ", ".join(f"SUM(days) AS days_{place}" for place in range(40))
+    signed = field.ask(agreement=wordy, sql=f"SELECT {outputs} FROM {TABLE}")
     assert len(signed.body) > LIMIT
     reply, saying = field.hear_approval(VICTIM, signed)
     if reply is None or reply.approval is None:
