@@ -15,6 +15,7 @@ from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ceiba.analyses.methods import AnalysisMethods
 from ceiba.display import html_table, text_table
 from ceiba.mock import mock_rows
 from ceiba.presentation import Order, Presentation, Row
@@ -53,7 +54,7 @@ class UnknownAttribute(UnknownColumn, AttributeError):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Table:
+class Table(AnalysisMethods):
     """The union of all holders' datasets of one schema, perhaps filtered and grouped; it holds no rows.
 
     Columns are its attributes, `heart.age`, or its items, `heart["age"]`, which also reach a column that is called
