@@ -1,4 +1,4 @@
-"""Answers a query in this process from a data frame: what a space gives, without one. For comparing with pooled data."""
+"""Answers a query from a data frame, in this process: what a space gives, without one. To compare with pooled data."""
 
 from typing import Any
 
