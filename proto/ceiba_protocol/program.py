@@ -160,11 +160,11 @@ class Choose(Node):
 # --- construction: ranges are computed, and what is already known is not asked of every row --------------------
 
 
-def checked(node: Node, what: str) -> Node:
-    """`node`, if every value it can have fits the engines' integers. Raises ValueOutOfRange."""
+def checked(node: Node, what: str, limit: int = ENGINE_BITS) -> Node:
+    """`node`, if every value it can have fits so many bits beside its sign. Raises ValueOutOfRange."""
     bits = max(abs(node.low), abs(node.high)).bit_length()
-    if bits > ENGINE_BITS:
-        raise ValueOutOfRange(what=what, bits=bits, limit=ENGINE_BITS)
+    if bits > limit:
+        raise ValueOutOfRange(what=what, bits=bits, limit=limit)
     return node
 
 

@@ -26,8 +26,9 @@ class Withheld(Enum):
 
 WITHHELD = Withheld.WITHHELD
 
-Output = int | float | None | Withheld | list[dict[str, Any]]
-"""A finished value: an exact integer, a correctly rounded float, None where SQL says NULL, or a small table."""
+Output = int | float | None | Withheld | list[dict[str, Any]] | dict[str, Any]
+"""A finished value: an exact integer, a correctly rounded float, None where SQL says NULL, a small table, or the
+figures of a fit by their names."""
 
 
 @dataclass(frozen=True, slots=True)
