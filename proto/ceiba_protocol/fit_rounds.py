@@ -177,5 +177,5 @@ def replayed(
 
 
 def final_values(this: FitRound) -> list[int]:
-    """What every holder sends encrypted once the state is final: clip counts are 0, then the figures."""
-    return [0] * len(this.question.program.clipped_columns) + this.fit.values(this.state, this.frame)
+    """What every holder sends encrypted, after its clip counts, once the state is final."""
+    return this.fit.values(this.state, this.frame)

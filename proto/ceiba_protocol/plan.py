@@ -451,11 +451,12 @@ def fit_rows(compiled: Program, rows: Iterable[Row]) -> FitRows:
         if all(evaluate(node, row) == 1 for node in conditions):
             cells.append(compiled.cell_of(tuple(evaluate(key.node, row) for key in compiled.keys)))
             units.append([evaluate(one.node, row) for one in compiled.readings])
-    return rows_of(compiled, np.array(cells, dtype=np.int64), np.array(units, dtype=np.int64).T)
+    readings = [np.array(column, dtype=np.int64) for column in zip(*units, strict=True)]
+    return rows_of(compiled, np.array(cells, dtype=np.int64), readings)
 
 
-def rows_of(compiled: Program, cells: npt.NDArray[np.int64], units: npt.NDArray[np.int64]) -> FitRows:
-    """`units`: [readings, rows], as the readings' nodes give them."""
+def rows_of(compiled: Program, cells: npt.NDArray[np.int64], units: Sequence[npt.NDArray[np.int64]]) -> FitRows:
+    """`units`: for each reading, one integer a row, as its node gives it."""
     values = np.empty((len(cells), len(compiled.readings)), order="F")
     for place, reading in enumerate(compiled.readings):
         values[:, place] = reading.floats(units[place]) if len(cells) else 0.0

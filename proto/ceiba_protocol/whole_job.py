@@ -228,7 +228,7 @@ def run_job(
         if shares:
             released = open_gate(question, commitment, shares, name, sealing_secret(name))
             commitment = commitment.after_gate(papers)
-        header = [] if fits else [0] * len(question.program.clipped_columns)
+        header = [0] * len(question.program.clipped_columns)
         encryptor = Encryptor.for_count(question.modulus, commitment.layout.ciphertexts, random)
         submission, ciphertexts = contribute(
             question, commitment, name, header + values[name], mask_secrets[name], encryptor, random(32), released,

@@ -23,16 +23,21 @@ def test_logistic_on_heart_disease_is_statsmodels_on_the_pooled_rows() -> None:
     model = GLM(
         family=Family.BINOMIAL,
         response=where("diagnosis", ">", "0"),
-        columns=(column("age"), where("sex", "=", "Male", text=True), column("max_heart_rate"), column("st_depression")),
+        columns=(
+            column("age"),
+            where("sex", "=", "Male", text=True),
+            column("max_heart_rate"),
+            column("st_depression"),
+        ),
     )
     rows = heart_rows()
     ((found,),) = fit(model, heart(), by_hospital(rows))
     pooled = rows.dropna(subset=["age", "sex", "max_heart_rate", "st_depression"]).assign(
         sick=lambda frame: (frame.diagnosis > 0).astype(int)
     )
-    wanted = smf.glm(
-        "sick ~ age + C(sex) + max_heart_rate + st_depression", pooled, family=sm.families.Binomial()
-    ).fit(tol=1e-14)
+    wanted = smf.glm("sick ~ age + C(sex) + max_heart_rate + st_depression", pooled, family=sm.families.Binomial()).fit(
+        tol=1e-14
+    )
     order = ["Intercept", "age", "C(sex)[T.Male]", "max_heart_rate", "st_depression"]
     close(found["coefficients"], wanted.params[order])
     close(found["covariance"], wanted.cov_params().loc[order, order])
@@ -42,7 +47,9 @@ def test_logistic_on_heart_disease_is_statsmodels_on_the_pooled_rows() -> None:
 @pytest.mark.parametrize("family", ["poisson", "negative_binomial", "gaussian"])
 def test_other_families_are_statsmodels_on_the_pooled_rows(family: str) -> None:
     model = GLM(
-        family=Family(family), response=column("diagnosis"), columns=(column("age"), function(Function.LOG, "resting_bp"))
+        family=Family(family),
+        response=column("diagnosis"),
+        columns=(column("age"), function(Function.LOG, "resting_bp")),
     )
     rows = heart_rows()
     ((found,),) = fit(model, heart(), by_hospital(rows))
