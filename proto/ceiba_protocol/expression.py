@@ -229,9 +229,8 @@ def lower(expression: Expression, schema: Schema) -> Lowered:
             return _lower_case(expression, schema)
         case Comparing():
             return _lower_comparison(expression, schema)
-        case Logic(op=op, terms=terms):
-            nodes = tuple(lower_condition(term, schema) for term in terms)
-            return Lowered(program.all_of(nodes) if op == "and" else program.any_of(nodes), Kind.TRUTH)
+        case Logic():
+            return _lower_logic(expression, schema)
         case Not(term=term):
             return Lowered(program.negation(lower_condition(term, schema)), Kind.TRUTH)
         case Missing(value=value):
@@ -239,6 +238,21 @@ def lower(expression: Expression, schema: Schema) -> Lowered:
         case SubjectCount():
             hint = "Ask for it as a statistic of its own."
             raise WrongType(operation="Arithmetic, a condition or a group", given="a number of subjects", hint=hint)
+
+
+_last_logic: tuple[Logic, Schema, Lowered] | None = None
+
+
+def _lower_logic(expression: Logic, schema: Schema) -> Lowered:
+    """The last one is remembered: the thousands of sums of one statistic share one long condition, the same object."""
+    global _last_logic
+    last = _last_logic
+    if last is not None and last[0] is expression and last[1] is schema:
+        return last[2]
+    nodes = tuple(lower_condition(term, schema) for term in expression.terms)
+    made = Lowered(program.all_of(nodes) if expression.op == "and" else program.any_of(nodes), Kind.TRUTH)
+    _last_logic = (expression, schema, made)
+    return made
 
 
 def _lower_missing(value: Expression, schema: Schema) -> Lowered:

@@ -55,7 +55,7 @@ ROW_COUNT = 0
 """The first sum of every program counts the cell's rows: a cell without any is no row of the result, as in SQL."""
 MAX_GROUP_KEYS = 8
 MAX_OUTPUTS = 500
-MAX_EXPRESSIONS = 3_000
+MAX_EXPRESSIONS = 6_000
 
 Label = str | int | float | date | None
 """What a group is called in a result."""

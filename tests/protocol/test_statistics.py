@@ -20,6 +20,7 @@ from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.covariance import Covariance
 from ceiba_protocol.statistics.histogram import Histogram
 from ceiba_protocol.statistics.mean import Mean
+from ceiba_protocol.statistics.moments import Moments
 from ceiba_protocol.statistics.standard_deviation import StandardDeviation
 from ceiba_protocol.statistics.subjects import Subjects
 from ceiba_protocol.statistics.sum import Sum
@@ -66,6 +67,19 @@ def test_counts_sums_and_means_are_the_correctly_rounded_exact_values(
     assert answer(Count(value=X), rows) == len(xs)
     assert answer(Sum(value=X), rows) == (float(sum(xs)) if xs else None)
     assert answer(Mean(value=X), rows) == (float(sum(xs) / len(xs)) if xs else None)
+
+
+@given(columns)
+def test_moments_are_exact_over_complete_rows(rows: list[tuple[int | None, int | None]]) -> None:
+    found = answer(Moments(values=(X, Y, Number(value="1"))), rows)
+    assert isinstance(found, list)
+    sides = [*complete(rows), [Fraction(1)] * len(complete(rows)[0])]
+    for entry in found:
+        chosen = [sides[place] for place in (entry["left"], entry["right"]) if place is not None]
+        assert Fraction(entry["total"]) == sum(math.prod(row) for row in zip(*chosen, sides[2], strict=True))
+    places = [(entry["left"], entry["right"]) for entry in found]
+    assert places[:4] == [(None, None), (0, None), (1, None), (2, None)]
+    assert places[4:] == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
 
 
 @given(columns)
@@ -127,11 +141,12 @@ def test_nothing_cancels_where_floats_would() -> None:
 
 def test_every_statistic_is_documented_and_has_a_name_and_sql() -> None:
     assert set(STATISTICS) == {
-        "count", "subjects", "sum", "mean", "variance", "standard_deviation", "covariance", "correlation", "histogram"
+        "count", "subjects", "sum", "mean", "variance", "standard_deviation", "covariance", "correlation", "histogram",
+        "moments",
     }  # fmt: skip
     for name, kind in STATISTICS.items():
         assert kind.__doc__ and kind.name() == name
-    assert [name for name, kind in STATISTICS.items() if not kind.sql] == ["subjects"], "it is COUNT(DISTINCT subject)"
+    assert [name for name, kind in STATISTICS.items() if not kind.sql] == ["moments", "subjects"]
 
 
 @given(st.lists(st.tuples(st.sampled_from([None, 1, 2]), st.integers(0, 3)), max_size=12))
