@@ -24,7 +24,7 @@ from ceiba.result import Result
 from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
 from ceiba_protocol.errors import BadQuestion, UnknownColumn
 from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, to_text
-from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, grouped_sums
+from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, fit_alone, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic, Total
 from ceiba_protocol.wording import describe, is_condition
@@ -232,6 +232,8 @@ class Query:
     def _sample(self) -> Row:
         """The row that one data row, 1 in every sum, would give; it has no NULL that could hide a wrong type."""
         labels = [key.labels[0] for key in self.program.keys]
+        if self.program.fit is not None:
+            raise BadQuestion(problem="a fit has no rows to choose from", hint="Choose in its summary, once it is run.")
         sums = [Total(1, one.step) for one in self.program.sums]
         outputs = [use.statistic.finish(*(sums[place] for place in use.sums)) for use in self.program.uses]
         return self._row((*labels, *(1 if output is None else output for output in outputs)))
@@ -283,8 +285,8 @@ class Query:
         """The same query on made-up rows of the schema. Touches no data and no network; means nothing."""
         start = perf_counter()
         made = mock_rows(self.schema, self.asked.columns, rows, seed)
-        released = Released(grouped_sums(self.program, made))
-        return self.result(released, job_id="mock", seconds=perf_counter() - start)
+        totals = grouped_sums(self.program, made) if self.program.fit is None else fit_alone(self.program, made)
+        return self.result(Released(totals), job_id="mock", seconds=perf_counter() - start)
 
     def __repr__(self) -> str:
         lines = [f"Query on {self.asked.table}, not asked yet", *describe(self.asked)[1:]]

@@ -202,7 +202,7 @@ class Space:
     ) -> tuple[Signed, Agreement]:
         """The signed manifest, and the agreement that it cites."""
         agreement = self.agreements.choose(wish, named).agreement
-        terms = terms_for(noise, agreement.disclosure)
+        terms = terms_for(_wanted(noise, query), agreement.disclosure)
         check_noise(terms, agreement)
         manifest = make_manifest(
             job_id=secrets.token_hex(16),
@@ -339,12 +339,18 @@ class Space:
 
 def _terms(noise: Wanted, query: Query, agreement: Agreement | CeibaError) -> NoiseTerms | None:
     """As `submit` would ask; without an agreement, by the least that the columns' grades demand."""
+    wanted = _wanted(noise, query)
     if isinstance(agreement, Agreement):
-        return terms_for(noise, agreement.disclosure)
+        return terms_for(wanted, agreement.disclosure)
     try:
-        return terms_for(noise, disclosure_for(query.plan().columns, query.schema))
+        return terms_for(wanted, disclosure_for(query.plan().columns, query.schema))
     except GradeForbids:
         return None
+
+
+def _wanted(noise: Wanted, query: Query) -> Wanted:
+    """A fit is exact, and says so by itself: its iterates have no noise."""
+    return False if noise is None and query.program.fit is not None else noise
 
 
 def _asked_job(manifest: Manifest) -> AskedJob:

@@ -8,7 +8,7 @@ import pandas as pd
 from ceiba.query import Query
 from ceiba.released import Released
 from ceiba.result import Result
-from ceiba_protocol.plan import grouped_sums
+from ceiba_protocol.plan import fit_alone, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema
 
 
@@ -22,7 +22,9 @@ class Pooled:
         ]
 
     def run(self, query: Query, **_options: Any) -> Result:
-        return query.result(Released(grouped_sums(query.program, self.rows)))
+        program = query.program
+        totals = grouped_sums(program, self.rows) if program.fit is None else fit_alone(program, self.rows)
+        return query.result(Released(totals))
 
     def submit(self, query: Query, **_options: Any) -> Any:
         raise NotImplementedError

@@ -71,6 +71,7 @@ class GlmState(FitState):
     """The coefficients before the last step, to which halving goes back."""
     deviance: BigInt | None = None
     """At `before`."""
+    rows: int = 0
     iterations: int = 0
     halvings: int = 0
     released: tuple[BigInt, ...] = ()
@@ -193,7 +194,7 @@ class GLM(Fit):
         beta = [0] * self.parameters
         if self.intercept:
             beta[0] = on_grid(_link_of_mean(self.family, weight, response, exposure), GRID_BITS)
-        return GlmState(phase="newton", scaling=scaling, beta=tuple(beta))
+        return GlmState(phase="newton", scaling=scaling, beta=tuple(beta), rows=moments[0] >> GRID_BITS)
 
     def _step(self, state: GlmState, totals: Sequence[int], frame: Frame) -> GlmState:
         """One step of Newton's method; half of the last one where the deviance has grown."""
@@ -244,35 +245,36 @@ class GLM(Fit):
         return state.model_copy(update={"beta": beta, "halvings": state.halvings + 1})
 
     def _last(self, numbers: Sequence[mpfr], state: GlmState) -> list[mpfr]:
-        """Deviance, log-likelihood, iterations."""
+        """Deviance, log-likelihood, rows, iterations."""
         size = self.parameters
         at = size * (size + 1) // 2 + size
-        return [numbers[at], numbers[at + 1], mpfr(state.iterations + 1)]
+        return [numbers[at], numbers[at + 1], mpfr(state.rows), mpfr(state.iterations + 1)]
 
     # --- the answer
 
     def slots(self, frame: Frame) -> list[int]:
         size = self.parameters
-        return [*FLOAT_SLOTS] * (size + size * (size + 1) // 2 + 3)
+        return [*FLOAT_SLOTS] * (size + size * (size + 1) // 2 + 4)
 
     def values(self, state: GlmState, frame: Frame) -> list[int]:
         return list(state.released)
 
     def read(self, values: Sequence[int]) -> dict[str, Any]:
         """`coefficients`, `covariance` (the inverse of the information, for a dispersion of 1), `deviance`,
-        `log_likelihood` (with a Gaussian, 0), `iterations`."""
+        `log_likelihood` (with a Gaussian, 0), `rows`, `iterations`."""
         size = self.parameters
         figures = read_floats(values)
         covariance = [[0.0] * size for _ in range(size)]
         for (i, j), value in zip(triangle(size), figures[size:], strict=False):
             covariance[i][j] = covariance[j][i] = value
-        deviance, likelihood, iterations = figures[-3:]
+        deviance, likelihood, rows, iterations = figures[-4:]
         return {
             "names": self.names,
             "coefficients": figures[:size],
             "covariance": covariance,
             "deviance": deviance,
             "log_likelihood": likelihood,
+            "rows": int(rows),
             "iterations": int(iterations),
         }
 
