@@ -40,6 +40,26 @@ def heart_rows() -> pd.DataFrame:
     return rows
 
 
+@cache
+def lung(grade: str = "public") -> Schema:
+    """The trial's data standard, every column of one grade."""
+    document = tomllib.loads((DATA / "lung.toml").read_text())
+    for column in document["columns"]:
+        column["grade"] = grade
+    return Schema.from_plain(document)
+
+
+def lung_rows() -> pd.DataFrame:
+    """228 patients."""
+    return pd.read_csv(DATA / "lung.csv").assign(status=lambda rows: rows.status == 1)
+
+
+def by_institution(rows: pd.DataFrame, holders: int = 18) -> dict[str, pd.DataFrame]:
+    """One holder for each institution; the patient without one is the first's. With fewer holders, several of each."""
+    number = rows.inst.fillna(rows.inst.iloc[0]).rank(method="dense").astype(int) % holders
+    return {f"inst-{place}": part for place, part in rows.groupby(number)}
+
+
 def by_hospital(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(name).replace("_", "-"): part for name, part in rows.groupby("hospital")}
 

@@ -16,7 +16,6 @@ from ceiba_protocol.errors import (
     BadModel,
     Collinear,
     NotConverged,
-    NotFinite,
     Separation,
     WeightsConcentrated,
 )
@@ -36,6 +35,7 @@ from ceiba_protocol.statistics.fits.base import (
     to_sums,
 )
 from ceiba_protocol.statistics.fits.exact import Singular, exactly, factorise, from_grid, on_grid, symmetric, triangle
+from ceiba_protocol.statistics.fits.newton import CONVERGED, HALVINGS, LARGEST_COEFFICIENT, require_spread
 from ceiba_protocol.statistics.fits.scaling import (
     ROWS_A_PARAMETER,
     Scaling,
@@ -44,12 +44,6 @@ from ceiba_protocol.statistics.fits.scaling import (
     scaling_of,
     unscale,
 )
-
-LARGEST_COEFFICIENT = 30
-"""Of a column with mean 0 and variance 1: beyond it the fit runs away."""
-CONVERGED = 2.0**-30
-"""The last step changes no such coefficient by more; the error is about its square."""
-HALVINGS = 20
 
 
 class Family(StrEnum):
@@ -277,16 +271,6 @@ class GLM(Fit):
             "rows": int(rows),
             "iterations": int(iterations),
         }
-
-
-def require_spread(weights: Floats, frame: Frame) -> None:
-    """Run by a holder: no few of its rows carry all the weight, else a sum over all would be about them. Raises
-    WeightsConcentrated."""
-    total, squares = float(weights.sum()), float((weights**2).sum())
-    if not math.isfinite(total) or not math.isfinite(squares):
-        raise NotFinite(what="a weight")
-    if frame.is_guarded and len(weights) and total**2 < min(frame.minimum, len(weights) / 2) * squares:
-        raise WeightsConcentrated
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""What fits by Newton's method share: when they have converged, and what a holder refuses to sum."""
+
+import math
+
+from ceiba_protocol.errors import NotFinite, WeightsConcentrated
+from ceiba_protocol.statistics.fits.base import Floats, Frame
+
+LARGEST_COEFFICIENT = 30
+"""Of a column with mean 0 and variance 1: beyond it the fit runs away."""
+CONVERGED = 2.0**-30
+"""The last step changes no such coefficient by more; the error is about its square."""
+HALVINGS = 20
+
+
+def require_spread(weights: Floats, frame: Frame) -> None:
+    """Run by a holder: no few of its rows carry all the weight, else a sum over all would be about them.
+
+    Raises WeightsConcentrated, NotFinite.
+    """
+    total, squares = float(weights.sum()), float((weights**2).sum())
+    if not math.isfinite(total) or not math.isfinite(squares):
+        raise NotFinite(what="a weight")
+    if frame.is_guarded and len(weights) and total**2 < min(frame.minimum, len(weights) / 2) * squares:
+        raise WeightsConcentrated
