@@ -48,6 +48,8 @@ class FitRound:
     """After the gate, where there is one."""
     released: str
     """The gate's decision, packed; empty without a gate."""
+    passed: tuple[bool, ...] | None
+    """For each cell, whether it passes; None without a gate."""
     state: FitState
     iteration: int
 
@@ -58,7 +60,7 @@ class FitRound:
 
     @cached_property
     def frame(self) -> Frame:
-        return self.question.frame(self.commitment.holders)
+        return replace(self.question.frame(self.commitment.holders), passed=self.passed)
 
     @cached_property
     def words(self) -> int:
@@ -84,13 +86,14 @@ def first_round(question: Question, commitment: Commitment, released: Released |
     """Run by every holder after the gate. Raises ColumnWithheld if it does not let the whole fit pass; where each cell
     has figures of its own, if it lets none."""
     assert question.program.fit is not None
+    passed = None
     if released is not None and commitment.gate is not None:
         sums = released_sums(commitment.gate, released)
-        passed = sums.all(axis=1)
-        if not (passed.any() if question.program.fit.per_cell else passed.all()):
+        passed = tuple(sums[:, question.program.uses[0].sums].all(axis=1).tolist())
+        if not (any(passed) if question.program.fit.per_cell else all(passed)):
             raise ColumnWithheld(columns=", ".join(_withheld(question, sums)))
     state = question.program.fit.begin(question.frame(commitment.holders))
-    return FitRound(question, commitment, "" if released is None else pack_released(released), state, 0)
+    return FitRound(question, commitment, "" if released is None else pack_released(released), passed, state, 0)
 
 
 def _withheld(question: Question, sums: Released) -> list[str]:

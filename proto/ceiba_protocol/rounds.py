@@ -701,6 +701,7 @@ def _sent(program: Program, gate: GateForm, released: Released) -> Released:
     if program.fit is None:
         return sums
     width = len(program.fit.slots(program.frame(1)))
+    sums = sums[:, program.uses[0].sums]
     cells = sums.all(axis=1, keepdims=True) if program.fit.per_cell else sums.all(keepdims=True)
     return np.repeat(cells, width, axis=1)
 

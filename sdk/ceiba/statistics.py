@@ -16,15 +16,16 @@ from ceiba_protocol.errors import BadQuestion, UnknownStatistic
 from ceiba_protocol.expression import ColumnValue, Expression, Number, TextValue
 from ceiba_protocol.schema import nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic
+from ceiba_protocol.statistics.fits.base import Fit
 
 Constructor = Callable[..., Statistic]
 
 
 @cache
 def _known() -> dict[str, tuple[type[Statistic], Mapping[str, Any]]]:
-    """Every name that stands for a statistic, with the options that the name fixes."""
+    """Every name that stands for a statistic, with the options that the name fixes. Fits are a table's methods."""
     by_sql = {name.lower(): (kind, fixed) for kind in STATISTICS.values() for name, fixed in kind.sql.items()}
-    return by_sql | {name: (kind, {}) for name, kind in STATISTICS.items()}
+    return by_sql | {name: (kind, {}) for name, kind in STATISTICS.items() if not issubclass(kind, Fit)}
 
 
 def statistic_names() -> list[str]:

@@ -142,11 +142,13 @@ def test_nothing_cancels_where_floats_would() -> None:
 def test_every_statistic_is_documented_and_has_a_name_and_sql() -> None:
     assert set(STATISTICS) == {
         "count", "subjects", "sum", "mean", "variance", "standard_deviation", "covariance", "correlation", "histogram",
-        "moments",
+        "moments", "glm", "survival", "cox", "kmeans",
     }  # fmt: skip
     for name, kind in STATISTICS.items():
         assert kind.__doc__ and kind.name() == name
-    assert [name for name, kind in STATISTICS.items() if not kind.sql] == ["moments", "subjects"]
+    assert sorted(name for name, kind in STATISTICS.items() if not kind.sql) == [
+        "cox", "glm", "kmeans", "moments", "subjects", "survival",
+    ]  # fmt: skip
 
 
 @given(st.lists(st.tuples(st.sampled_from([None, 1, 2]), st.integers(0, 3)), max_size=12))

@@ -78,7 +78,8 @@ class Survival(Fit):
         return 2 * frame.cells * points(frame.readings[0], self.grid)
 
     def measure(self, state: SurvivalState, prepared: Prepared, frame: Frame) -> list[int]:
-        return [int(count) for count in prepared.counts.reshape(-1)]
+        counts = prepared.counts if frame.passed is None else prepared.counts * np.array(frame.passed)[:, None, None]
+        return [int(count) for count in counts.reshape(-1)]
 
     def advance(self, state: SurvivalState, totals: Sequence[int], frame: Frame) -> SurvivalState:
         """Merge the times. The step's figures stand at its end, and 0 at the points within it."""

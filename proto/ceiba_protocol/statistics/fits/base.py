@@ -64,6 +64,8 @@ class Frame:
     """Subjects that any figure must be about."""
     is_guarded: bool
     """False for public data, where a row may be its own figure."""
+    passed: tuple[bool, ...] | None = None
+    """For each cell, whether the gate lets it pass; None: all. The others add nothing to any round."""
 
 
 @dataclass(frozen=True)
