@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    from ceiba.analyses.cells import Key
+    from ceiba.analyses.crosstab import CrossTab, StratifiedCrossTab
+    from ceiba.analysis import Analysis
+    from ceiba.query import Table
+
 
 class AnalysisMethods:
     """What `ceiba.Table` can do beside `filter`, `group_by` and `agg`."""
 
+    @property
+    def _table(self) -> Table:
+        return self  # type: ignore[return-value]  # nothing but a table has these methods
+
     # --- tables and tests
+
+    @overload
+    def crosstab(self, rows: Key, columns: Key) -> Analysis[CrossTab]: ...
+    @overload
+    def crosstab(self, rows: Key, columns: Key, by: Key) -> Analysis[StratifiedCrossTab]: ...
+    def crosstab(self, rows: Key, columns: Key, by: Key | None = None) -> Analysis[Any]:
+        """The contingency table of two grouping keys; with `by`, 2×2 tables in strata, pooled over them.
+
+        χ² with and without Yates's correction, Fisher's exact test, Cramér's V, odds ratio, risk ratio and risk
+        difference with 95 % intervals; in strata Mantel-Haenszel, CMH and Breslow-Day. Raises BadQuestion.
+
+        >>> heart.crosstab("sex", heart.diagnosis > 0).run().odds_ratio
+        >>> heart.crosstab("sex", heart.diagnosis > 0, by=ceiba.width_bucket("age", 40, 70, 3)).summary()
+        """
+        from ceiba.analyses.crosstab import crosstab, stratified_crosstab
+
+        if by is None:
+            return crosstab(self._table, rows, columns)
+        return stratified_crosstab(self._table, rows, columns, by)
 
     # --- linear models and matrices
 
