@@ -12,6 +12,7 @@ import ceiba_scenarios
 from ceiba.query import Query, Table
 from ceiba.released import Released
 from ceiba.result import Result
+from ceiba_protocol.disclosure.support import _is_possible, members
 from ceiba_protocol.plan import ROW_COUNT, Program, grouped_sums
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.documents import NoiseTerms
@@ -40,7 +41,8 @@ def heart() -> Table:
 
 
 class Gated(Pooled):
-    """Withholds every cell of fewer than `least` rows, empty ones too, and a histogram one of whose bins has fewer."""
+    """Withholds every cell of fewer than `least` rows, empty ones too, and a histogram one of whose bins has fewer,
+    unless no value can be there."""
 
     def __init__(self, schema: Schema, rows: pd.DataFrame, least: int) -> None:
         super().__init__(schema, rows)
@@ -57,7 +59,8 @@ class Gated(Pooled):
         sent = np.repeat((found[:, ROW_COUNT] >= self.least)[:, None], found.shape[1], axis=1)
         for use in program.uses:
             if use.statistic.disjoint:
-                bins = list(use.sums)
+                bins = [one for one in use.sums if _is_possible(members(program.sums[one].node))]
+                sent[:, list(use.sums)] &= found[:, list(use.sums)] >= self.least
                 sent[:, bins] &= (found[:, bins] >= self.least).all(axis=1)[:, None]
         return sent
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 if TYPE_CHECKING:
     from ceiba.analyses.anova import Anova
     from ceiba.analyses.cells import Key
     from ceiba.analyses.crosstab import CrossTab, StratifiedCrossTab
+    from ceiba.analyses.quantiles import QuantileSearch
     from ceiba.analyses.t_test import TTest
     from ceiba.analysis import Analysis
     from ceiba.query import Table
@@ -68,6 +69,49 @@ class AnalysisMethods:
         from ceiba.analyses.anova import anova
 
         return anova(self._table, value, by)
+
+    def quantiles(
+        self,
+        value: Term | str,
+        q: Sequence[float] = (0.25, 0.5, 0.75),
+        by: Key | None = None,
+        *,
+        bins: int | None = None,
+        questions: int = 12,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> QuantileSearch:
+        """Quantiles of a value, by histograms that get finer around them: several questions, each a job of its own.
+
+        `bins`: of each histogram, 2 to 1000; None: 1000 of public columns, else 20. `questions`: at most so many.
+        `low`, `high`: where most values are known to lie. The outcome says how exact each quantile is; it is exact
+        where the last bins were the column's own units. Raises BadQuestion.
+
+        >>> heart.quantiles("age", by="sex", low=30, high=75).run().groups[0].at(0.5)
+        >>> heart.quantiles("cholesterol", q=(0.1, 0.9)).summary()
+        """
+        from ceiba.analyses.quantiles import quantiles
+
+        return quantiles(self._table, value, q, by, bins=bins, questions=questions, low=low, high=high)
+
+    def median(self, value: Term | str, by: Key | None = None, **options: Any) -> QuantileSearch:
+        """The median of a value; options as for `quantiles`.
+
+        >>> heart.median("age").run().value
+        """
+        return self.quantiles(value, (0.5,), by, **options)
+
+    def minimum(self, value: Term | str) -> NoReturn:
+        """Refused: the smallest value is one person's. Raises BadQuestion, which says what to ask instead."""
+        from ceiba.analyses.extremes import refuse_extreme
+
+        refuse_extreme(value)
+
+    def maximum(self, value: Term | str) -> NoReturn:
+        """Refused: the largest value is one person's. Raises BadQuestion, which says what to ask instead."""
+        from ceiba.analyses.extremes import refuse_extreme
+
+        refuse_extreme(value)
 
     # --- linear models and matrices
 
