@@ -129,7 +129,7 @@ def _finish(query: Query, result: Result) -> Anova:
     effects: tuple[list[Effect], list[Effect]] = ([], [])
     if result.noise is None and samples and len(samples) == len(groups):
         if len(factors) == 1:
-            effects = (_one_way(factors[0], samples), [])
+            effects = (one_way(factors[0], samples), [])
         else:
             effects = _two_way(factors, [_places(query, one.label) for one in groups], samples)
     return Anova(result, factors, tuple(groups), tuple(effects[0]), tuple(effects[1]))
@@ -142,7 +142,8 @@ def _places(query: Query, labels: tuple[Any, ...]) -> tuple[int, ...]:
 # --- sums of squares --------------------------------------------------------------------------------------------
 
 
-def _one_way(factor: str, samples: Sequence[Sample]) -> list[Effect]:
+def one_way(factor: str, samples: Sequence[Sample]) -> list[Effect]:
+    """The lines of one factor and of the residuals; none where there is nothing to test."""
     n = sum(one.n for one in samples)
     mean = sum(one.n * one.mean for one in samples) / n
     between = sum(one.n * (one.mean - mean) ** 2 for one in samples)

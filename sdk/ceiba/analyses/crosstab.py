@@ -220,14 +220,24 @@ def _all_positive(counts: Sequence[Sequence[Any]]) -> bool:
 
 def _measures(counts: Matrix) -> tuple[Any, ...]:
     """The fields of a CrossTab after its counts."""
-    full = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
-    chi_square, smallest = _chi_square(full)
-    v = None if chi_square is None else sqrt(chi_square.statistic / (full.sum() * (min(full.shape) - 1)))
+    full = _without_empty(counts)
+    test, smallest = _chi_square(full)
+    v = None if test is None else sqrt(test.statistic / (full.sum() * (min(full.shape) - 1)))
     if counts.shape != (2, 2):
-        return chi_square, None, None, v, None, None, None, smallest
+        return test, None, None, v, None, None, None, smallest
     yates = _chi_square(full, corrected=True)[0]
     fisher = float(stats("Fisher's exact test").fisher_exact(counts.astype(np.int64)).pvalue) if counts.sum() else None
-    return chi_square, yates, fisher, v, _odds_ratio(counts), _risk_ratio(counts), _risk_difference(counts), smallest
+    return test, yates, fisher, v, _odds_ratio(counts), _risk_ratio(counts), _risk_difference(counts), smallest
+
+
+def chi_square(counts: Matrix) -> Test | None:
+    """Pearson's χ² of independence; None of less than two rows and columns that are not empty."""
+    return _chi_square(_without_empty(counts))[0]
+
+
+def _without_empty(counts: Matrix) -> Matrix:
+    full: Matrix = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
+    return full
 
 
 def _chi_square(full: Matrix, *, corrected: bool = False) -> tuple[Test | None, float | None]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 if TYPE_CHECKING:
     from ceiba.analyses.anova import Anova
     from ceiba.analyses.cells import Key
     from ceiba.analyses.crosstab import CrossTab, StratifiedCrossTab
+    from ceiba.analyses.describe import Description
     from ceiba.analyses.quantiles import QuantileSearch
+    from ceiba.analyses.rates import StandardisedRate, StandardisedRatio
     from ceiba.analyses.t_test import TTest
     from ceiba.analysis import Analysis
     from ceiba.query import Table
@@ -112,6 +114,56 @@ class AnalysisMethods:
         from ceiba.analyses.extremes import refuse_extreme
 
         refuse_extreme(value)
+
+    def describe(self, columns: Sequence[str] | None = None, by: Key | None = None) -> Analysis[Description]:
+        """How many values, mean and standard deviation of numbers, and how frequent each category is; with `by`, the
+        first table of a paper: mean (sd), n (%), p-values and standardised differences. One question.
+
+        `columns`: their names; None: all with declared bounds or values. Raises BadQuestion.
+
+        >>> heart.describe(["age", "sex", "cholesterol"]).summary()
+        >>> heart.describe(by="sex").to_pandas()
+        """
+        from ceiba.analyses.describe import describe
+
+        return describe(self._table, columns, by)
+
+    @overload
+    def standardised_rate(
+        self, events: Term | str, by: Key, *, population: Mapping[Any, float], time: Term | str | None = None
+    ) -> Analysis[StandardisedRate]: ...
+    @overload
+    def standardised_rate(
+        self, events: Term | str, by: Key, *, expected: Mapping[Any, float], time: Term | str | None = None
+    ) -> Analysis[StandardisedRatio]: ...
+    def standardised_rate(
+        self,
+        events: Term | str,
+        by: Key,
+        *,
+        population: Mapping[Any, float] | None = None,
+        expected: Mapping[Any, float] | None = None,
+        time: Term | str | None = None,
+    ) -> Analysis[Any]:
+        """The rate of events, standardised over strata: directly with `population`, a weight for each stratum, or
+        indirectly (SMR) with `expected`, a rate for each.
+
+        `events`: a condition, or a column of numbers of events. The rate is per row, or with `time` per unit of that
+        column. Raises BadQuestion.
+
+        >>> ages = ceiba.case((heart.age < 50, "young"), otherwise="old").alias("ages")
+        >>> heart.standardised_rate(heart.diagnosis > 0, by=ages, population={"young": 600, "old": 400}).summary()
+        >>> heart.standardised_rate(heart.diagnosis > 0, by=ages, expected={"young": 0.2, "old": 0.4}).run().ratio
+        """
+        from ceiba.analyses.rates import standardised_rate, standardised_ratio
+        from ceiba_protocol.errors import BadQuestion
+
+        if population is not None and expected is None:
+            return standardised_rate(self._table, events, by, population, time)
+        if expected is not None and population is None:
+            return standardised_ratio(self._table, events, by, expected, time)
+        hint = "Give population={stratum: weight} for a rate, or expected={stratum: rate} for a ratio."
+        raise BadQuestion(problem="standardised_rate() needs either population= or expected=", hint=hint)
 
     # --- linear models and matrices
 

@@ -137,3 +137,10 @@ def _effects(d: float, spread: float, degrees: float) -> tuple[Estimate, Estimat
     half = 1.959963984540054 * spread
     factor = exp(lgamma(degrees / 2) - lgamma((degrees - 1) / 2)) / sqrt(degrees / 2) if degrees > 1 else 0.0
     return Estimate(d, d - half, d + half), Estimate(d * factor, (d - half) * factor, (d + half) * factor)
+
+
+def welch(first: Sample, second: Sample) -> float | None:
+    """p of Welch's test; None where it is not defined."""
+    if min(first.n, second.n) < 2 or not (first.variance or second.variance):
+        return None
+    return _of_two(first, second, False)[1].p
