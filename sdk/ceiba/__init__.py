@@ -43,6 +43,9 @@ _HOMES = {
 }
 """Where each name lives; loaded when it is first used, so that `import ceiba` is quick."""
 
+_EXTREMES = ("min", "max", "minimum", "maximum")
+"""Not computed; who calls one is told why, and what to ask instead."""
+
 __all__ = [
     "WITHHELD",
     "AgreementHandle",
@@ -66,6 +69,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
+    if name in _EXTREMES:
+        return importlib.import_module("ceiba.analyses.extremes").refuse_extreme
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     from ceiba.statistics import statistic, statistic_names

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ceiba.analyses.cells import require_ungrouped
 from ceiba.analyses.coefficients import coefficient_rows, require_scipy
 from ceiba.analysis import Analysis, Outcome, TablePart
 from ceiba.formula import ModelSpec, read_formula
@@ -237,7 +238,7 @@ def kaplan_meier(
 
 def grouped(table: Table, *keys: str | Term | Grouping | None) -> Table:
     """The table with these groups and no others. Raises BadQuestion for one that has groups."""
-    table.require_ungrouped()
+    require_ungrouped(table, "a survival analysis")
     wanted = [key for key in keys if key is not None]
     return table.group_by(*wanted) if wanted else table
 

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from sqlglot import exp
 
+from ceiba.analyses.extremes import NO_EXTREMES, NO_QUANTILES
+
 
 class Refusal(NamedTuple):
     """Why a construct is outside the subset; `word` is the keyword to point at."""
@@ -16,7 +18,6 @@ class Refusal(NamedTuple):
 ONE_TABLE = "Ask about one table; joining on persons would show who is in both."
 NO_ROWS = "Rows are never released: group by it, or put it into an aggregate such as AVG."
 FROM_RESULT = "Select the aggregates, and compute with them in the result."
-NO_EXTREMES = "Extremes and quantiles are not computed; use HISTOGRAM(x, low, high, bins)."
 READ_ONLY = "A question starts with SELECT."
 
 PARAMETER = Refusal("A parameter", "Write the value into the SQL, or use the Python API.")
@@ -32,7 +33,7 @@ REFUSED: dict[type[exp.Expr], Refusal] = {
     exp.Except: Refusal("EXCEPT", "Ask two questions.", "EXCEPT"),
     exp.Window: Refusal("A window function", "Use GROUP BY.", "OVER"),
     exp.Filter: Refusal("FILTER", "Aggregate a CASE: SUM(CASE WHEN condition THEN x END).", "FILTER"),
-    exp.WithinGroup: Refusal("WITHIN GROUP", NO_EXTREMES, "WITHIN"),
+    exp.WithinGroup: Refusal("WITHIN GROUP", NO_QUANTILES, "WITHIN"),
     exp.Distinct: Refusal("DISTINCT", "Counting distinct values needs each row's value; use GROUP BY.", "DISTINCT"),
     exp.Order: Refusal("ORDER BY inside a function", "Aggregates do not depend on an order.", "ORDER"),
     exp.Star: Refusal("*", NO_ROWS),
@@ -75,4 +76,4 @@ OTHER_STATEMENTS = {
 }
 
 FUNCTION_HINTS = dict.fromkeys(("MIN", "MAX", "FIRST", "LAST", "ANY_VALUE", "ARG_MIN", "ARG_MAX"), NO_EXTREMES)
-FUNCTION_HINTS |= dict.fromkeys(("MEDIAN", "QUANTILE", "QUANTILE_CONT", "QUANTILE_DISC", "MODE"), NO_EXTREMES)
+FUNCTION_HINTS |= dict.fromkeys(("MEDIAN", "QUANTILE", "QUANTILE_CONT", "QUANTILE_DISC", "MODE"), NO_QUANTILES)
