@@ -60,7 +60,7 @@ def to_pmml(model: FittedModel) -> str:
     target = _target(model, names)
     fields = [*names, *([target] if target is not None else [])]
     dictionary = _add(root, "DataDictionary", numberOfFields=str(len(fields)))
-    dictionary.extend(_data_field(model.schema.column(name)) for name in fields)
+    dictionary.extend([_data_field(model.schema.column(name)) for name in fields])
     dictionary_names = _add(root, "TransformationDictionary")
     for place, column in enumerate(model.spec.columns):
         derived = _add(
