@@ -96,7 +96,7 @@ def half_width(use: Use, sums: Sequence[Total], variances: Sequence[int]) -> Any
     """
     finished = use.statistic.finish(*(sums[place] for place in use.sums))
     if isinstance(finished, list):
-        return [NORMAL_95 * sqrt(variances[place]) for place in use.sums]
+        return [NORMAL_95 * sqrt(variances[place]) * float(sums[place].step) for place in use.sums]
     if not isinstance(finished, int | float):
         return None
     noisy = {one for one in use.sums if variances[one]}

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from ceiba.analyses.describe import Description
     from ceiba.analyses.glm import GlmOutcome
     from ceiba.analyses.kmeans import ClusterOutcome
+    from ceiba.analyses.linear import LinearFit, RidgeFit
+    from ceiba.analyses.matrices import MatrixOutcome, PrincipalComponents
     from ceiba.analyses.quantiles import QuantileSearch
     from ceiba.analyses.rates import StandardisedRate, StandardisedRatio
     from ceiba.analyses.survival import CoxOutcome, SurvivalOutcome
     from ceiba.analyses.t_test import TTest
     from ceiba.analysis import Analysis
     from ceiba.query import Table
-    from ceiba.terms import Term
+    from ceiba.terms import Scalar, Term
 
 
 class AnalysisMethods:
@@ -169,6 +171,51 @@ class AnalysisMethods:
         raise BadQuestion(problem="standardised_rate() needs either population= or expected=", hint=hint)
 
     # --- linear models and matrices
+
+    def linear(self, formula: str, *, level: float = 0.95) -> Analysis[LinearFit]:
+        """Ordinary least squares, solved exactly. `level`: of the coefficients' intervals.
+
+        >>> heart.linear("cholesterol ~ age * C(sex)").summary()
+        """
+        from ceiba.analyses.linear import linear
+
+        return linear(self._table, formula, level=level)
+
+    def ridge(self, formula: str, *, penalty: Scalar, standardise: bool = True) -> Analysis[RidgeFit]:
+        """Least squares with `penalty`·Σβ² of the columns in standard deviations, or in their own units.
+
+        >>> heart.ridge("cholesterol ~ age + resting_bp", penalty=10).run().model.coefficients
+        """
+        from ceiba.analyses.linear import ridge
+
+        return ridge(self._table, formula, penalty=penalty, standardise=standardise)
+
+    def covariance_matrix(self, columns: Sequence[str | Term]) -> Analysis[MatrixOutcome]:
+        """Sample covariances over the rows where no value is missing; up to 100 columns.
+
+        >>> heart.covariance_matrix(["age", "cholesterol"]).run().to_pandas()
+        """
+        from ceiba.analyses.matrices import matrix
+
+        return matrix(self._table, columns, "covariance")
+
+    def correlation_matrix(self, columns: Sequence[str | Term]) -> Analysis[MatrixOutcome]:
+        """Pearson's correlations over the rows where no value is missing; up to 100 columns.
+
+        >>> heart.correlation_matrix(["age", "cholesterol"]).run().to_pandas()
+        """
+        from ceiba.analyses.matrices import matrix
+
+        return matrix(self._table, columns, "correlation")
+
+    def pca(self, columns: Sequence[str | Term], *, standardise: bool = True) -> Analysis[PrincipalComponents]:
+        """Principal components of the correlation matrix, or with `standardise=False` of the covariance matrix.
+
+        >>> heart.pca(["age", "cholesterol", "resting_bp"]).run().loadings
+        """
+        from ceiba.analyses.matrices import pca
+
+        return pca(self._table, columns, standardise=standardise)
 
     # --- scores
 

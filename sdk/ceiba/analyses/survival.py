@@ -189,9 +189,13 @@ class SurvivalOutcome(Outcome):
         )  # fmt: skip
 
     def notes(self) -> list[str]:
-        lines = ["Intervals are pointwise, 95 %. Times are those of the grid, or merged ones where data are not public."]
+        lines = [
+            "Intervals are pointwise, 95 %. Times are those of the grid, or merged ones where data are not public."
+        ]
         if self.withheld:
-            lines.append(f"Withheld, with too few subjects or holders: {', '.join(self.withheld)}. No test of all groups.")
+            lines.append(
+                f"Withheld, with too few subjects or holders: {', '.join(self.withheld)}. No test of all groups."
+            )
         return lines
 
     def plot(self, **options: Any) -> Figure:
@@ -259,9 +263,7 @@ def _curves(result: Result) -> tuple[dict[tuple[str, str], Curve], list[str]]:
         if found is WITHHELD:
             withheld.append(name)
         elif found["times"]:
-            curves[group, stratum] = Curve(
-                name, found["times"], found["at_risk"], found["events"], found["censored"]
-            )
+            curves[group, stratum] = Curve(name, found["times"], found["at_risk"], found["events"], found["censored"])
     return curves, withheld
 
 
