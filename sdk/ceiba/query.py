@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ceiba.analyses.methods import AnalysisMethods
 from ceiba.display import html_table, text_table
+from ceiba.labels import axis_labels
 from ceiba.mock import mock_rows
 from ceiba.presentation import Order, Presentation, Row
 from ceiba.released import Released
@@ -253,8 +254,14 @@ class Query:
             plus_minus=[self.presentation.show(widths[place]) for place in chosen] if widths else [],
             noise=released.report(self.program),
             groups=tuple(column.title for column in self.presentation.shown if column.name in self._group_names),
+            labels=self._labels(),
             **about,
         )
+
+    def _labels(self) -> dict[str, str]:
+        """What the axes of a figure call the result's columns."""
+        labels = axis_labels(self.asked, self.schema)
+        return {column.title: labels[column.name] for column in self.presentation.shown}
 
     @property
     def _group_names(self) -> set[str]:
