@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from ceiba.plots.style import (
     GREY,
     HATCH,
     INK,
+    LETTERS,
     SMALL,
     heights,
     is_number,
@@ -24,6 +26,10 @@ from ceiba_protocol.statistics import WITHHELD
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+SLANTED_FROM = 12
+"""Longer words in columns' titles do not fit side by side, so all titles are slanted."""
 
 
 def heat_map(
@@ -42,11 +48,24 @@ def heat_map(
     `matrix`: [rows, columns] of numbers, None where there is nothing, and WITHHELD, which is hatched. `plus_minus`:
     halves of intervals, in the same form, printed too. Raises BadQuestion, MissingExtra.
     """
-    width, height = 2.2 + 0.95 * len(column_labels), 1.4 + 0.5 * len(row_labels)
-    figure = new_figure(min(16.0, max(4.5, width)), min(14.0, max(2.6, height)))
+    figure = new_figure(*heat_map_size(row_labels, column_labels))
     draw_heat_map(figure.subplots(), row_labels, column_labels, matrix, plus_minus, label)
     tidy(figure.axes[0], title=title, x=column_axis, y=row_axis, grid=None)
     return figure
+
+
+def heat_map_size(row_labels: Sequence[object], column_labels: Sequence[object]) -> tuple[float, float]:
+    """Width and height, in inches, that leave the cells room for their numbers."""
+    names, titles = (max((len(words(one)) for one in labels), default=0) for labels in (row_labels, column_labels))
+    width = 1.5 + names / LETTERS + 0.95 * len(column_labels)
+    slanted = 0.65 * titles / LETTERS if _longest_word(column_labels) > SLANTED_FROM else 0
+    height = 1.4 + 0.5 * len(row_labels) + slanted
+    return min(16.0, max(4.5, width)), min(14.0, max(2.6, height))
+
+
+def _longest_word(labels: Sequence[object]) -> int:
+    """In characters; words are what lines are made of."""
+    return max((len(word) for label in labels for word in words(label).split()), default=0)
 
 
 def draw_heat_map(
@@ -72,9 +91,9 @@ def draw_heat_map(
             _print_cell(axes, x, y, value, half, colors)
     axes.set_ylim(len(row_labels), 0)
     axes.set_yticks([row + 0.5 for row in range(len(row_labels))], [words(one) for one in row_labels])
-    texts = [words(one) for one in column_labels]
-    longest = max(map(len, texts)) > 12
-    slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if longest else {}
+    texts = ["\n".join(wrap(words(one), SLANTED_FROM, break_long_words=False)) for one in column_labels]
+    is_long = _longest_word(column_labels) > SLANTED_FROM
+    slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
     axes.set_xticks([column + 0.5 for column in range(len(texts))], texts, **slant)
 
 

@@ -14,7 +14,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from ceiba.display import cell
-from ceiba.plots.heat_maps import draw_heat_map
+from ceiba.plots.heat_maps import draw_heat_map, heat_map_size
 from ceiba.plots.histograms import draw_histogram
 from ceiba.plots.style import SERIES, Grid, interval_ends, new_figure, tidy, words
 from ceiba.plots.tables import draw_bars, draw_line
@@ -205,7 +205,7 @@ def _heat_map(table: Table, name: str) -> Panel:
         x=table.label(second),
         y=table.label(first),
         grid=None,
-        size=(min(16.0, max(4.5, 2.2 + 0.95 * len(columns))), min(14.0, max(2.6, 1.4 + 0.5 * len(rows)))),
+        size=heat_map_size(rows, columns),
     )
 
 

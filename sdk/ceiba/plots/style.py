@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite, nan
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 from ceiba.display import cell
@@ -24,6 +25,8 @@ WITHHELD_HEIGHT = 0.1
 """Of what was withheld, as a share of the axes' height: it says nothing of the value."""
 ROOM = 0.6
 """Inches that the word "withheld" takes."""
+LETTERS = 12
+"""To an inch, of a label."""
 SMALL = 8
 """Points, of notes inside a figure."""
 
@@ -43,15 +46,30 @@ Grid = Literal["x", "y", "both"] | None
 
 def tidy(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: Grid = "y") -> None:
     """Titles and labels in words, a light grid behind the data, no box."""
-    axes.set_title(words(title), loc="left", fontsize=11, color=INK)
-    axes.set_xlabel(words(x), color=INK)
-    axes.set_ylabel(words(y), color=INK)
+    wide, high = size_of(axes)
+    axes.set_title(_wrapped(title, wide * 0.9), loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(_wrapped(x, wide), color=INK)
+    axes.set_ylabel(_wrapped(y, high), color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(colors=INK, length=3)
     axes.set_axisbelow(True)
     if grid is not None:
         axes.grid(axis=grid, color=LIGHT, linewidth=0.8)
+
+
+def size_of(axes: Axes) -> tuple[float, float]:
+    """About how wide and high axes are, in inches, before they are laid out."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    place = axes.get_position()
+    return float(width * place.width), float(height * place.height)
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """A title on as many lines as it needs."""
+    return "\n".join(wrap(words(text), max(16, round(inches * LETTERS))))
 
 
 def words(value: object) -> str:
@@ -90,16 +108,10 @@ def mark_missing(axes: Axes, value: object, x: float, width: float, color: str =
             Rectangle(place, width, WITHHELD_HEIGHT, transform=down, hatch=HATCH, facecolor="white", edgecolor=color)
         )
     text, above = (str(WITHHELD), WITHHELD_HEIGHT) if is_withheld else ("NULL", 0.0)
-    look: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": SMALL, "color": GREY}
-    axes.text(x, above + 0.015, text, transform=down, rotation=0 if _inches(axes, width) > ROOM else 90, **look)
-
-
-def _inches(axes: Axes, width: float) -> float:
-    """About how wide something is on paper."""
     low, high = axes.get_xlim()
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return abs(width / (high - low)) * axes.get_position().width * float(figure.get_size_inches()[0])
+    is_wide = width / (high - low) * size_of(axes)[0] > ROOM
+    look: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": SMALL, "color": GREY}
+    axes.text(x, above + 0.015, text, transform=down, rotation=0 if is_wide else 90, **look)
 
 
 def errors_around(values: Sequence[Any], lower: Sequence[Any], upper: Sequence[Any]) -> list[list[float]]:
