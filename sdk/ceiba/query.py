@@ -28,7 +28,7 @@ from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower
 from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic, Total
-from ceiba_protocol.wording import describe, is_condition
+from ceiba_protocol.wording import describe, is_condition, split_of
 
 if TYPE_CHECKING:
     import pandas
@@ -301,5 +301,8 @@ class Query:
 
 
 def _label(key: GroupKey, label: Label) -> Label:
-    """A group's label as Python has it: a condition's are the texts "true" and "false" in the plan."""
+    """A group's label as Python has it: a condition's are the texts "true" and "false" in the plan, a split's are
+    digits."""
+    if split_of(key) is not None and label is not None:
+        return int(str(label))
     return label == "true" if is_condition(key) and label is not None else label
