@@ -380,6 +380,12 @@ class NoSubjectKey(CeibaError):
     remedy = "Agree on a schema with a subject_key; `ceiba-node stop dataset {table}` ends answers until then."
 
 
+class SplitNeedsSubjectKey(CeibaError):
+    code, fault, status = "split_needs_subject_key", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "There are no splits of {table}: its schema has no subject key, by which a person is known at every holder."
+    remedy = "Choose rows by a column, or agree on a schema with a subject_key."
+
+
 class DatasetUnknown(CeibaError):
     code, fault, status = "dataset_unknown", Fault.CALLER, "NOT_FOUND"
     text = "{holder} has no version {version} of {table}."

@@ -89,7 +89,8 @@ def first_round(question: Question, commitment: Commitment, released: Released |
     passed = None
     if released is not None and commitment.gate is not None:
         sums = released_sums(commitment.gate, released)
-        passed = tuple(sums[:, question.program.uses[0].sums].all(axis=1).tolist())
+        own = sums[:, question.program.uses[0].sums]
+        passed = tuple(bool(cell.all()) for cell in own)
         if not (any(passed) if question.program.fit.per_cell else all(passed)):
             raise ColumnWithheld(columns=", ".join(_withheld(question, sums)))
     state = question.program.fit.begin(question.frame(commitment.holders))

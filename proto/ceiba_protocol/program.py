@@ -6,6 +6,8 @@ their meaning; the engines are tested against it. NULL follows SQL: arithmetic a
 AND, OR and NOT are three-valued, a CASE branch is taken only if its condition is TRUE. Truth values are 1 and 0.
 """
 
+import hashlib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +24,13 @@ Row = Mapping[str, int | None]
 """A row by its columns; under SUBJECT, the number of the person or firm that it is about."""
 SUBJECT = "#subject"
 """Where a row has its subject's number. No column of a schema can have this name."""
+
+
+DIGEST = "#digest"
+"""Where a row has `subject_digest` of its subject's identifier, in tables with a subject key."""
+DIGEST_TAG = "ceiba/v1/subject:"
+DIGEST_HEX, PART_HEX = 15, 13
+"""Hexadecimal digits that are kept of a subject's digest, and of the hash that decides on its part."""
 
 
 class Comparison(StrEnum):
@@ -150,6 +159,14 @@ class Subjects(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part(Node):
+    """Which part of a split the row's subject is in, from 0; `key`: `split_key` of the split's seed."""
+
+    key: int
+    parts: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choose(Node):
     """CASE: the value of the first branch whose condition is TRUE, or else `otherwise`."""
 
@@ -271,6 +288,10 @@ def any_of(terms: tuple[Node, ...]) -> Node:
     return kept[0] if len(kept) == 1 else AnyOf(terms=kept, nullable=any(term.nullable for term in kept))
 
 
+def part(key: int, parts: int) -> Part:
+    return Part(key=key, parts=parts, low=0, high=parts - 1, nullable=False)
+
+
 def negation(term: Node) -> Node:
     if term in (TRUE, FALSE):
         return FALSE if term == TRUE else TRUE
@@ -317,6 +338,22 @@ def start_of(unit: CalendarUnit, day: int) -> int:
             return days_since_epoch(moment.replace(month=1, day=1))
 
 
+# --- splits (ADR 0019) -------------------------------------------------------------------------------------------
+
+
+def subject_digest(identifier: str) -> int:
+    """A subject as splits know it, the same at every holder: 60 bits of SHA-256 of its identifier in Unicode's normal
+    form C, without spaces around it."""
+    text = DIGEST_TAG + unicodedata.normalize("NFC", identifier.strip(" "))
+    return int(hashlib.sha256(text.encode()).hexdigest()[:DIGEST_HEX], 16)
+
+
+def part_of(key: int, digest: int, parts: int) -> int:
+    """⌊h·parts / 2^52⌋, h the first 52 bits of SHA-256 over both numbers in decimal digits, between them a colon."""
+    hashed = int(hashlib.sha256(f"{key}:{digest}".encode()).hexdigest()[:PART_HEX], 16)
+    return hashed * parts >> 4 * PART_HEX
+
+
 def children(node: Node) -> tuple[Node, ...]:
     """The nodes that a node is made of."""
     match node:
@@ -357,6 +394,10 @@ def evaluate(node: Node, row: Row) -> int | None:
             return _decided(0, [evaluate(term, row) for term in terms])
         case AnyOf(terms=terms):
             return _decided(1, [evaluate(term, row) for term in terms])
+        case Part(key=key, parts=parts):
+            digest = row[DIGEST]
+            assert digest is not None  # publishing refuses rows without a subject
+            return part_of(key, digest, parts)
         case Negation(term=term):
             truth = evaluate(term, row)
             return None if truth is None else 1 - truth

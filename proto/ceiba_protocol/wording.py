@@ -3,8 +3,9 @@
 from typing import Any
 
 from ceiba_protocol.canonical import Document
-from ceiba_protocol.expression import Not, to_text
+from ceiba_protocol.expression import Comparing, Expression, Not, Number, Part, to_text
 from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, Plan
+from ceiba_protocol.program import Comparison
 from ceiba_protocol.statistics import Statistic
 
 
@@ -29,6 +30,8 @@ def key_text(key: GroupKey) -> str:
         case ByCase(branches=branches, otherwise=otherwise):
             if is_condition(key):
                 return f"({to_text(branches[0].when)})"
+            if (split := split_of(key)) is not None:
+                return to_text(split)
             arms = " ".join(f"WHEN {to_text(arm.when)} THEN {_quoted(arm.label)}" for arm in branches)
             return f"CASE {arms}{'' if otherwise is None else f' ELSE {_quoted(otherwise)}'} END"
 
@@ -39,6 +42,22 @@ def is_condition(key: GroupKey) -> bool:
         return False
     yes, no = key.branches
     return (yes.label, no.label, no.when) == ("true", "false", Not(term=yes.when))
+
+
+def each_part(split: Part) -> list[Expression]:
+    """The condition of each part of a split."""
+    numbers = (Number(value=str(part)) for part in range(split.parts))
+    return [Comparing(comparison=Comparison.EQUAL, left=split, right=one) for one in numbers]
+
+
+def split_of(key: GroupKey) -> Part | None:
+    """The split whose parts are a key's groups, labelled by their numbers, as the SDK makes them."""
+    if not isinstance(key, ByCase) or key.otherwise is not None or not isinstance(key.branches[0].when, Comparing):
+        return None
+    split = key.branches[0].when.left
+    if not isinstance(split, Part) or [arm.when for arm in key.branches] != each_part(split):
+        return None
+    return split if [arm.label for arm in key.branches] == list(map(str, range(split.parts))) else None
 
 
 def statistic_text(statistic: Statistic) -> str:

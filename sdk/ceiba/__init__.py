@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ceiba.receipts import Receipt
     from ceiba.result import Result
     from ceiba.space import Space, connect
-    from ceiba.terms import Term, case, col, date_trunc, width_bucket
+    from ceiba.terms import Term, case, col, date_trunc, split, width_bucket
     from ceiba_protocol.errors import CeibaError
     from ceiba_protocol.statistics import WITHHELD
 
@@ -38,6 +38,7 @@ _HOMES = {
     "case": "ceiba.terms",
     "col": "ceiba.terms",
     "date_trunc": "ceiba.terms",
+    "split": "ceiba.terms",
     "width_bucket": "ceiba.terms",
     "CeibaError": "ceiba_protocol.errors",
 }
@@ -62,6 +63,7 @@ __all__ = [
     "col",
     "connect",
     "date_trunc",
+    "split",
     "width_bucket",
 ]
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask questions of a Ceiba space.")
 
+PICTURES = (".png", ".svg", ".pdf")
+"""What `query --plot` can write, by the file's ending."""
+
 app.add_typer(agreements_app, name="agreements")
 
 
@@ -93,6 +96,7 @@ def query(
     receipt: Annotated[Path | None, typer.Option(help="Verify the result's receipt, and write it here.")] = None,
     rho: Annotated[str, typer.Option(help="Ask with noise that costs so much ρ, such as 0.005.")] = "",
     exact: Annotated[bool, typer.Option(help="Ask for exact figures also where noise is the rule.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the result into this file: .png, .svg or .pdf.")] = None,
     identity: Folder = DEFAULT_FOLDER,
     as_json: AsJson = False,
 ) -> None:
@@ -107,6 +111,8 @@ def query(
         raise BadQuestion(problem="an answer is exact or has noise", hint="Leave out --rho or --exact.")
     if receipt is not None and (explain or mock):
         raise BadQuestion(problem="nothing is asked, so there is no receipt", hint="Leave out --receipt.")
+    if plot is not None:
+        require_picture_file(plot)
     with connect(identity=identity) as space:
         question = space.sql(sql)
         noise = Noise(rho) if rho else False if exact else None
@@ -119,6 +125,17 @@ def query(
         typer.echo(json.dumps(result.to_dicts(), default=str) if as_json else repr(result))
         if receipt is not None and result.receipt is not None:
             keep_receipt(result.receipt, receipt)
+        if plot is not None:
+            result.plot().savefig(plot)
+
+
+def require_picture_file(file: Path) -> None:
+    """Before anything is asked: the file's kind can be drawn, and its folder is there. Raises BadQuestion."""
+    if file.suffix not in PICTURES:
+        problem = f"{file.name} is no kind of picture that is drawn"
+        raise BadQuestion(problem=problem, hint=f"Give a name that ends in {', '.join(PICTURES)}.")
+    if not file.parent.is_dir():
+        raise BadQuestion(problem=f"there is no folder {file.parent}", hint="Make it, or name another.")
 
 
 def keep_receipt(receipt: "Receipt", file: Path) -> None:

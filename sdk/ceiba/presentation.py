@@ -25,6 +25,7 @@ from ceiba_protocol.expression import (
     Missing,
     Not,
     Number,
+    Part,
     Round,
     SubjectCount,
     TextValue,
@@ -136,6 +137,9 @@ def evaluate(expression: Expression, row: Row) -> Value:
         case SubjectCount():
             hint = "Ask for it as a statistic, and use its name."
             raise WrongType(operation="HAVING or ORDER BY", given="a number of subjects", hint=hint)
+        case Part():
+            hint = "Group by it, and use the group's name."
+            raise WrongType(operation="HAVING or ORDER BY", given="a part of a split", hint=hint)
 
 
 def _decided(decisive: bool, truths: list[bool | None]) -> bool | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ceiba.analyses.methods import AnalysisMethods
 from ceiba.display import html_table, text_table
+from ceiba.labels import axis_labels
 from ceiba.mock import mock_rows
 from ceiba.presentation import Order, Presentation, Row
 from ceiba.released import Released
@@ -27,7 +28,7 @@ from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower
 from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, fit_alone, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic, Total
-from ceiba_protocol.wording import describe, is_condition
+from ceiba_protocol.wording import describe, is_condition, split_of
 
 if TYPE_CHECKING:
     import pandas
@@ -255,8 +256,14 @@ class Query:
             plus_minus=[self.presentation.show(widths[place]) for place in chosen] if widths else [],
             noise=released.report(self.program),
             groups=tuple(column.title for column in self.presentation.shown if column.name in self._group_names),
+            labels=self._labels(),
             **about,
         )
+
+    def _labels(self) -> dict[str, str]:
+        """What the axes of a figure call the result's columns."""
+        labels = axis_labels(self.asked, self.schema)
+        return {column.title: labels[column.name] for column in self.presentation.shown}
 
     @property
     def _group_names(self) -> set[str]:
@@ -296,5 +303,8 @@ class Query:
 
 
 def _label(key: GroupKey, label: Label) -> Label:
-    """A group's label as Python has it: a condition's are the texts "true" and "false" in the plan."""
+    """A group's label as Python has it: a condition's are the texts "true" and "false" in the plan, a split's are
+    digits."""
+    if split_of(key) is not None and label is not None:
+        return int(str(label))
     return label == "true" if is_condition(key) and label is not None else label

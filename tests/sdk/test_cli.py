@@ -16,6 +16,7 @@ from tests.support.coordinator import Coordinator, merchant_home
 from tests.support.members import MERCHANT, NOW, World
 
 SQL = "SELECT COUNT(*) AS n FROM health.heart"
+GROUPED = "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,19 @@ def test_made_up_rows_have_no_receipt_to_write(world: World, coordinator: Coordi
     with pytest.raises(BadQuestion):
         run("query", SQL, "--mock", "--receipt", str(tmp_path / "receipt.json"))
     assert not (tmp_path / "receipt.json").exists()
+
+
+def test_a_result_is_drawn_into_a_file(world: World, coordinator: Coordinator, tmp_path: Path) -> None:
+    coordinator.add(world.agreement, [MERCHANT])
+    file = tmp_path / "n.svg"
+    run("query", GROUPED, "--mock", "--plot", str(file))
+    assert "<svg" in file.read_text() and not list(tmp_path.glob("*.png"))
+
+
+def test_a_picture_file_that_cannot_be_is_refused_before_asking(world: World, tmp_path: Path) -> None:
+    for file in (tmp_path / "n.exe", tmp_path / "nowhere" / "n.png"):
+        with pytest.raises(BadQuestion):
+            run("query", GROUPED, "--plot", str(file))
 
 
 def test_joining_prints_the_words_of_the_keys(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from ceiba.query import Query
 from ceiba.released import Released
 from ceiba.result import Result
 from ceiba_protocol.plan import fit_alone, grouped_sums
-from ceiba_protocol.program import Row
+from ceiba_protocol.program import DIGEST, Row, subject_digest
 from ceiba_protocol.schema import Column, ColumnType, Schema
 
 _WIDTH_BUCKET = """CREATE MACRO width_bucket(x, lo, hi, n) AS CASE WHEN x < lo THEN 0 WHEN x >= hi THEN n + 1
@@ -37,7 +37,7 @@ class Pooled:
 
     def __init__(self, schema: Schema, frame: pd.DataFrame) -> None:
         self.rows = [
-            {column.name: _code(column, row.get(column.name)) for column in schema.columns}
+            {column.name: _code(column, row.get(column.name)) for column in schema.columns} | _subject(schema, row)
             for row in frame.to_dict("records")
         ]
 
@@ -51,6 +51,12 @@ class Pooled:
 
     def explain(self, query: Query, **_options: Any) -> Any:
         raise NotImplementedError
+
+
+def _subject(schema: Schema, row: dict[Any, Any]) -> dict[str, int]:
+    """What splits know of the row's subject, if the frame says who it is."""
+    key = schema.subject_key
+    return {DIGEST: subject_digest(str(row[key]))} if key in row else {}
 
 
 def _code(column: Column, value: Any) -> int | None:

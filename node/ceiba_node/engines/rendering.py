@@ -14,8 +14,10 @@ from sqlglot import exp
 from ceiba_protocol import program
 from ceiba_protocol.plan import Program
 from ceiba_protocol.program import (
+    DIGEST,
     FALSE,
     NULL,
+    PART_HEX,
     SUBJECT,
     SUBJECTS,
     TRUE,
@@ -34,6 +36,7 @@ from ceiba_protocol.program import (
     Multiply,
     Negation,
     Node,
+    Part,
     RoundedQuotient,
     children,
 )
@@ -42,6 +45,8 @@ ROWS = "rows"
 """The table of a snapshot."""
 _WIDTHS = ((31, "INTEGER"), (63, "BIGINT"), (127, "HUGEINT"))
 """Bits of magnitude that a type holds. Narrower sums are faster: DuckDB adds up to 63 bits without carrying."""
+_BEFORE_ALL = -1
+"""The stage of intermediate columns that reads the table itself."""
 _COMPARISONS: dict[Comparison, type[exp.Binary]] = {
     Comparison.EQUAL: exp.EQ,
     Comparison.NOT_EQUAL: exp.NEQ,
@@ -90,6 +95,10 @@ def binary(kind: type[exp.Binary], left: exp.Expression, right: exp.Expression) 
 def _integer(value: int) -> exp.Expression:
     """A constant of the formula itself, never of the question."""
     return exp.Literal.number(value)
+
+
+def _call(function: str, *arguments: exp.Expression) -> exp.Expression:
+    return exp.Anonymous(this=function, expressions=list(arguments))
 
 
 class Renderer:
@@ -171,6 +180,8 @@ class Renderer:
                 return self._floor_quotient(value, divisor)
             case CalendarStart(day=day, unit=unit):
                 return self._calendar_start(day, unit)
+            case Part():
+                return self._part(node), "INTEGER"
             case Choose(branches=branches, otherwise=otherwise):
                 size = magnitude_of(node)
                 arms = [exp.If(this=self.condition(c), true=self.number(value, size)) for c, value in branches]
@@ -217,6 +228,20 @@ class Renderer:
         first = exp.cast(exp.func("date_trunc", exp.Literal.string(unit.value), moment, dialect="duckdb"), "DATE")
         days = exp.Anonymous(this="date_diff", expressions=[exp.Literal.string("day"), epoch.copy(), first])
         return exp.cast(days, "INTEGER"), "INTEGER"
+
+    def _part(self, node: Part) -> exp.Expression:
+        """`program.part_of` the row's digest, computed once for each row, before all other intermediate columns."""
+        stage = self._stages.setdefault(_BEFORE_ALL, {})
+        if node not in stage:
+            digest = exp.column(exp.to_identifier(DIGEST, quoted=True))
+            key = exp.cast(self.parameter(node.key), "VARCHAR")
+            text = _call("concat", key, exp.Literal.string(":"), exp.cast(digest, "VARCHAR"))
+            kept = _call("substr", _call("sha256", text), _integer(1), _integer(PART_HEX))
+            hashed = exp.cast(_call("concat", exp.Literal.string("0x"), kept), "BIGINT")
+            scaled = binary(exp.Mul, hashed, exp.cast(self.parameter(node.parts), "BIGINT"))
+            part = binary(exp.IntDiv, scaled, _integer(1 << 4 * PART_HEX))
+            stage[node] = (f"#{sum(map(len, self._stages.values()))}", exp.cast(part, "INTEGER"))
+        return exp.cast(exp.column(exp.to_identifier(stage[node][0], quoted=True)), "INTEGER")
 
     def _named(self, node: Node, magnitude: int) -> exp.Expression:
         """The node's value under a name, so that a formula may use it more than once.

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from ceiba_protocol.canonical import Digest, Document, FieldName, HexDigest, JobId, MemberName, Seconds, TableName, Text
 from ceiba_protocol.disclosure.grade import Disclosure, disclosure_for
 from ceiba_protocol.errors import AgreementMismatch, CeibaError, IllegalNotice, NotAgreed, TooFewHolders
+from ceiba_protocol.expression import seeds_of
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.statistics import STATISTICS
@@ -164,6 +165,8 @@ def check_covers(agreement: Agreement, plan: Plan) -> None:
         "columns": plan.columns - set(agreement.columns),
         "operations": operations_of(plan) - set(agreement.operations),
     }
+    if agreement.disclosure.has_gate:  # ADR 0019: whoever chose seeds freely would choose sets of known people freely
+        used["another seed of a split than its purpose:"] = seeds_of(plan) - {agreement.purpose}
     for what, missing in used.items():
         if missing:
             raise NotAgreed(agreement=agreement.agreement_id, what=f"{what} {', '.join(sorted(missing))}")

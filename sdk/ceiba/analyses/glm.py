@@ -98,12 +98,12 @@ class GlmOutcome(Outcome):
         main = self.parts()[0].rows
         if self.family is Family.GAUSSIAN:
             shown = [(row[0], row[1], row[5], row[6]) for row in main if row[0] != "Intercept"]
-            options = {"reference": 0.0, "log": False, "label": "coefficient"} | options
+            defaults: dict[str, Any] = {"reference": 0.0, "log": False, "label": "coefficient"}
         else:
             _, columns, shown = self._ratios(main)
-            options = {"reference": 1.0, "log": True, "label": columns[1]} | options
+            defaults = {"reference": 1.0, "log": True, "label": columns[1]}
         names, estimates, lower, upper = (list(part) for part in zip(*shown, strict=True))
-        return plots.forest(names, estimates, lower, upper, **options)
+        return plots.forest(names, estimates, lower, upper, **(defaults | options))
 
 
 def _exp(value: float) -> float:
