@@ -3,10 +3,12 @@
 from typing import Any
 
 from ceiba_protocol.canonical import Document
+from ceiba_protocol.design import DesignColumn, Factor, Function
 from ceiba_protocol.expression import Comparing, Expression, Not, Number, Part, to_text
 from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, Plan
 from ceiba_protocol.program import Comparison
 from ceiba_protocol.statistics import Statistic
+from ceiba_protocol.statistics.fits.base import Fit
 
 
 def describe(plan: Plan) -> list[str]:
@@ -61,7 +63,10 @@ def split_of(key: GroupKey) -> Part | None:
 
 
 def statistic_text(statistic: Statistic) -> str:
-    """A statistic with its arguments, up to the last that is not left at its default: `variance(age, True)`."""
+    """A statistic with its arguments, up to the last that is not left at its default: `variance(age, True)`. Those of a
+    fit have their names beside them."""
+    if isinstance(statistic, Fit):
+        return _fit_text(statistic)
     fields = {name: field for name, field in type(statistic).model_fields.items() if name != "statistic"}
     given = [(getattr(statistic, name), field.default) for name, field in fields.items()]
     while given and given[-1][0] == given[-1][1]:
@@ -69,7 +74,20 @@ def statistic_text(statistic: Statistic) -> str:
     return f"{statistic.statistic}({', '.join(_argument(value) for value, _ in given)})"
 
 
+def _fit_text(fit: Fit) -> str:
+    """Of design columns only what is computed: their names are a merchant's words."""
+    fields = {name: field for name, field in type(fit).model_fields.items() if name != "statistic"}
+    given = {name: getattr(fit, name) for name, field in fields.items() if getattr(fit, name) != field.default}
+    return f"{fit.statistic}({', '.join(f'{name}: {_argument(value)}' for name, value in given.items())})"
+
+
 def _argument(value: Any) -> str:
+    if isinstance(value, DesignColumn):
+        parts = [_argument(factor) for factor in value.factors]
+        return parts[0] if len(parts) == 1 else " * ".join(f"({part})" if " " in part else part for part in parts)
+    if isinstance(value, Factor):
+        text = to_text(value.value)
+        return text if value.function is Function.VALUE else f"{value.function}({text})"
     if isinstance(value, tuple):
         return ", ".join(map(_argument, value))
     if isinstance(value, Document):

@@ -189,13 +189,10 @@ class SurvivalOutcome(Outcome):
         )  # fmt: skip
 
     def notes(self) -> list[str]:
-        lines = [
-            "Intervals are pointwise, 95 %. Times are those of the grid, or merged ones where data are not public."
-        ]
+        lines = ["Intervals are pointwise. Times are the grid's; where data are not public, merged ones of it."]
         if self.withheld:
-            lines.append(
-                f"Withheld, with too few subjects or holders: {', '.join(self.withheld)}. No test of all groups."
-            )
+            names = ", ".join(self.withheld)
+            lines.append(f"Withheld, with too few subjects or holders: {names}. So there is no test of all groups.")
         return lines
 
     def plot(self, **options: Any) -> Figure:
@@ -203,7 +200,7 @@ class SurvivalOutcome(Outcome):
         from ceiba import plots
 
         curves = [
-            plots.SurvivalCurve(
+            plots.Curve(
                 name=curve.name,
                 times=list(curve.times),
                 survival=curve.survival,
