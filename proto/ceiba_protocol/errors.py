@@ -643,7 +643,7 @@ class TooFewRows(CeibaError):
 
 class ColumnWithheld(CeibaError):
     code, fault, status = "column_withheld", Fault.POLICY, "FAILED_PRECONDITION"
-    text = "Too few subjects or holders are behind {columns}, or nearly as many as behind an earlier answer."
+    text = "Too few subjects or holders are behind, or are left out by, {columns}; or an earlier answer is too near."
     remedy = "Join rare levels to others, leave the column out, or widen the filter."
 
 

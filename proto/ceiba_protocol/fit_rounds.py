@@ -92,21 +92,26 @@ def first_round(question: Question, commitment: Commitment, released: Released |
         own = sums[:, question.program.uses[0].sums]
         passed = tuple(bool(cell.all()) for cell in own)
         if not (any(passed) if question.program.fit.per_cell else all(passed)):
-            raise ColumnWithheld(columns=", ".join(_withheld(question, sums)))
+            raise ColumnWithheld(columns=_withheld(question, released))
     state = question.program.fit.begin(question.frame(commitment.holders))
     return FitRound(question, commitment, "" if released is None else pack_released(released), passed, state, 0)
 
 
-def _withheld(question: Question, sums: Released) -> list[str]:
-    """The columns that too few have or lack; the rows as a whole, if it is they."""
-    fit = question.program.fit
+def _withheld(question: Question, released: Released) -> str:
+    """The columns that may be meant: tests of parts of one whole hold together or not at all, so that it is one of
+    them."""
+    fit, needs = question.program.fit, question.tests.needs
     assert fit is not None
+    tests, bits = question.tests.tests, np.asarray(released).all(axis=0).tolist()
+    failed = {
+        at for at, (test, holds) in enumerate(zip(tests, bits, strict=True)) if not holds and not test.is_difference
+    }
     rows, *columns = question.program.uses[0].sums
-    missing = np.flatnonzero(~sums.all(axis=0)).tolist()
-    if rows in missing:
-        return ["the complete rows"]
-    names = [one.name for one, place in zip(fit.design(), columns, strict=True) if place in missing]
-    return list(dict.fromkeys(names)) or ["the complete rows"]
+    found = [one.name for one, place in zip(fit.design(), columns, strict=False) if failed.intersection(needs[place])]
+    if failed.intersection(needs[rows]) or not found:
+        return "the complete rows"
+    names = list(dict.fromkeys(found))
+    return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
 
 
 def share_fit(

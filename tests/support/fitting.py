@@ -11,10 +11,11 @@ import pandas as pd
 
 from ceiba_protocol.design import DesignColumn, Factor, Function
 from ceiba_protocol.expression import ColumnValue, Comparing, Expression, Number, TextValue
-from ceiba_protocol.plan import GroupKey, Named, Plan
+from ceiba_protocol.plan import GroupKey, Named, Plan, compile_plan, fit_rows
 from ceiba_protocol.program import Comparison
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import Statistic
+from ceiba_protocol.statistics.fits.base import Fit
 from ceiba_protocol.whole_job import run_job
 from tests.support.keys import keypair
 from tests.support.members import NOW
@@ -91,3 +92,20 @@ def fit(
     )
     rows = {holder: Pooled(schema, frame).rows for holder, frame in frames.items()}
     return run_job(plan, schema, rows, keypair(3072), os.urandom, NOW)
+
+
+def fit_plainly(
+    statistic: Fit, schema: Schema, frames: Mapping[str, pd.DataFrame], *, minimum: int = 5, is_guarded: bool = True
+) -> Any:
+    """The same rounds without masks, keys and gate: quick, for what the rounds themselves say."""
+    plan = Plan(table=schema.table, schema_digest=schema.digest(), outputs=(Named(name="fit", statistic=statistic),))
+    program = compile_plan(plan, schema)
+    frame = program.frame(sum(map(len, frames.values())), minimum, is_guarded=is_guarded)
+    statistic.check(frame)
+    rows = [fit_rows(program, Pooled(schema, one).rows) for one in frames.values()]
+    prepared = [statistic.prepare(one, frame) for one in rows]
+    state = statistic.begin(frame)
+    while not state.is_final:
+        sums = [statistic.measure(state, one, frame) for one in prepared]
+        state = statistic.advance(state, [sum(each) for each in zip(*sums, strict=True)], frame)
+    return statistic.read(statistic.values(state, frame))

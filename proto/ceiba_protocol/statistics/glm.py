@@ -151,7 +151,8 @@ class GLM(Fit):
     def measure(self, state: GlmState, prepared: Prepared, frame: Frame) -> list[int]:
         if state.phase == "scaling":
             bounds = Columns(self, self.columns, frame).bounds()
-            exposure = np.exp(prepared.offset) if self._has_log_link else prepared.offset
+            with np.errstate(over="ignore"):
+                exposure = np.exp(prepared.offset) if self._has_log_link else prepared.offset
             sums = [prepared.weights.sum(), (prepared.weights * prepared.response).sum()]
             sums.append((prepared.weights * exposure).sum())
             return to_sums([*moment_sums(prepared.columns, bounds), *map(float, sums)])

@@ -1,6 +1,6 @@
 """What fits by Newton's method share: when they have converged, and what a holder refuses to sum."""
 
-import math
+import numpy as np
 
 from ceiba_protocol.errors import NotFinite, WeightsConcentrated
 from ceiba_protocol.statistics.fits.base import Floats, Frame
@@ -17,8 +17,10 @@ def require_spread(weights: Floats, frame: Frame) -> None:
 
     Raises WeightsConcentrated, NotFinite.
     """
-    total, squares = float(weights.sum()), float((weights**2).sum())
-    if not math.isfinite(total) or not math.isfinite(squares):
+    if not np.isfinite(weights).all():
         raise NotFinite(what="a weight")
-    if frame.is_guarded and len(weights) and total**2 < min(frame.minimum, len(weights) / 2) * squares:
+    if not frame.is_guarded or not len(weights):
+        return
+    shares = weights / (weights.max() or 1.0)
+    if shares.sum() ** 2 <= min(frame.minimum, len(weights) / 2) * (shares**2).sum():
         raise WeightsConcentrated
