@@ -25,7 +25,7 @@ XG = Schema.from_plain(
     }
 )
 PUBLIC = Schema.from_plain(
-    {"table": "t", "columns": [{"name": "x", "type": "int", "minimum": 0, "maximum": 100, "grade": "public"}]}
+    {"table": "t", "columns": [{"name": "x", "type": "int", "minimum": 0, "maximum": 99, "grade": "public"}]}
 )
 
 
@@ -58,8 +58,8 @@ def test_groups_filters_and_the_distance_between_the_quartiles() -> None:
 
 
 def test_a_public_column_of_few_units_takes_one_question() -> None:
-    found = Table(PUBLIC, Pooled(PUBLIC, pd.DataFrame({"x": [3, 4, 8, 100]}))).quantiles("x").run()
-    assert len(found.results) == 1 and [one.value for one in found.groups[0].quantiles] == [3.75, 6.0, 31.0]
+    found = Table(PUBLIC, Pooled(PUBLIC, pd.DataFrame({"x": [3, 4, 8, 99]}))).quantiles("x").run()
+    assert len(found.results) == 1 and [one.value for one in found.groups[0].quantiles] == [3.75, 6.0, 30.75]
 
 
 def test_the_search_ends_where_bins_are_withheld_and_says_how_wide() -> None:
@@ -108,7 +108,7 @@ def test_bad_questions_are_named() -> None:
             heart().quantiles("age", q=wrong)
     with pytest.raises(BadQuestion, match="single person"):
         heart().quantiles("age", q=(0, 0.5))
-    with pytest.raises(BadQuestion, match="2 to 1000 bins"):
+    with pytest.raises(BadQuestion, match="2 to 100 bins"):
         heart().quantiles("age", bins=1)
     with pytest.raises(BadQuestion, match="from 0 to 120"):
         heart().quantiles("age", low=130)
@@ -122,13 +122,13 @@ def test_bad_questions_are_named() -> None:
 
 def test_mock_and_explain_are_about_the_first_question() -> None:
     search = heart().quantiles("age", by="sex")
-    assert search.mock(200).summary() and "histogram" in repr(search).lower()
+    assert search.mock(200).summary() and "up_to_1" in repr(search)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.none() | st.integers(-80, 120).map(lambda x: x / 4), st.sampled_from([True, False, None]))),
-    st.integers(2, 40),
+    st.integers(2, 12),
     st.integers(0, 6),
 )
 def test_any_answer_holds_the_quantile(rows: list[tuple[float | None, bool | None]], bins: int, least: int) -> None:
