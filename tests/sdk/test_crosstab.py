@@ -1,5 +1,7 @@
 """Contingency tables against scipy and statsmodels on the pooled rows."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from ceiba.analyses.cells import Estimate, Test
 from ceiba.analyses.crosstab import CrossTab, StratifiedCrossTab
 from ceiba.query import Table
 from ceiba.terms import width_bucket
-from ceiba_protocol.errors import BadQuestion
+from ceiba_protocol.errors import BadQuestion, MissingExtra
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import WITHHELD
 from tests.support.pooled import Pooled
@@ -117,6 +119,20 @@ def test_noisy_counts_are_not_tested() -> None:
     found = noisy_heart().crosstab("sex", "exercise_angina").run()
     assert found.n and found.chi_square is None and found.odds_ratio is None
     assert "noise" in " ".join(found.notes())
+
+
+def test_only_keys_that_may_be_missing_are_filtered() -> None:
+    table = heart()
+    assert table.crosstab("sex", table.diagnosis > 0).query.asked.filter is None
+    assert table.crosstab("sex", table.cholesterol > 200).query.asked.filter is not None
+    counted = table.crosstab("sex", table.cholesterol > 200).run().n
+    assert counted == frame().cholesterol.notna().sum()
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingExtra, match=r"ceiba\[stats\]"):
+        heart().crosstab("sex", "diagnosis").run()
 
 
 def test_bad_questions_are_named() -> None:
