@@ -96,6 +96,16 @@ def test_strata_are_statsmodels() -> None:
     _compare(found, counts)
 
 
+def test_one_stratum_has_the_ratios_of_the_table_itself() -> None:
+    """Of one table, the intervals of Robins, Breslow, Greenland and of Greenland, Robins are Woolf's and Katz's."""
+    table = heart()
+    alone = table.crosstab("sex", table.diagnosis > 0).run()
+    found = table.crosstab("sex", table.diagnosis > 0, by=table.age >= 0).run()
+    close(numbers(found.odds_ratio), numbers(alone.odds_ratio))
+    close(numbers(found.risk_ratio), numbers(alone.risk_ratio))
+    assert found.homogeneity is None
+
+
 def test_filters_hold_and_missing_keys_are_left_out() -> None:
     table = heart()
     found = table.filter(table.age > 50).crosstab("thallium", "exercise_angina").run()
