@@ -1,5 +1,7 @@
 """Contingency tables against scipy and statsmodels on the pooled rows."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from ceiba.analyses.cells import Estimate, Test
 from ceiba.analyses.crosstab import CrossTab, StratifiedCrossTab
 from ceiba.query import Table
 from ceiba.terms import width_bucket
-from ceiba_protocol.errors import BadQuestion
+from ceiba_protocol.errors import BadQuestion, MissingExtra
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import WITHHELD
 from tests.support.pooled import Pooled
@@ -94,6 +96,16 @@ def test_strata_are_statsmodels() -> None:
     _compare(found, counts)
 
 
+def test_one_stratum_has_the_ratios_of_the_table_itself() -> None:
+    """Of one table, the intervals of Robins, Breslow, Greenland and of Greenland, Robins are Woolf's and Katz's."""
+    table = heart()
+    alone = table.crosstab("sex", table.diagnosis > 0).run()
+    found = table.crosstab("sex", table.diagnosis > 0, by=table.age >= 0).run()
+    close(numbers(found.odds_ratio), numbers(alone.odds_ratio))
+    close(numbers(found.risk_ratio), numbers(alone.risk_ratio))
+    assert found.homogeneity is None
+
+
 def test_filters_hold_and_missing_keys_are_left_out() -> None:
     table = heart()
     found = table.filter(table.age > 50).crosstab("thallium", "exercise_angina").run()
@@ -117,6 +129,20 @@ def test_noisy_counts_are_not_tested() -> None:
     found = noisy_heart().crosstab("sex", "exercise_angina").run()
     assert found.n and found.chi_square is None and found.odds_ratio is None
     assert "noise" in " ".join(found.notes())
+
+
+def test_only_keys_that_may_be_missing_are_filtered() -> None:
+    table = heart()
+    assert table.crosstab("sex", table.diagnosis > 0).query.asked.filter is None
+    assert table.crosstab("sex", table.cholesterol > 200).query.asked.filter is not None
+    counted = table.crosstab("sex", table.cholesterol > 200).run().n
+    assert counted == frame().cholesterol.notna().sum()
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingExtra, match=r"ceiba\[stats\]"):
+        heart().crosstab("sex", "diagnosis").run()
 
 
 def test_bad_questions_are_named() -> None:

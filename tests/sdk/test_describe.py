@@ -63,6 +63,10 @@ def test_two_groups_are_compared_as_papers_do() -> None:
     for category in found.categories:
         table = pd.crosstab(frame().sex, frame()[category.name])
         assert category.p == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue, rel=1e-9)
+    pain = [one.chest_pain.value_counts(normalize=True).sort_index() for one in (women, men)]
+    mean = sum(np.diag(one) - np.outer(one, one) for one in pain) / 2
+    apart = (pain[0] - pain[1]).to_numpy()  # over all values: a generalised inverse gives the same distance
+    assert found.categories[0].difference == pytest.approx(np.sqrt(apart @ np.linalg.pinv(mean) @ apart))
     angina = found.categories[1]
     first, second = (one.exercise_angina.dropna().astype(float).mean() for one in (women, men))
     spread = np.sqrt((first * (1 - first) + second * (1 - second)) / 2)

@@ -66,6 +66,11 @@ def test_one_sample_is_scipys() -> None:
     close((found.test.statistic, found.test.degrees, found.test.p), (expected.statistic, expected.df, expected.pvalue))
     interval = expected.confidence_interval(0.95)
     close((found.difference.low, found.difference.high), (interval.low - 240, interval.high - 240))
+    values = frame().cholesterol.dropna()
+    d, n = (values.mean() - 240) / values.std(), len(values)
+    half = stats.norm.ppf(0.975) * np.sqrt(1 / n + d**2 / (2 * n))
+    assert found.cohens_d
+    close((found.cohens_d.value, found.cohens_d.low, found.cohens_d.high), (d, d - half, d + half))
 
 
 @pytest.mark.parametrize("m", [2, 10, 50])
@@ -98,6 +103,8 @@ def test_bad_questions_are_named() -> None:
     for kwargs in ({}, {"by": "sex", "mean": 3}):
         with pytest.raises(BadQuestion, match="by= or mean="):
             heart().t_test("age", **kwargs)
+    with pytest.raises(BadQuestion, match="no finite number"):
+        heart().t_test("age", mean=float("nan"))
     with pytest.raises(BadQuestion, match="4 labels"):
         heart().t_test("age", by="chest_pain")
     with pytest.raises(BadQuestion, match="with by="):
@@ -127,7 +134,13 @@ def test_two_factors_are_statsmodels() -> None:
     found = heart().anova("max_heart_rate", by=("sex", "chest_pain")).run()
     rows = frame().dropna(subset=["max_heart_rate"])
     fit = smf.ols("max_heart_rate ~ C(sex, Sum) * C(chest_pain, Sum)", rows).fit()
-    _compare(found.effects, anova_lm(fit, typ=2))
+    expected = anova_lm(fit, typ=2)
+    _compare(found.effects, expected)
+    error = expected.sum_sq["Residual"] / expected.df["Residual"]
+    for one, (_, row) in zip(found.effects[:3], expected.iterrows(), strict=False):
+        unbiased = (row.sum_sq - row.df * error) / (row.sum_sq + (len(rows) - row.df) * error)
+        close(one.omega_squared, unbiased, rel=1e-6)
+        close(one.eta_squared, row.sum_sq / (row.sum_sq + expected.sum_sq["Residual"]), rel=1e-6)
     _compare(found.effects_type_3, anova_lm(fit, typ=3).drop("Intercept"))
 
 

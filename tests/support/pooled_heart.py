@@ -12,8 +12,8 @@ import ceiba_scenarios
 from ceiba.query import Query, Table
 from ceiba.released import Released
 from ceiba.result import Result
-from ceiba_protocol.disclosure.support import _is_possible, members
-from ceiba_protocol.plan import ROW_COUNT, Program, grouped_sums
+from ceiba_protocol.disclosure.support import count_subjects, tests_of
+from ceiba_protocol.plan import Program, grouped_sums
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.documents import NoiseTerms
 from tests.support.pooled import Pooled
@@ -41,8 +41,7 @@ def heart() -> Table:
 
 
 class Gated(Pooled):
-    """Withholds every cell of fewer than `least` rows, empty ones too, and a histogram one of whose bins has fewer,
-    unless no value can be there."""
+    """Withholds as a gate does that all rows are behind, each of its own subject: at least `least` in every test."""
 
     def __init__(self, schema: Schema, rows: pd.DataFrame, least: int) -> None:
         super().__init__(schema, rows)
@@ -51,17 +50,19 @@ class Gated(Pooled):
 
     def run(self, query: Query, **_options: Any) -> Result:
         self.asked.append(query)
-        totals = grouped_sums(query.program, self.rows)
-        return query.result(Released(totals, sent=self._sent(query.program, totals)))
+        return query.result(Released(grouped_sums(query.program, self.rows), sent=self._sent(query.program)))
 
-    def _sent(self, program: Program, totals: list[int]) -> Any:
-        found = np.array(totals).reshape(program.cells, -1)
-        sent = np.repeat((found[:, ROW_COUNT] >= self.least)[:, None], found.shape[1], axis=1)
-        for use in program.uses:
-            if use.statistic.disjoint:
-                bins = [one for one in use.sums if _is_possible(members(program.sums[one].node))]
-                sent[:, list(use.sums)] &= found[:, list(use.sums)] >= self.least
-                sent[:, bins] &= (found[:, bins] >= self.least).all(axis=1)[:, None]
+    def _sent(self, program: Program) -> Any:
+        """[cells, sums]: `gate.decide` and `released_sums`, without holders and history."""
+        tests = tests_of(program)
+        counts = count_subjects(program, tests, self.rows)
+        holds = (counts >= self.least) | ((counts == 0) & [test.is_difference for test in tests.tests])
+        holds[:, list(tests.together)] &= holds[:, list(tests.together)].all(axis=1, keepdims=True)
+        holds &= holds[:, [0]]
+        sent = np.zeros((program.cells, len(program.sums)), dtype=np.bool_)
+        for unit in tests.units:
+            needed = sorted({test for one in unit for test in tests.needs[one]})
+            sent[:, list(unit)] |= holds[:, needed].all(axis=1, keepdims=True)
         return sent
 
 

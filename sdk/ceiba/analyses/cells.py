@@ -16,8 +16,10 @@ from ceiba.result import Result
 from ceiba.statistics import statistic
 from ceiba.terms import Grouping, Term, col, grouping, joined
 from ceiba_protocol.errors import BadQuestion, MissingExtra
+from ceiba_protocol.expression import columns_of
 from ceiba_protocol.plan import ByBucket, ByCase, GroupKey
 from ceiba_protocol.statistics import WITHHELD, Statistic, Withheld
+from ceiba_protocol.wording import is_condition
 
 Key = str | Term | Grouping
 """A grouping key: a column's name, a column, a condition, `width_bucket`, `date_trunc`, or `case` with labels."""
@@ -89,9 +91,19 @@ def ask(table: Table, keys: Sequence[Key], outputs: Mapping[str, Statistic]) -> 
     names = {key.key.name for key in made}
     titled = {f"{name}_" if name in names else name: output for name, output in outputs.items()}
     query = table.group_by(*made).agg(**titled)
-    nullable = [key for key, compiled in zip(made, query.program.keys, strict=True) if None in compiled.values]
-    conditions = [_present(key.key) for key in nullable]
+    conditions = [_present(key.key) for key in made if _may_be_null(query, key)]
     return table.filter(*conditions).group_by(*made).agg(**titled) if conditions else query
+
+
+def _may_be_null(query: Query, key: Grouping) -> bool:
+    """Whether rows can lack a label. A filter that all rows pass would only make holders take the question for another
+    one about the same people."""
+    compiled = next(one for one in query.program.keys if one.name == key.key.name)
+    if None not in compiled.values:
+        return False
+    if not isinstance(key.key, ByCase) or not is_condition(key.key):
+        return True
+    return any(query.schema.column(name).nullable for name in columns_of(key.key.branches[0].when))
 
 
 def _present(key: GroupKey) -> Term:

@@ -88,11 +88,11 @@ class AnalysisMethods:
         low: float | None = None,
         high: float | None = None,
     ) -> QuantileSearch:
-        """Quantiles of a value, by histograms that get finer around them: several questions, each a job of its own.
+        """Quantiles of a value, by counts up to cuts that get finer around them: several questions, each a job.
 
-        `bins`: of each histogram, 2 to 1000; None: 1000 of public columns, else 20. `questions`: at most so many.
-        `low`, `high`: where most values are known to lie. The outcome says how exact each quantile is; it is exact
-        where the last bins were the column's own units. Raises BadQuestion.
+        `bins`: into how many parts a question cuts, 2 to 100; None: 100 of public columns, else 10. `questions`: at
+        most so many. `low`, `high`: where most values are known to lie, in the value's unit. The outcome says how
+        exact each quantile is; it is exact where the last cuts were the column's own units. Raises BadQuestion.
 
         >>> heart.quantiles("age", by="sex", low=30, high=75).run().groups[0].at(0.5)
         >>> heart.quantiles("cholesterol", q=(0.1, 0.9)).summary()

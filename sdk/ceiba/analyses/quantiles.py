@@ -1,10 +1,12 @@
-"""Quantiles from counts below public cuts, in several questions, each finer where a quantile lies.
+"""Quantiles from counts up to public cuts, in several questions, each finer where a quantile lies.
 
-Every question is one histogram. Its counts say how many values lie below each edge, and so between which two edges a
-sought value lies: its bracket. The next question splits the widest bracket. Where the holders withhold a histogram,
-because a bin is smaller than the agreed minimum, the bracket is asked again with a single cut, in its middle or nearer
-to one side; if that is withheld too, it stays as wide as it is. A bracket of one step of the column's resolution is
-exact.
+Every question counts the values up to some cuts. Between the nearest two a sought value lies: its bracket. The next
+question cuts the widest bracket. Where the holders withhold that, because too few lie between two cuts, the bracket is
+asked again with a single cut, in its middle or nearer to one side; if that is withheld too, it stays as wide as it is.
+A bracket of one step of the column's resolution is exact.
+
+Counts up to a cut, and not in bins, because later questions then ask for nothing that an earlier one has shown in
+other words, which holders would withhold: nobody can tell that the difference of the two is nobody.
 """
 
 from __future__ import annotations
@@ -22,16 +24,16 @@ from ceiba.analysis import Analysis, Outcome, TablePart
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic
-from ceiba.terms import Term, column_or_term
+from ceiba.terms import Term, case, column_or_term
 from ceiba_protocol.errors import BadQuestion
-from ceiba_protocol.expression import Expression, columns_of, lower_sum
+from ceiba_protocol.expression import columns_of, lower_sum
 from ceiba_protocol.schema import Grade
-from ceiba_protocol.statistics import WITHHELD, Statistic, Withheld
+from ceiba_protocol.statistics import WITHHELD, Withheld
 
 QUARTILES = (0.25, 0.5, 0.75)
-MAX_BINS = 1000
-"""What one histogram may have."""
-DEFAULT_BINS = 20
+MAX_BINS = 100
+"""Cuts of one question, whose differences the holders test pair by pair."""
+DEFAULT_BINS = 10
 """Of a question about columns that are not all public, where finer bins would be withheld."""
 
 
@@ -125,6 +127,10 @@ def _rows(group: GroupQuantiles) -> Iterator[tuple[Any, ...]]:
 # --- cuts -------------------------------------------------------------------------------------------------------
 
 
+Cuts = tuple[int, ...]
+"""Units, ascending."""
+
+
 @dataclass(frozen=True)
 class Bracket:
     """Values in units of the resolution, from `first` to `last`, both included."""
@@ -139,62 +145,45 @@ class Bracket:
 
 
 @dataclass(frozen=True)
-class Split:
-    """A bracket in equal bins. Edges lie half a unit beside the values, so that no value lies on an end."""
-
-    bracket: Bracket
-    bins: int
-
-    def statistic(self, value: Expression, step: Fraction) -> Statistic:
-        """The histogram that asks for it."""
-        low, high = ((unit - Fraction(1, 2)) * step for unit in (self.bracket.first, self.bracket.last + 1))
-        return statistic("histogram")(Term(value), _decimal(low), _decimal(high), self.bins)
-
-    def cuts(self, counts: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """(unit, number of values up to it) for each edge, from the counts below the bracket and in each bin."""
-        below = 0
-        for k, count in enumerate(counts):
-            below += count
-            edge = self.bracket.first - Fraction(1, 2) + Fraction(k * self.bracket.width, self.bins)
-            yield ceil(edge) - 1, below
-
-
-def _decimal(value: Fraction) -> Decimal:
-    return Decimal(value.numerator) / Decimal(value.denominator)
-
-
-@dataclass(frozen=True)
 class Grid:
-    """All that a value can be, and how it is split."""
+    """All that a value can be, and where it is cut. A cut at a unit counts the values up to it."""
 
     whole: Bracket
     start: Bracket
-    """What is split first: the whole, unless the merchant says where the values lie."""
+    """What is cut first: the whole, unless the merchant says where the values lie."""
     step: Fraction
     """What a unit is worth."""
     bins: int
 
-    def attempts(self, bracket: Bracket, *, coarse: bool = False) -> list[Split]:
-        """The splits to try of a bracket, one after the other as they are withheld. `coarse`: something was already.
+    def attempts(self, bracket: Bracket, *, coarse: bool = False) -> list[Cuts]:
+        """The cuts to try of a bracket, one after the other as they are withheld. `coarse`: something was already.
 
         At the ends of what a value can be there are few, so what touches an end is cut nearer to the other side."""
         target = self.start if bracket == self.whole else bracket
         low, high = bracket.first == self.whole.first, bracket.last == self.whole.last
         sizes = (self.bins, self.bins // 5) if not (low or high) else () if coarse else (self.bins,)
-        splits = [Split(target, min(bins, target.width)) for bins in sizes if bins > 1]
+        found = [self._even(target, min(bins, target.width)) for bins in sizes if bins > 1]
         places = (4, 2, 6) if low == high else (4, 6, 7) if low else (4, 2, 1)
-        units = [target.first + target.width * place // 8 for place in places]
-        cuts = [Split(Bracket(unit, self.whole.last), 1) for unit in units if target.first < unit]
-        return list(dict.fromkeys([*splits, *cuts])) if bracket.width > 1 else []
+        found += [self._inner([target.first + target.width * place // 8 - 1]) for place in places]
+        return list(dict.fromkeys(cuts for cuts in found if cuts)) if bracket.width > 1 else []
+
+    def _even(self, target: Bracket, bins: int) -> Cuts:
+        """The ends of equal bins."""
+        return self._inner([target.first - 1 + target.width * k // bins for k in range(bins + 1)])
+
+    def _inner(self, units: Sequence[int]) -> Cuts:
+        """Without those that cut nothing off."""
+        return tuple(unit for unit in units if self.whole.first <= unit < self.whole.last)
 
 
 @dataclass
 class Knowledge:
-    """What is known of one group: how many of its n values lie at most at a unit."""
+    """What is known of one group: how many of its n values lie up to a unit."""
 
-    n: int
     up_to: dict[int, int]
-    failed: set[Split] = field(default_factory=set)
+    n: int | None = None
+    """None as long as it was withheld."""
+    failed: set[Cuts] = field(default_factory=set)
     """What was withheld."""
 
     def bracket(self, rank: int) -> Bracket:
@@ -204,13 +193,13 @@ class Knowledge:
 
     def brackets(self, q: float) -> tuple[Bracket, Bracket, float]:
         """Where the two values are between which the quantile lies, and the weight of the second."""
-        place = Fraction(repr(q)) * (self.n - 1)
+        place = Fraction(repr(q)) * ((self.n or 1) - 1)
         low, weight = floor(place) + 1, float(place % 1)
         return self.bracket(low), self.bracket(low + 1 if weight else low), weight
 
     def quantile(self, q: float, step: Fraction) -> Quantile:
         """The quantile as far as it is known."""
-        if self.n < 1:
+        if self.n is None or self.n < 1:
             return Quantile(q, None, None)
         low, high, weight = self.brackets(q)
         first = float(step) * ((1 - weight) * low.first + weight * high.first)
@@ -221,15 +210,14 @@ class Knowledge:
 # --- the search -------------------------------------------------------------------------------------------------
 
 
-Groups = dict[Labels, Knowledge | None]
-"""What is known of each group; None where the number of values was withheld."""
+Groups = dict[Labels, Knowledge]
 
 
 @dataclass(frozen=True, repr=False)
 class QuantileSearch(Analysis[Quantiles]):
     """The questions that find quantiles; lazy. `query` is the first of them, which `explain` is about."""
 
-    question: Callable[[Split], Query]
+    question: Callable[[Cuts], Query]
     q: tuple[float, ...]
     grid: Grid
     questions: int
@@ -251,56 +239,49 @@ class QuantileSearch(Analysis[Quantiles]):
     def _search(self, answer: Callable[[Query], Result]) -> Quantiles:
         known: Groups = {}
         results: list[Result] = []
-        split: Split | None = _first(self.grid)
-        while split is not None and len(results) < self.questions:
-            results.append(answer(self.question(split)))
-            self._learn(known, split, results[-1])
-            split = self._next(known) if results[-1].noise is None else None
+        cuts: Cuts | None = _first(self.grid)
+        while cuts is not None and len(results) < self.questions:
+            results.append(answer(self.question(cuts)))
+            self._learn(known, cuts, results[-1])
+            cuts = self._next(known) if results[-1].noise is None else None
         keys = self.query.asked.groups
         groups = tuple(self._group(labels, one) for labels, one in known.items())
         return Quantiles(results[-1], keys[0].name if keys else None, groups, tuple(results))
 
-    def _learn(self, known: Groups, split: Split, result: Result) -> None:
+    def _learn(self, known: Groups, cuts: Cuts, result: Result) -> None:
         """Take up an answer, group by group."""
-        for labels, (n, histogram) in cells(result, len(self.query.asked.groups)).items():
-            if labels not in known:
-                ends = {self.grid.whole.first - 1: 0, self.grid.whole.last: n}
-                known[labels] = None if is_withheld(n) else Knowledge(n, ends)
-            group = known[labels]
-            if group is not None:
-                self._learn_one(group, split, [] if is_withheld(histogram) else [one["count"] for one in histogram])
-
-    def _learn_one(self, group: Knowledge, split: Split, counts: list[Any]) -> None:
-        if counts and split.bracket.first == self.grid.whole.first:
-            counts[0] = 0  # no value can be below the column's bounds, whether that is released or not
-        if counts and not is_withheld(*counts[:-1]):
-            group.up_to = dict(split.cuts(counts[:-1])) | group.up_to
-        else:
-            group.failed.add(split)
+        for labels, (n, *counts) in cells(result, len(self.query.asked.groups)).items():
+            group = known.setdefault(labels, Knowledge({self.grid.whole.first - 1: 0}))
+            group.up_to |= {unit: count for unit, count in zip(cuts, counts, strict=True) if count is not WITHHELD}
+            if not is_withheld(n):
+                group.n = group.up_to[self.grid.whole.last] = n
+            if is_withheld(n, *counts):
+                group.failed.add(cuts)
 
     def _wanted(self, group: Knowledge) -> list[Bracket]:
         """Where the sought values lie."""
+        if group.n is None:
+            return [self.grid.whole]
         found = [group.brackets(q)[:2] for q in self.q] if group.n > 0 else []
         return list(dict.fromkeys(bracket for pair in found for bracket in pair))
 
-    def _next(self, known: Groups) -> Split | None:
-        """The next split of the widest bracket that can be split; None if there is none."""
-        found: dict[Split, int] = {}
-        for group in [one for one in known.values() if one is not None]:
+    def _next(self, known: Groups) -> Cuts | None:
+        """The next cuts of the widest bracket that can be cut; None if there is none."""
+        found: dict[Cuts, int] = {}
+        for group in known.values():
             for bracket in self._wanted(group):
                 attempts = self.grid.attempts(bracket, coarse=bool(group.failed))
-                for split in [one for one in attempts if one not in group.failed][:1]:
-                    found[split] = max(found.get(split, 0), bracket.width)
-        return max(found, key=lambda split: found[split], default=None)
+                for cuts in [one for one in attempts if one not in group.failed][:1]:
+                    found[cuts] = max(found.get(cuts, 0), bracket.width)
+        return max(found, key=lambda cuts: found[cuts], default=None)
 
-    def _group(self, labels: Labels, known: Knowledge | None) -> GroupQuantiles:
-        if known is None:
-            return GroupQuantiles(labels, WITHHELD, tuple(Quantile(q, None, None) for q in self.q))
-        return GroupQuantiles(labels, known.n, tuple(known.quantile(q, self.grid.step) for q in self.q))
+    def _group(self, labels: Labels, known: Knowledge) -> GroupQuantiles:
+        found = tuple(known.quantile(q, self.grid.step) for q in self.q)
+        return GroupQuantiles(labels, WITHHELD if known.n is None else known.n, found)
 
 
-def _first(grid: Grid) -> Split:
-    return (grid.attempts(grid.whole) or [Split(grid.whole, 1)])[0]
+def _first(grid: Grid) -> Cuts:
+    return next(iter(grid.attempts(grid.whole)), ())
 
 
 # --- the question -----------------------------------------------------------------------------------------------
@@ -327,11 +308,18 @@ def quantiles(
     whole = Bracket(lowered.node.low, lowered.node.high)
     grid = Grid(whole, _start(whole, lowered.step, low, high), lowered.step, bins)
 
-    def question(split: Split) -> Query:
-        outputs = {"n": statistic("count")(Term(expression)), "bins": split.statistic(expression, lowered.step)}
-        return ask(table, [] if by is None else [by], outputs)
+    def question(cuts: Cuts) -> Query:
+        values, count = Term(expression), statistic("count")
+        up_to = {
+            f"up_to_{k}": count(case((values <= _decimal(cut * lowered.step), 1))) for k, cut in enumerate(cuts, 1)
+        }
+        return ask(table, [] if by is None else [by], {"n": count(values), **up_to})
 
     return QuantileSearch(question(_first(grid)), _unused, question, tuple(q), grid, questions)
+
+
+def _decimal(value: Fraction) -> Decimal:
+    return Decimal(value.numerator) / Decimal(value.denominator)
 
 
 def _unused(result: Result) -> Quantiles:

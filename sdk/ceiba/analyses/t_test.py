@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import exp, lgamma, sqrt
+from math import exp, isfinite, lgamma, sqrt
 
 from ceiba.analyses.cells import (
     Estimate,
@@ -78,6 +78,8 @@ def t_test(
     if (by is None) == (mean is None):
         hint = 'Write t_test("cholesterol", by="sex"), or t_test("cholesterol", mean=200) for one sample.'
         raise BadQuestion(problem="t_test() needs either by= or mean=", hint=hint)
+    if mean is not None and not (isinstance(mean, int | float) and isfinite(mean)):
+        raise BadQuestion(problem="mean= is no finite number", hint='Write t_test("cholesterol", mean=200).')
     query = ask(table, [] if by is None else [by], moments(value))
     if by is not None and len(labels_of(query, 0)) != 2:
         problem = (
