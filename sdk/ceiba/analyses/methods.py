@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ceiba.analyses.linear import LinearFit, RidgeFit
     from ceiba.analyses.matrices import MatrixOutcome, PrincipalComponents
+    from ceiba.analyses.scores import Roc, Stability
     from ceiba.analysis import Analysis
     from ceiba.query import Table
     from ceiba.terms import Scalar, Term
@@ -70,5 +71,43 @@ class AnalysisMethods:
         return pca(self._table, columns, standardise=standardise)
 
     # --- scores
+
+    def roc(
+        self,
+        score: str | Term,
+        event: str | Term,
+        *,
+        bins: int | None = None,
+        low: Scalar | None = None,
+        high: Scalar | None = None,
+    ) -> Analysis[Roc]:
+        """How a score tells events from other rows: ROC curve, AUC, Gini, KS, and for probabilities the calibration.
+
+        `bins` between `low` and `high` (or the declared bounds): 20, or one for each value if that is fewer.
+
+        >>> loans.roc("score", "default", bins=50).run().auc
+        >>> heart.roc(heart.age, heart.diagnosis > 0).summary()
+        """
+        from ceiba.analyses.scores import roc
+
+        return roc(self._table, score, event, bins=bins, low=low, high=high)
+
+    def population_stability(
+        self,
+        score: str | Term,
+        expected: Table | Term | Sequence[float],
+        *,
+        bins: int | None = None,
+        low: Scalar | None = None,
+        high: Scalar | None = None,
+    ) -> Analysis[Stability]:
+        """The population stability index of a score against `expected`: another table or version, a condition that
+        chooses this table's expected rows, or the shares of the bins, from low to high.
+
+        >>> loans.population_stability("score", expected=loans.year == 2024).summary()
+        """
+        from ceiba.analyses.scores import population_stability
+
+        return population_stability(self._table, score, expected, bins=bins, low=low, high=high)
 
     # --- fits and survival
