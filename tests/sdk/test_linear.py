@@ -253,7 +253,8 @@ class Runs:
     def __init__(self, **released: Any) -> None:
         self.released = released
 
-    def run(self, query: Query, **_options: Any) -> Result:
+    def run(self, query: Query, **options: Any) -> Result:
+        self.options = options
         rows = Pooled(SCHEMA, frame_of(100)).rows
         return query.result(Released(grouped_sums(query.program, rows), **self.released))
 
@@ -266,8 +267,15 @@ def test_noise_is_refused_before_it_is_paid_for_and_after() -> None:
     with pytest.raises(BadQuestion, match="noise"):
         table.linear("cost ~ age").run()
     for analysis in (table.linear("cost ~ age"), table.pca(["age", "cost"])):
-        with pytest.raises(BadQuestion, match="noise"):
-            analysis.submit(noise=True)
+        for ask in (analysis.run, analysis.submit, analysis.explain):
+            with pytest.raises(BadQuestion, match="noise"):
+                ask(noise=True)
+
+
+def test_exact_figures_are_asked_for_whatever_the_agreements_default() -> None:
+    runner = Runs()
+    Table(SCHEMA, runner).linear("cost ~ age").run(purpose="study")
+    assert runner.options == {"purpose": "study", "noise": False}
 
 
 def test_withheld_sums_give_no_fit() -> None:
