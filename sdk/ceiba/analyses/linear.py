@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ceiba.result import Result
 
 ROWS_PER_COEFFICIENT = 10
-"""Fewer say little about the coefficients, and much about the rows (PROTOCOL §4)."""
+"""Fewer say little about the coefficients, and much about the rows."""
 
 
 @dataclass(frozen=True)
