@@ -122,6 +122,20 @@ def test_ridge_is_that_of_scikit_learn(seed: int, penalty: float, standardise: b
     assert fit.effective_degrees == pytest.approx((singular / (singular + penalty)).sum() + intercept, rel=1e-8)
 
 
+def test_a_joint_test_is_that_of_nested_fits() -> None:
+    frame = frame_of(150, 3)
+    table = table_of(frame)
+    fit = table.linear("cost ~ age + C(city)").run()
+    names = [name for name in fit.model.coefficients if "city" in name]
+    theirs = smf.ols("cost ~ age + C(city)", frame).fit().compare_f_test(smf.ols("cost ~ age", frame).fit())
+    assert fit.f_test(*names) == pytest.approx(theirs[:2], rel=1e-9)
+    assert fit.f_test("age")[0] == pytest.approx(fit.coefficients[-1].t ** 2)
+    assert fit.f_test("age")[1] == pytest.approx(fit.coefficients[-1].p)
+    for names in (["ages"], [], ["age", "age"]):
+        with pytest.raises(BadQuestion, match="coefficient"):
+            fit.f_test(*names)
+
+
 # --- matrices ---------------------------------------------------------------------------------------------------
 
 COLUMNS = ["cost", "age", "event", "stage"]

@@ -11,10 +11,12 @@ import pytest
 import statsmodels.formula.api as smf
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from ceiba.formula import read_formula
 from ceiba.models import FittedModel, LinkFunction, Origin
 from ceiba.query import Table
+from ceiba.statistics import statistic
 from ceiba_protocol.errors import BadQuestion
 from tests.support.pooled import Pooled
 from tests.support.visits import SCHEMA, frame_of
@@ -66,6 +68,22 @@ def test_links_give_means() -> None:
         assert np.isnan(model.predict(new)[2])
     linear = np.array([-800.0, 0.0, math.log(3), 800.0])
     np.testing.assert_allclose(LinkFunction.LOGIT.mean(linear), [0, 0.5, 0.75, 1])
+
+
+def test_a_model_is_judged_on_rows_that_it_was_not_fitted_on() -> None:
+    frame, new = frame_of(200), frame_of(150, seed=1)
+    model = Table(SCHEMA, Pooled(SCHEMA, frame)).linear("event ~ age * C(sex) + I(cost > 0) + smoker").run().model
+    other = Table(SCHEMA, Pooled(SCHEMA, new))
+    found = other.roc(model.score(), "event", low=-1, high=2, bins=400).run()
+    exact = roc_auc_score(new["event"], model.predict(new))
+    assert found.auc == pytest.approx(exact, abs=found.auc_error + 1e-9) and found.auc_error < 0.03
+    total = other.agg(total=statistic("sum")(model.score(9))).run().value
+    assert total == pytest.approx(model.predict(new).sum(), rel=1e-5)
+    wide = model_of("cost ~ " + " + ".join(f"I(age + {place})" for place in range(80)))
+    assert other.agg(x=statistic("sum")(wide.score())).columns == ("x",), "not nested too deeply"
+    assert repr(model_of("cost ~ age").score(2)).count("age") == 1
+    with pytest.raises(BadQuestion, match="log"):
+        model_of("cost ~ log(age)").score()
 
 
 @given(st.sampled_from(FORMULAS), st.sampled_from(LinkFunction), st.integers(0, 100))
