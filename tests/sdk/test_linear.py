@@ -45,7 +45,7 @@ FORMULAS = [
 ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(FORMULAS), st.integers(0, 10_000), st.sampled_from([0.0, 0.1]))
 def test_a_fit_is_that_of_statsmodels(formula: str, seed: int, missing: float) -> None:
     """With missing values, which leave their rows out; columns in another order are compared by name."""
@@ -102,7 +102,7 @@ def test_a_fit_has_the_certified_digits() -> None:
     assert fit.f == pytest.approx(5436385.54079785, rel=1e-14)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.5, 10, 1000]), st.booleans(), st.booleans())
 def test_ridge_is_that_of_scikit_learn(seed: int, penalty: float, standardise: bool, intercept: bool) -> None:
     frame = frame_of(120, seed)
@@ -129,8 +129,8 @@ def test_a_joint_test_is_that_of_nested_fits() -> None:
     names = [name for name in fit.model.coefficients if "city" in name]
     theirs = smf.ols("cost ~ age + C(city)", frame).fit().compare_f_test(smf.ols("cost ~ age", frame).fit())
     assert fit.f_test(*names) == pytest.approx(theirs[:2], rel=1e-9)
-    assert fit.f_test("age")[0] == pytest.approx(fit.coefficients[-1].t ** 2)
-    assert fit.f_test("age")[1] == pytest.approx(fit.coefficients[-1].p)
+    assert fit.f_test("age")[0] == pytest.approx(fit.coefficients[1].t ** 2)
+    assert fit.f_test("age")[1] == pytest.approx(fit.coefficients[1].p)
     for names in (["ages"], [], ["age", "age"]):
         with pytest.raises(BadQuestion, match="coefficient"):
             fit.f_test(*names)
@@ -141,7 +141,7 @@ def test_a_joint_test_is_that_of_nested_fits() -> None:
 COLUMNS = ["cost", "age", "event", "stage"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.2]))
 def test_matrices_are_those_of_pandas_on_complete_rows(seed: int, missing: float) -> None:
     frame = frame_of(60, seed, missing)
@@ -156,7 +156,7 @@ def test_matrices_are_those_of_pandas_on_complete_rows(seed: int, missing: float
     assert correlation.to_dict()["Correlation matrix"][1]["cost"] == correlation.values[0][1]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.booleans())
 def test_components_are_those_of_scikit_learn(seed: int, standardise: bool) -> None:
     frame = frame_of(80, seed)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -86,6 +86,7 @@ def test_a_model_is_judged_on_rows_that_it_was_not_fitted_on() -> None:
         model_of("cost ~ log(age)").score()
 
 
+@settings(deadline=None)
 @given(st.sampled_from(FORMULAS), st.sampled_from(LinkFunction), st.integers(0, 100))
 def test_json_gives_the_same_model(formula: str, link: LinkFunction, seed: int) -> None:
     model = model_of(formula, link, seed)
@@ -180,6 +181,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 
 
+@settings(deadline=None)
 @given(st.sampled_from(FORMULAS), st.sampled_from(LinkFunction), st.integers(0, 100))
 def test_pmml_predicts_the_same(formula: str, link: LinkFunction, seed: int) -> None:
     model, frame = model_of(formula, link, seed), frame_of(8, seed, missing=0.1)

@@ -51,7 +51,7 @@ def table_of(frame: pd.DataFrame) -> Table:
     return Table(SCHEMA, Pooled(SCHEMA, frame))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.1]))
 def test_a_curve_of_units_is_that_of_scikit_learn(seed: int, missing: float) -> None:
     frame = frame_of(120, seed, missing)
@@ -72,7 +72,7 @@ def test_a_curve_of_units_is_that_of_scikit_learn(seed: int, missing: float) -> 
     assert abs(at[0] - at[1]) == pytest.approx(found.ks)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 60))
 def test_binning_moves_the_area_by_no_more_than_is_said(seed: int, bins: int) -> None:
     frame = frame_of(120, seed)
@@ -87,7 +87,7 @@ def test_binning_moves_the_area_by_no_more_than_is_said(seed: int, bins: int) ->
     assert len(found.bins) == bins and found.bins[-1].high == 1.0
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000))
 def test_the_interval_is_delongs(seed: int) -> None:
     """From all pairs of rows, as the paper defines it."""
@@ -101,7 +101,7 @@ def test_the_interval_is_delongs(seed: int) -> None:
     assert found.auc_interval == pytest.approx((max(0, wins.mean() - reach), min(1, wins.mean() + reach)), abs=1e-12)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000))
 def test_calibration_is_that_of_the_rows(seed: int) -> None:
     frame = frame_of(300, seed)
