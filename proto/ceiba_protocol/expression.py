@@ -476,11 +476,25 @@ def columns_of(expression: Expression) -> frozenset[str]:
             return columns_of(left) | columns_of(right)
         case Round(value=value) | Missing(value=value) | Not(term=value):
             return columns_of(value)
-        case Logic(terms=terms):
-            return frozenset().union(*map(columns_of, terms))
+        case Logic():
+            return _columns_of_logic(expression)
         case Case(branches=branches, otherwise=otherwise):
             parts = [part for branch in branches for part in (branch.when, branch.then)]
             return frozenset().union(*map(columns_of, [*parts, *([otherwise] if otherwise else [])]))
+
+
+_last_columns: tuple[Logic, frozenset[str]] | None = None
+
+
+def _columns_of_logic(expression: Logic) -> frozenset[str]:
+    """The last one is remembered, as by `_lower_logic`."""
+    global _last_columns
+    last = _last_columns
+    if last is not None and last[0] is expression:
+        return last[1]
+    made: frozenset[str] = frozenset().union(*map(columns_of, expression.terms))
+    _last_columns = (expression, made)
+    return made
 
 
 _SIGN = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}

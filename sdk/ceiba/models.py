@@ -13,15 +13,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from ceiba.formula import ModelSpec, design_matrix
+from ceiba.terms import Term
 from ceiba_protocol.canonical import canonical_json
-from ceiba_protocol.design import DesignColumn
+from ceiba_protocol.design import DesignColumn, Function
 from ceiba_protocol.errors import BadQuestion, CeibaError
+from ceiba_protocol.expression import Expression, number
 from ceiba_protocol.schema import Schema
 
 if TYPE_CHECKING:
@@ -117,6 +120,25 @@ class FittedModel:
         """
         return self.link.mean(self.linear_predictor(frame))
 
+    def score(self, digits: int = 6) -> Term:
+        """The linear predictor as a term, its coefficients rounded to `digits` decimals: to be judged on rows of the
+        holders that it was not fitted on, `table.filter(...).roc(fit.model.score(), "event", low=-3, high=3)`.
+
+        A logistic model's probabilities rise with it, so ROC, Gini and KS are theirs. Raises BadQuestion for columns
+        with functions, whose values are not exact.
+        """
+        values = list(self.values)
+        parts = [Term(_rounded(values.pop(0), digits))] if self.spec.intercept else []
+        for column, value in zip(self.spec.columns, values, strict=True):
+            if any(factor.function is not Function.VALUE for factor in column.factors):
+                problem = f"{column.name} is no exact number on each row"
+                raise BadQuestion(problem=problem, hint="Use predict() on rows of your own.")
+            made = Term(_rounded(value, digits))
+            for factor in column.factors:
+                made = made * Term(factor.value)
+            parts.append(made)
+        return _total(parts)
+
     def to_json(self) -> str:
         """The model as RFC 8785 JSON, with its schema: `from_json` needs nothing else."""
         response = self.spec.response
@@ -156,6 +178,16 @@ class FittedModel:
         from ceiba.pmml import to_pmml
 
         return to_pmml(self)
+
+
+def _total(parts: list[Term]) -> Term:
+    """Their sum, by halves, because a long chain would nest too deeply."""
+    middle = len(parts) // 2
+    return parts[0] if middle == 0 else _total(parts[:middle]) + _total(parts[middle:])
+
+
+def _rounded(value: float, digits: int) -> Expression:
+    return number(round(Decimal(value), digits))
 
 
 def _read(plain: Mapping[str, Any]) -> FittedModel:

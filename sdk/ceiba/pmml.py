@@ -197,7 +197,8 @@ def _round(value: Expression, digits: int, schema: Schema) -> Element:
 
     def half(sign: str) -> Element:
         scaled = _apply("*", _number(value, schema), _constant(f"{sign}{scale}"))
-        whole = _apply("floor", _apply("+", scaled, _constant("0.5")))
+        tie = _apply("*", scaled, _constant("1.000000000000001"))  # as `predict` treats decimal halves
+        whole = _apply("floor", _apply("+", tie, _constant("0.5")))
         return _apply("/", whole, _constant(f"{sign}{scale}"))
 
     return _apply("if", _apply("lessThan", _number(value, schema), _constant("0")), half("-"), half(""))

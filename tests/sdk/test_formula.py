@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from formulaic import model_matrix
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ceiba.formula import design_matrix, design_values, read_formula, require_binary
@@ -43,6 +43,7 @@ TERMS = st.one_of(
 FORMULAS = st.tuples(st.lists(TERMS, min_size=1, max_size=3).map(" + ".join), st.sampled_from(["", " - 1", " + 0"]))
 
 
+@settings(deadline=None)
 @given(FORMULAS)
 def test_columns_are_those_of_formulaic(parts: tuple[str, str]) -> None:
     """Names and order, what the full-rank rule leaves out, and the values."""
@@ -58,6 +59,7 @@ EXPRESSIONS = ["age + cost * 2", "-age / 4", "age ** 3", "(age > 50) & ~(sex == 
                "(stage == 3) | (age >= 3)", "cost - 0.5 > 0", "seen > '2024-02-01'", "round(cost)"]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.sampled_from(EXPRESSIONS), st.integers(0, 50))
 def test_values_on_own_rows_are_what_holders_compute(expression: str, seed: int) -> None:
     """With missing values; the protocol's integers are the oracle."""

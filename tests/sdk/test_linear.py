@@ -45,7 +45,7 @@ FORMULAS = [
 ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(FORMULAS), st.integers(0, 10_000), st.sampled_from([0.0, 0.1]))
 def test_a_fit_is_that_of_statsmodels(formula: str, seed: int, missing: float) -> None:
     """With missing values, which leave their rows out; columns in another order are compared by name."""
@@ -84,8 +84,8 @@ def assert_same_fit(fit: LinearFit, theirs: Any, rename: Callable[[str], str]) -
 
 NORRIS = """0.1 0.2 338.8 337.4 118.1 118.2 888.0 884.6 9.2 10.1 228.1 226.5 668.5 666.3 998.5 996.3 449.1 448.6
 778.9 777.0 559.2 558.2 0.3 0.4 0.1 0.6 778.1 775.5 668.8 666.9 339.3 338.0 448.9 447.5 10.8 11.6 557.7 556.0
-228.3 228.1 998.0 995.8 888.8 887.6 119.6 120.2 0.3 0.3 0.6 0.3 557.6 556.8 339.3 339.1 888.0 887.2 998.5 999.0 778.9 779.0 10.2
-11.1 117.6 118.3 228.9 229.2 668.4 669.1 449.2 448.9 0.2 0.5"""
+228.3 228.1 998.0 995.8 888.8 887.6 119.6 120.2 0.3 0.3 0.6 0.3 557.6 556.8 339.3 339.1 888.0 887.2
+998.5 999.0 778.9 779.0 10.2 11.1 117.6 118.3 228.9 229.2 668.4 669.1 449.2 448.9 0.2 0.5"""
 
 
 def test_a_fit_has_the_certified_digits() -> None:
@@ -102,6 +102,7 @@ def test_a_fit_has_the_certified_digits() -> None:
     assert fit.f == pytest.approx(5436385.54079785, rel=1e-14)
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.5, 10, 1000]), st.booleans(), st.booleans())
 def test_ridge_is_that_of_scikit_learn(seed: int, penalty: float, standardise: bool, intercept: bool) -> None:
     frame = frame_of(120, seed)
@@ -121,11 +122,26 @@ def test_ridge_is_that_of_scikit_learn(seed: int, penalty: float, standardise: b
     assert fit.effective_degrees == pytest.approx((singular / (singular + penalty)).sum() + intercept, rel=1e-8)
 
 
+def test_a_joint_test_is_that_of_nested_fits() -> None:
+    frame = frame_of(150, 3)
+    table = table_of(frame)
+    fit = table.linear("cost ~ age + C(city)").run()
+    names = [name for name in fit.model.coefficients if "city" in name]
+    theirs = smf.ols("cost ~ age + C(city)", frame).fit().compare_f_test(smf.ols("cost ~ age", frame).fit())
+    assert fit.f_test(*names) == pytest.approx(theirs[:2], rel=1e-9)
+    assert fit.f_test("age")[0] == pytest.approx(fit.coefficients[1].t ** 2)
+    assert fit.f_test("age")[1] == pytest.approx(fit.coefficients[1].p)
+    for names in (["ages"], [], ["age", "age"]):
+        with pytest.raises(BadQuestion, match="coefficient"):
+            fit.f_test(*names)
+
+
 # --- matrices ---------------------------------------------------------------------------------------------------
 
 COLUMNS = ["cost", "age", "event", "stage"]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.2]))
 def test_matrices_are_those_of_pandas_on_complete_rows(seed: int, missing: float) -> None:
     frame = frame_of(60, seed, missing)
@@ -140,6 +156,7 @@ def test_matrices_are_those_of_pandas_on_complete_rows(seed: int, missing: float
     assert correlation.to_dict()["Correlation matrix"][1]["cost"] == correlation.values[0][1]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.booleans())
 def test_components_are_those_of_scikit_learn(seed: int, standardise: bool) -> None:
     frame = frame_of(80, seed)
@@ -250,7 +267,8 @@ class Runs:
     def __init__(self, **released: Any) -> None:
         self.released = released
 
-    def run(self, query: Query, **_options: Any) -> Result:
+    def run(self, query: Query, **options: Any) -> Result:
+        self.options = options
         rows = Pooled(SCHEMA, frame_of(100)).rows
         return query.result(Released(grouped_sums(query.program, rows), **self.released))
 
@@ -263,8 +281,15 @@ def test_noise_is_refused_before_it_is_paid_for_and_after() -> None:
     with pytest.raises(BadQuestion, match="noise"):
         table.linear("cost ~ age").run()
     for analysis in (table.linear("cost ~ age"), table.pca(["age", "cost"])):
-        with pytest.raises(BadQuestion, match="noise"):
-            analysis.submit(noise=True)
+        for ask in (analysis.run, analysis.submit, analysis.explain):
+            with pytest.raises(BadQuestion, match="noise"):
+                ask(noise=True)
+
+
+def test_exact_figures_are_asked_for_whatever_the_agreements_default() -> None:
+    runner = Runs()
+    Table(SCHEMA, runner).linear("cost ~ age").run(purpose="study")
+    assert runner.options == {"purpose": "study", "noise": False}
 
 
 def test_withheld_sums_give_no_fit() -> None:

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from ceiba.formula import read_formula
 from ceiba.models import FittedModel, LinkFunction, Origin
 from ceiba.query import Table
+from ceiba.statistics import statistic
 from ceiba_protocol.errors import BadQuestion
 from tests.support.pooled import Pooled
 from tests.support.visits import SCHEMA, frame_of
@@ -68,6 +70,23 @@ def test_links_give_means() -> None:
     np.testing.assert_allclose(LinkFunction.LOGIT.mean(linear), [0, 0.5, 0.75, 1])
 
 
+def test_a_model_is_judged_on_rows_that_it_was_not_fitted_on() -> None:
+    frame, new = frame_of(200), frame_of(150, seed=1)
+    model = Table(SCHEMA, Pooled(SCHEMA, frame)).linear("event ~ age * C(sex) + I(cost > 0) + smoker").run().model
+    other = Table(SCHEMA, Pooled(SCHEMA, new))
+    found = other.roc(model.score(), "event", low=-1, high=2, bins=400).run()
+    exact = roc_auc_score(new["event"], model.predict(new))
+    assert found.auc == pytest.approx(exact, abs=found.auc_error + 1e-9) and found.auc_error < 0.03
+    total = other.agg(total=statistic("sum")(model.score(9))).run().value
+    assert total == pytest.approx(model.predict(new).sum(), rel=1e-5)
+    wide = model_of("cost ~ " + " + ".join(f"I(age + {place})" for place in range(80)))
+    assert other.agg(x=statistic("sum")(wide.score())).columns == ("x",), "not nested too deeply"
+    assert repr(model_of("cost ~ age").score(2)).count("age") == 1
+    with pytest.raises(BadQuestion, match="log"):
+        model_of("cost ~ log(age)").score()
+
+
+@settings(deadline=None)
 @given(st.sampled_from(FORMULAS), st.sampled_from(LinkFunction), st.integers(0, 100))
 def test_json_gives_the_same_model(formula: str, link: LinkFunction, seed: int) -> None:
     model = model_of(formula, link, seed)
@@ -162,6 +181,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 
 
+@settings(deadline=None)
 @given(st.sampled_from(FORMULAS), st.sampled_from(LinkFunction), st.integers(0, 100))
 def test_pmml_predicts_the_same(formula: str, link: LinkFunction, seed: int) -> None:
     model, frame = model_of(formula, link, seed), frame_of(8, seed, missing=0.1)

@@ -30,22 +30,29 @@ MAX_VALUES = 100
 
 @dataclass(frozen=True, repr=False)
 class ExactAnalysis(Analysis[Found]):
-    """An analysis that takes its sums for exact, and says so before anything is spent on noise."""
+    """An analysis that takes its sums for exact: it asks with `noise=False`, whatever the agreement's default is."""
 
     def run(self, **options: Any) -> Found:
-        """Ask the holders, wait, and finish. Options as for `Query.run`; noise is refused."""
-        _refuse_noise(options.get("noise"))
-        return super().run(**options)
+        """Ask the holders, wait, and finish. Options as for `Query.run`; raises BadQuestion for noise."""
+        return super().run(**_exactly(options))
 
     def submit(self, **options: Any) -> AnalysisJob[Found]:
-        """Ask without waiting; noise is refused."""
-        _refuse_noise(options.get("noise"))
-        return super().submit(**options)
+        """Ask without waiting. Raises BadQuestion for noise."""
+        return super().submit(**_exactly(options))
+
+    def explain(self, **options: Any) -> Any:
+        """Who would see what and what it would cost; asks nothing. Raises BadQuestion for noise."""
+        return super().explain(**_exactly(options))
+
+
+def _exactly(options: dict[str, Any]) -> dict[str, Any]:
+    _refuse_noise(options.get("noise"))
+    return {**options, "noise": False}
 
 
 def _refuse_noise(noise: object) -> None:
     if noise:
-        hint = "Ask with noise=False under an agreement that allows exact figures; means and counts can carry noise."
+        hint = "Ask without noise, under an agreement that allows exact figures; means and counts can carry noise."
         raise BadQuestion(problem="noise in the sums would make standard errors, p-values and ranks wrong", hint=hint)
 
 

@@ -32,6 +32,7 @@ from ceiba.terms import Scalar
 from ceiba_protocol.design import DesignColumn, Function
 from ceiba_protocol.errors import BadQuestion, MissingExtra
 from ceiba_protocol.expression import Expression, product
+from ceiba_protocol.schema import nearest
 from ceiba_protocol.statistics.base import root
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from ceiba.result import Result
 
 ROWS_PER_COEFFICIENT = 10
-"""Fewer say little about the coefficients, and much about the rows (PROTOCOL §4)."""
+"""Fewer say little about the coefficients, and much about the rows."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,24 @@ class LinearFit(Outcome):
             TablePart("Coefficients", ("", "coefficient", "std. error", "t", "p", *ends), rows),
             TablePart("Fit", ("", "value"), facts),
         ]
+
+    def f_test(self, *names: str) -> tuple[float, float]:
+        """F and p of these coefficients all being 0, such as those of a category: Wald's test, which is the F test that
+        compares the fits with and without them. Raises BadQuestion for a name that is no coefficient's."""
+        import numpy as np
+
+        known = list(self.model.spec.names)
+        for name in names:
+            if name not in known:
+                problem = f"{name} is no coefficient; the nearest is {nearest(name, known)}"
+                raise BadQuestion(problem=problem, hint="`fit.model.coefficients` lists them.")
+        if not names or len(set(names)) != len(names):
+            raise BadQuestion(problem="f_test() takes coefficients, each once", hint=f'Write f_test("{known[-1]}").')
+        places = [known.index(name) for name in names]
+        own = np.array(self.model.values)[places]
+        covariance = np.array(self.model.covariance)[np.ix_(places, places)]
+        f = float(own @ np.linalg.solve(covariance, own)) / len(places)
+        return f, float(_scipy_stats().f.sf(f, len(places), self.residual_degrees))
 
     def notes(self) -> list[str]:
         """Warns of columns that are nearly collinear."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ceiba.analyses.matrices import MatrixOutcome, PrincipalComponents
     from ceiba.analyses.quantiles import QuantileSearch
     from ceiba.analyses.rates import StandardisedRate, StandardisedRatio
+    from ceiba.analyses.scores import Roc, Stability
     from ceiba.analyses.survival import CoxOutcome, SurvivalOutcome
     from ceiba.analyses.t_test import TTest
     from ceiba.analysis import Analysis
@@ -218,6 +219,44 @@ class AnalysisMethods:
         return pca(self._table, columns, standardise=standardise)
 
     # --- scores
+
+    def roc(
+        self,
+        score: str | Term,
+        event: str | Term,
+        *,
+        bins: int | None = None,
+        low: Scalar | None = None,
+        high: Scalar | None = None,
+    ) -> Analysis[Roc]:
+        """How a score tells events from other rows: ROC curve, AUC, Gini, KS, and for probabilities the calibration.
+
+        `bins` between `low` and `high` (or the declared bounds): 20, or one for each value if that is fewer.
+
+        >>> loans.roc("score", "default", bins=50).run().auc
+        >>> heart.roc(heart.age, heart.diagnosis > 0).summary()
+        """
+        from ceiba.analyses.scores import roc
+
+        return roc(self._table, score, event, bins=bins, low=low, high=high)
+
+    def population_stability(
+        self,
+        score: str | Term,
+        expected: Table | Term | Sequence[float],
+        *,
+        bins: int | None = None,
+        low: Scalar | None = None,
+        high: Scalar | None = None,
+    ) -> Analysis[Stability]:
+        """The population stability index of a score against `expected`: another table or version, a condition that
+        chooses this table's expected rows, or the shares of the bins, from low to high.
+
+        >>> loans.population_stability("score", expected=loans.year == 2024).summary()
+        """
+        from ceiba.analyses.scores import population_stability
+
+        return population_stability(self._table, score, expected, bins=bins, low=low, high=high)
 
     # --- fits and survival
 
