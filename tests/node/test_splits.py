@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 from scipy.stats import chi2, chi2_contingency
 
 import ceiba
+from ceiba.choosing import Wish, choose
 from ceiba.query import Table
 from ceiba_node.drafts import Seal
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
@@ -19,12 +21,13 @@ from ceiba_node.publishing import publish
 from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_node.withdrawals import withdraw
 from ceiba_protocol.disclosure.grade import Grade
-from ceiba_protocol.errors import BadQuestion, EngineFailed, NotAgreed, SplitNeedsSubjectKey, WrongType
+from ceiba_protocol.errors import BadQuestion, EngineFailed, NoAgreement, NotAgreed, SplitNeedsSubjectKey, WrongType
 from ceiba_protocol.expression import Part, seeds_of, split_key, to_text
 from ceiba_protocol.plan import finish
 from ceiba_protocol.program import DIGEST, part_of, subject_digest
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import check_covers
+from tests.support.members import NOW as WORLD_NOW
 from tests.support.members import World, changed, publisher
 from tests.support.questions import NoRunner
 
@@ -175,6 +178,24 @@ def test_two_seeds_give_independent_splits() -> None:
     assert chi2_contingency(table).pvalue > 1e-6
 
 
+def sums_over(seeds: Sequence[str], people: int) -> Any:
+    """[sums, people]: who is in each part, in 20 parts under each seed, as anybody can compute who knows them."""
+    digests = [subject_digest(str(n)) for n in range(people)]
+    found = [[part_of(split_key(seed), digest, 20) for digest in digests] for seed in seeds]
+    return np.array([[int(part == of) for part in parts] for parts in found for of in range(20)])
+
+
+def test_free_seeds_would_give_everybodys_value_and_one_seed_does_not() -> None:
+    """Why the seed is the agreement's purpose: ADR 0019."""
+    people = 300
+    secret = np.arange(people) * 7 % 11
+    known = sums_over([f"seed {n}" for n in range(20)], people)
+    assert known.sum(axis=1).min() >= 3 and len(known) == 400
+    found = np.linalg.lstsq(known, known @ secret, rcond=None)[0]
+    assert np.rint(found).astype(int).tolist() == secret.tolist()
+    assert np.linalg.matrix_rank(sums_over(["the purpose"], people)) == 20
+
+
 # --- questions ---------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +262,14 @@ def test_the_seed_is_the_purpose_of_the_agreement() -> None:
     check_covers(*agreement_and_plan(SEED, minimum_subjects=5))
     with pytest.raises(NotAgreed, match="another seed of a split than its purpose: tuned"):
         check_covers(*agreement_and_plan("tuned", minimum_subjects=5))
+
+
+def test_a_choice_among_agreements_says_what_the_nearest_lacks() -> None:
+    world = World()
+    agreement, plan = agreement_and_plan("tuned", minimum_subjects=5)
+    wish = Wish(plan, WORLD_NOW, WORLD_NOW + 60)
+    with pytest.raises(NoAgreement, match="has another purpose than the split's seed, tuned"):
+        choose([world.contract(agreement)], wish, world.roster, lambda _: 0)
 
 
 def test_where_nothing_is_protected_any_seed_will_do() -> None:
