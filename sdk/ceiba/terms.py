@@ -42,7 +42,7 @@ from ceiba_protocol.expression import (
 from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, LabelBranch
 from ceiba_protocol.program import CalendarUnit, Comparison
 from ceiba_protocol.schema import nearest
-from ceiba_protocol.wording import each_part, is_condition, key_text, split_of
+from ceiba_protocol.wording import is_condition, key_text, parts_key, split_of
 
 MAX_NESTING = 56
 """Levels of a plan as JSON; the manifest around it adds a few, and 64 is where documents are refused."""
@@ -373,8 +373,7 @@ def grouping(key: object) -> Grouping:
     if isinstance(expression, ColumnValue):
         return Grouping(ByColumn(name=expression.name, column=expression.name))
     if isinstance(expression, Part):
-        arms = tuple(LabelBranch(when=one, label=str(part)) for part, one in enumerate(each_part(expression)))
-        return Grouping(ByCase(name="part", branches=arms))
+        return Grouping(parts_key("part", expression))
     if not is_groupable(expression):
         hint = "Group numbers by bins, width_bucket(x, low, high, count), or by labels, case((condition, label), ...)."
         raise WrongType(operation="GROUP BY", given="a computed value", hint=hint)

@@ -203,6 +203,7 @@ def test_groups_are_called_by_the_numbers_of_the_parts() -> None:
     query = HEART.group_by(ceiba.split(SEED, 4)).agg(n=ceiba.count())
     result = query.having(ceiba.col("part") >= 1).order_by("part").mock(rows=400)
     assert result["part"] == [1, 2, 3] and min(result["n"]) > 50
+    assert query.mock(rows=400)["part"] == [0, 1, 2, 3] and query.program.cells == 4  # and no NULL
     assert "group part = SPLIT('study 7', 4)" in repr(query)
     assert HEART.group_by(ceiba.split(SEED, 4).alias("fold")).count().columns == ("fold", "count")
 
