@@ -322,6 +322,8 @@ def split(seed: str, parts: int = 5) -> Term:
     Under an agreement that protects small groups, the seed is the agreement's purpose. Needs a table with a subject
     key; raises SplitNeedsSubjectKey when it is used with another.
     """
+    if not isinstance(seed, str):
+        raise BadQuestion(problem="a split's seed is no text", hint='Write, for example, ceiba.split("study 7", 5).')
     if parts not in SPLITS:
         raise BadQuestion(problem=f"a split has no {parts} parts", hint="Choose 2, 4, 5, 10 or 20.")
     return Term(built(Part, seed=_nfc(seed), parts=parts))
@@ -383,8 +385,8 @@ def grouping(key: object) -> Grouping:
 
 
 def is_groupable(expression: Expression) -> bool:
-    """Whether an expression has public values by itself: a column's domain, or a condition's truth."""
-    return isinstance(expression, ColumnValue | Comparing | Logic | Not | Missing | TruthValue)
+    """Whether an expression has public values by itself: a column's domain, a condition's truth, a split's parts."""
+    return isinstance(expression, ColumnValue | Comparing | Logic | Not | Missing | TruthValue | Part)
 
 
 def _titled(made: Grouping) -> Grouping:

@@ -14,14 +14,23 @@ from scipy.stats import chi2, chi2_contingency
 
 import ceiba
 from ceiba.choosing import Wish, choose
-from ceiba.query import Table
+from ceiba.query import Query, Table
+from ceiba.sql import parse
 from ceiba_node.drafts import Seal
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
 from ceiba_node.publishing import publish
 from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_node.withdrawals import withdraw
 from ceiba_protocol.disclosure.grade import Grade
-from ceiba_protocol.errors import BadQuestion, EngineFailed, NoAgreement, NotAgreed, SplitNeedsSubjectKey, WrongType
+from ceiba_protocol.errors import (
+    BadQuestion,
+    CeibaError,
+    EngineFailed,
+    NoAgreement,
+    NotAgreed,
+    SplitNeedsSubjectKey,
+    WrongType,
+)
 from ceiba_protocol.expression import Part, seeds_of, split_key, to_text
 from ceiba_protocol.plan import finish
 from ceiba_protocol.program import DIGEST, part_of, subject_digest
@@ -208,6 +217,21 @@ def test_groups_are_called_by_the_numbers_of_the_parts() -> None:
     assert HEART.group_by(ceiba.split(SEED, 4).alias("fold")).count().columns == ("fold", "count")
 
 
+def test_sql_says_the_same() -> None:
+    def asked(sql: str) -> Any:
+        plan, presentation = parse(sql, lambda _: SCHEMA)
+        return Query(SCHEMA, NoRunner(), plan, presentation)
+
+    query = asked("SELECT SPLIT('study 7', 4) AS fold, COUNT(*) AS n FROM health.heart GROUP BY fold ORDER BY fold")
+    same = HEART.group_by(ceiba.split(SEED, 4).alias("fold")).agg(n=ceiba.count())
+    assert query.plan() == same.plan() and query.mock().rows == same.mock().rows
+    filtered = asked("SELECT COUNT(*) AS n FROM health.heart WHERE SPLIT('study 7', 5) <> 0")
+    assert filtered.plan() == HEART.filter(ceiba.split(SEED, 5) != 0).agg(n=ceiba.count()).plan()
+    for wrong in ("SPLIT(5, 'a')", "SPLIT('a')", "SPLIT('a', 3)", "SPLIT(who, 5)"):
+        with pytest.raises(CeibaError):
+            asked(f"SELECT COUNT(*) FROM health.heart WHERE {wrong} = 0")
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -233,6 +257,12 @@ def test_a_part_is_no_number(use: Any) -> None:
 def test_only_divisors_of_twenty_are_numbers_of_parts(seed: str, parts: int) -> None:
     with pytest.raises(BadQuestion, match="2, 4, 5, 10 or 20"):
         ceiba.split(seed, parts)
+
+
+def test_a_seed_is_a_text() -> None:
+    seed: Any = 7
+    with pytest.raises(BadQuestion, match="no text"):
+        ceiba.split(seed)
 
 
 def test_a_table_without_subjects_has_no_splits() -> None:
