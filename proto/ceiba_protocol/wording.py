@@ -4,8 +4,8 @@ from typing import Any
 
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.design import DesignColumn, Factor, Function
-from ceiba_protocol.expression import Comparing, Expression, Not, Number, Part, to_text
-from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, Plan
+from ceiba_protocol.expression import Comparing, Not, Number, Part, to_text
+from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, LabelBranch, Plan
 from ceiba_protocol.program import Comparison
 from ceiba_protocol.statistics import Statistic
 from ceiba_protocol.statistics.fits.base import Fit
@@ -46,20 +46,21 @@ def is_condition(key: GroupKey) -> bool:
     return (yes.label, no.label, no.when) == ("true", "false", Not(term=yes.when))
 
 
-def each_part(split: Part) -> list[Expression]:
-    """The condition of each part of a split."""
-    numbers = (Number(value=str(part)) for part in range(split.parts))
-    return [Comparing(comparison=Comparison.EQUAL, left=split, right=one) for one in numbers]
+def parts_key(name: str, split: Part) -> ByCase:
+    """Groups of their own for the parts of a split, labelled by their numbers. Everybody is in one of them, so the last
+    is whoever is left, and NULL is no group."""
+    *others, last = range(split.parts)
+    conditions = (Comparing(comparison=Comparison.EQUAL, left=split, right=Number(value=str(part))) for part in others)
+    arms = tuple(LabelBranch(when=one, label=str(part)) for part, one in zip(others, conditions, strict=True))
+    return ByCase(name=name, branches=arms, otherwise=str(last))
 
 
 def split_of(key: GroupKey) -> Part | None:
-    """The split whose parts are a key's groups, labelled by their numbers, as the SDK makes them."""
-    if not isinstance(key, ByCase) or key.otherwise is not None or not isinstance(key.branches[0].when, Comparing):
-        return None
-    split = key.branches[0].when.left
-    if not isinstance(split, Part) or [arm.when for arm in key.branches] != each_part(split):
-        return None
-    return split if [arm.label for arm in key.branches] == list(map(str, range(split.parts))) else None
+    """The split whose parts are a key's groups, as `parts_key` makes them."""
+    match key:
+        case ByCase(branches=(LabelBranch(when=Comparing(left=Part() as split)), *_)):
+            return split if key == parts_key(key.name, split) else None
+    return None
 
 
 def statistic_text(statistic: Statistic) -> str:

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ceiba import plots
     from ceiba.agreements import AgreementHandle
     from ceiba.jobs import Job
     from ceiba.noise import Noise
@@ -63,6 +64,7 @@ __all__ = [
     "col",
     "connect",
     "date_trunc",
+    "plots",
     "split",
     "width_bucket",
 ]
@@ -75,6 +77,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("ceiba.analyses.extremes").refuse_extreme
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "plots":
+        return importlib.import_module("ceiba.plots")
     from ceiba.statistics import statistic, statistic_names
 
     if name not in statistic_names():
@@ -85,4 +89,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from ceiba.statistics import statistic_names
 
-    return sorted([*_HOMES, *statistic_names()])
+    return sorted([*_HOMES, "plots", *statistic_names()])

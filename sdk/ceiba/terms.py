@@ -42,7 +42,7 @@ from ceiba_protocol.expression import (
 from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, LabelBranch
 from ceiba_protocol.program import CalendarUnit, Comparison
 from ceiba_protocol.schema import nearest
-from ceiba_protocol.wording import each_part, is_condition, key_text, split_of
+from ceiba_protocol.wording import is_condition, key_text, parts_key, split_of
 
 MAX_NESTING = 56
 """Levels of a plan as JSON; the manifest around it adds a few, and 64 is where documents are refused."""
@@ -322,6 +322,8 @@ def split(seed: str, parts: int = 5) -> Term:
     Under an agreement that protects small groups, the seed is the agreement's purpose. Needs a table with a subject
     key; raises SplitNeedsSubjectKey when it is used with another.
     """
+    if not isinstance(seed, str):
+        raise BadQuestion(problem="a split's seed is no text", hint='Write, for example, ceiba.split("study 7", 5).')
     if parts not in SPLITS:
         raise BadQuestion(problem=f"a split has no {parts} parts", hint="Choose 2, 4, 5, 10 or 20.")
     return Term(built(Part, seed=_nfc(seed), parts=parts))
@@ -373,8 +375,7 @@ def grouping(key: object) -> Grouping:
     if isinstance(expression, ColumnValue):
         return Grouping(ByColumn(name=expression.name, column=expression.name))
     if isinstance(expression, Part):
-        arms = tuple(LabelBranch(when=one, label=str(part)) for part, one in enumerate(each_part(expression)))
-        return Grouping(ByCase(name="part", branches=arms))
+        return Grouping(parts_key("part", expression))
     if not is_groupable(expression):
         hint = "Group numbers by bins, width_bucket(x, low, high, count), or by labels, case((condition, label), ...)."
         raise WrongType(operation="GROUP BY", given="a computed value", hint=hint)
@@ -384,8 +385,8 @@ def grouping(key: object) -> Grouping:
 
 
 def is_groupable(expression: Expression) -> bool:
-    """Whether an expression has public values by itself: a column's domain, or a condition's truth."""
-    return isinstance(expression, ColumnValue | Comparing | Logic | Not | Missing | TruthValue)
+    """Whether an expression has public values by itself: a column's domain, a condition's truth, a split's parts."""
+    return isinstance(expression, ColumnValue | Comparing | Logic | Not | Missing | TruthValue | Part)
 
 
 def _titled(made: Grouping) -> Grouping:

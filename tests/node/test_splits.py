@@ -8,23 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 from scipy.stats import chi2, chi2_contingency
 
 import ceiba
-from ceiba.query import Table
+from ceiba.choosing import Wish, choose
+from ceiba.query import Query, Table
+from ceiba.sql import parse
 from ceiba_node.drafts import Seal
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
 from ceiba_node.publishing import publish
 from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_node.withdrawals import withdraw
 from ceiba_protocol.disclosure.grade import Grade
-from ceiba_protocol.errors import BadQuestion, EngineFailed, NotAgreed, SplitNeedsSubjectKey, WrongType
+from ceiba_protocol.errors import (
+    BadQuestion,
+    CeibaError,
+    EngineFailed,
+    NoAgreement,
+    NotAgreed,
+    SplitNeedsSubjectKey,
+    WrongType,
+)
 from ceiba_protocol.expression import Part, seeds_of, split_key, to_text
 from ceiba_protocol.plan import finish
 from ceiba_protocol.program import DIGEST, part_of, subject_digest
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import check_covers
+from tests.support.members import NOW as WORLD_NOW
 from tests.support.members import World, changed, publisher
 from tests.support.questions import NoRunner
 
@@ -175,6 +187,24 @@ def test_two_seeds_give_independent_splits() -> None:
     assert chi2_contingency(table).pvalue > 1e-6
 
 
+def sums_over(seeds: Sequence[str], people: int) -> Any:
+    """[sums, people]: who is in each part, in 20 parts under each seed, as anybody can compute who knows them."""
+    digests = [subject_digest(str(n)) for n in range(people)]
+    found = [[part_of(split_key(seed), digest, 20) for digest in digests] for seed in seeds]
+    return np.array([[int(part == of) for part in parts] for parts in found for of in range(20)])
+
+
+def test_free_seeds_would_give_everybodys_value_and_one_seed_does_not() -> None:
+    """Why the seed is the agreement's purpose: ADR 0019."""
+    people = 300
+    secret = np.arange(people) * 7 % 11
+    known = sums_over([f"seed {n}" for n in range(20)], people)
+    assert known.sum(axis=1).min() >= 3 and len(known) == 400
+    found = np.linalg.lstsq(known, known @ secret, rcond=None)[0]
+    assert np.rint(found).astype(int).tolist() == secret.tolist()
+    assert np.linalg.matrix_rank(sums_over(["the purpose"], people)) == 20
+
+
 # --- questions ---------------------------------------------------------------------------------------------------
 
 
@@ -182,8 +212,24 @@ def test_groups_are_called_by_the_numbers_of_the_parts() -> None:
     query = HEART.group_by(ceiba.split(SEED, 4)).agg(n=ceiba.count())
     result = query.having(ceiba.col("part") >= 1).order_by("part").mock(rows=400)
     assert result["part"] == [1, 2, 3] and min(result["n"]) > 50
+    assert query.mock(rows=400)["part"] == [0, 1, 2, 3] and query.program.cells == 4  # and no NULL
     assert "group part = SPLIT('study 7', 4)" in repr(query)
     assert HEART.group_by(ceiba.split(SEED, 4).alias("fold")).count().columns == ("fold", "count")
+
+
+def test_sql_says_the_same() -> None:
+    def asked(sql: str) -> Any:
+        plan, presentation = parse(sql, lambda _: SCHEMA)
+        return Query(SCHEMA, NoRunner(), plan, presentation)
+
+    query = asked("SELECT SPLIT('study 7', 4) AS fold, COUNT(*) AS n FROM health.heart GROUP BY fold ORDER BY fold")
+    same = HEART.group_by(ceiba.split(SEED, 4).alias("fold")).agg(n=ceiba.count())
+    assert query.plan() == same.plan() and query.mock().rows == same.mock().rows
+    filtered = asked("SELECT COUNT(*) AS n FROM health.heart WHERE SPLIT('study 7', 5) <> 0")
+    assert filtered.plan() == HEART.filter(ceiba.split(SEED, 5) != 0).agg(n=ceiba.count()).plan()
+    for wrong in ("SPLIT(5, 'a')", "SPLIT('a')", "SPLIT('a', 3)", "SPLIT(who, 5)"):
+        with pytest.raises(CeibaError):
+            asked(f"SELECT COUNT(*) FROM health.heart WHERE {wrong} = 0")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +257,12 @@ def test_a_part_is_no_number(use: Any) -> None:
 def test_only_divisors_of_twenty_are_numbers_of_parts(seed: str, parts: int) -> None:
     with pytest.raises(BadQuestion, match="2, 4, 5, 10 or 20"):
         ceiba.split(seed, parts)
+
+
+def test_a_seed_is_a_text() -> None:
+    seed: Any = 7
+    with pytest.raises(BadQuestion, match="no text"):
+        ceiba.split(seed)
 
 
 def test_a_table_without_subjects_has_no_splits() -> None:
@@ -241,6 +293,14 @@ def test_the_seed_is_the_purpose_of_the_agreement() -> None:
     check_covers(*agreement_and_plan(SEED, minimum_subjects=5))
     with pytest.raises(NotAgreed, match="another seed of a split than its purpose: tuned"):
         check_covers(*agreement_and_plan("tuned", minimum_subjects=5))
+
+
+def test_a_choice_among_agreements_says_what_the_nearest_lacks() -> None:
+    world = World()
+    agreement, plan = agreement_and_plan("tuned", minimum_subjects=5)
+    wish = Wish(plan, WORLD_NOW, WORLD_NOW + 60)
+    with pytest.raises(NoAgreement, match="has another purpose than the split's seed, tuned"):
+        choose([world.contract(agreement)], wish, world.roster, lambda _: 0)
 
 
 def test_where_nothing_is_protected_any_seed_will_do() -> None:

@@ -145,6 +145,14 @@ def test_lines_break_where_a_value_is_missing() -> None:
     assert intervals_of(axes) == [(4, 6), (6, 9)]
 
 
+def test_one_of_several_lines_may_end() -> None:
+    times = [date(2024, month, 1) for month in (1, 2, 3)]
+    axes = drawn(plots.line(times, {"a": [1, 2, None], "b": [3, WITHHELD, 4]})).axes[0]
+    assert words_of(axes) == ["withheld"] and len(hatched(axes)) == 1
+    axes = drawn(plots.line(times, {"a": [1, 2, None], "b": [3, 4, None]})).axes[0]
+    assert words_of(axes) == ["NULL"]
+
+
 def small_table(*counts: Any) -> list[dict[str, Any]]:
     edges = [None, *(10.0 * k for k in range(len(counts) - 1)), None]
     return [{"from": a, "to": b, "count": n} for a, b, n in zip(edges, edges[1:], counts, strict=False)]
@@ -362,6 +370,11 @@ def test_columns_to_draw_are_checked() -> None:
 
 
 # --- the package --------------------------------------------------------------------------------------------------
+
+
+def test_plots_are_found_without_an_import_of_their_own() -> None:
+    program = "import ceiba; ceiba.plots.bars(['a'], [1]); assert 'plots' in dir(ceiba)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_a_figure_shows_itself_in_a_notebook() -> None:

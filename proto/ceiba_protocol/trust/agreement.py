@@ -164,12 +164,17 @@ def check_covers(agreement: Agreement, plan: Plan) -> None:
         "the table": {plan.table} - {agreement.table},
         "columns": plan.columns - set(agreement.columns),
         "operations": operations_of(plan) - set(agreement.operations),
+        "another seed of a split than its purpose:": foreign_seeds(agreement, plan),
     }
-    if agreement.disclosure.has_gate:  # ADR 0019: whoever chose seeds freely would choose sets of known people freely
-        used["another seed of a split than its purpose:"] = seeds_of(plan) - {agreement.purpose}
     for what, missing in used.items():
         if missing:
             raise NotAgreed(agreement=agreement.agreement_id, what=f"{what} {', '.join(sorted(missing))}")
+
+
+def foreign_seeds(agreement: Agreement, plan: Plan) -> frozenset[str]:
+    """Seeds of splits other than the agreement's purpose, where cells are protected: whoever chose seeds could choose
+    ever new sets of people that it knows (ADR 0019)."""
+    return seeds_of(plan) - {agreement.purpose} if agreement.disclosure.has_gate else frozenset()
 
 
 def operations_of(plan: Plan) -> set[str]:

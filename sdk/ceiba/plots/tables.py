@@ -166,14 +166,15 @@ def draw_line(
 
 
 def _mark_gaps(axes: Axes, xs: Sequence[float], series: Mapping[str, Sequence[Any]]) -> None:
-    """One mark at each date with a gap, below all lines; in the line's colour, where one line has it."""
-    gaps = []
-    for place, x in enumerate(xs):
-        missing = [at for at, values in enumerate(series.values()) if not is_number(values[place])]
-        if missing:
-            withheld = any(values[place] is WITHHELD for values in series.values())
-            color = SERIES[missing[0] % len(SERIES)] if len(missing) == 1 else GREY
-            gaps.append((WITHHELD if withheld else None, x, color))
+    """One mark at each date where a value was withheld, in the line's colour if it is one line's, or where no line has
+    one; below all lines. One of several lines may have nothing to show at a date."""
+    gaps: list[tuple[object, float, str]] = []
+    for x, values in zip(xs, zip(*series.values(), strict=True), strict=True):
+        withheld = [place for place, value in enumerate(values) if value is WITHHELD]
+        if withheld:
+            gaps.append((WITHHELD, x, SERIES[withheld[0] % len(SERIES)] if len(withheld) == 1 else GREY))
+        elif not any(map(is_number, values)):
+            gaps.append((None, x, GREY))
     if gaps:
         low, high = axes.get_ylim()
         ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sqlglot import exp
 
@@ -10,7 +10,7 @@ from ceiba.sql.expressions import Reader, bare, branches_of, otherwise_of
 from ceiba.sql.refusals import FUNCTION_HINTS, NO_ROWS, Refusal
 from ceiba.sql.source import Source
 from ceiba.statistics import statistic
-from ceiba.terms import Grouping, Term, case, col, date_trunc, grouping, is_groupable, python_value, width_bucket
+from ceiba.terms import Grouping, Term, case, col, date_trunc, grouping, is_groupable, python_value, split, width_bucket
 from ceiba_protocol.errors import UnknownTable
 from ceiba_protocol.schema import Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic
@@ -27,7 +27,7 @@ def function_name(node: exp.Expr) -> str:
 
 def unknown_function(source: Source, node: exp.Anonymous) -> NoReturn:
     name = function_name(node)
-    known = sorted(AGGREGATES | {"ROUND", "WIDTH_BUCKET", "DATE_TRUNC"})
+    known = sorted(AGGREGATES | {"ROUND", "SPLIT", "WIDTH_BUCKET", "DATE_TRUNC"})
     hint = FUNCTION_HINTS.get(name, f"The nearest that there is: {nearest(name, known)}.")
     source.refuse(node, Refusal(f"The function {name}", hint))
 
@@ -57,6 +57,8 @@ class RowReader(Reader):
         name = function_name(node)
         if name == "ROUND":
             return self.rounding(node)
+        if name == "SPLIT":
+            return self.split(node)
         if name in AGGREGATES:
             hint = "Aggregates stand in SELECT, HAVING and ORDER BY, not inside one another or in WHERE."
             self.source.refuse(node, Refusal(f"The aggregate {name} here", hint))
@@ -64,6 +66,13 @@ class RowReader(Reader):
             hint = "It makes groups: use it in GROUP BY."
             self.source.refuse(node, Refusal(f"The function {name} here", hint))
         return unknown_function(self.source, node)
+
+    def split(self, node: exp.Anonymous) -> Term:
+        """SPLIT('seed', parts)."""
+        given: list[Any] = [python_value(self.term(part)) for part in node.expressions]
+        if [type(one) for one in given] != [str, int]:
+            self.source.bad(node, "SPLIT takes a seed in quotes and the number of parts")
+        return split(*given)
 
     def aggregate(self, node: exp.Expr) -> tuple[Statistic, str]:
         """AVG(x) and its like: the statistic that has the SQL name, and the column title that DuckDB gives it."""
