@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ceiba.analyses.methods import AnalysisMethods
 from ceiba.display import html_table, text_table
 from ceiba.mock import mock_rows
-from ceiba.presentation import Order, Presentation, Row
+from ceiba.presentation import Order, Presentation, Row, Shown, is_smooth
 from ceiba.released import Released
 from ceiba.result import Result
 from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
@@ -180,7 +180,8 @@ class Query:
         """Raises what is wrong with the question. HAVING and ORDER BY are tried on one made-up row."""
         require_shallow(self.asked)
         _ = self.program
-        if self.presentation.having is not None or self.presentation.order:
+        shown = self.presentation.shown
+        if self.presentation.having is not None or self.presentation.order or not all(one.is_plain for one in shown):
             self.presentation.apply([self._sample()])
 
     def plan(self) -> Plan:
@@ -204,14 +205,14 @@ class Query:
         expression = expression_of(condition)
         require_shallow(expression)
         for name in columns_of(expression):
-            self._plan_name(name)
+            self._column(name)
         if self.presentation.having is not None:
             expression = (Term(self.presentation.having) & Term(expression)).expression
         return replace(self, presentation=replace(self.presentation, having=expression))
 
     def order_by(self, *names: str, descending: bool = False) -> Query:
         """The result's rows sorted, NULL last. A second call sorts what is equal after the first."""
-        added = tuple(Order(ColumnValue(name=self._plan_name(name)), descending) for name in names)
+        added = tuple(Order(self._column(name), descending) for name in names)
         return replace(self, presentation=replace(self.presentation, order=(*self.presentation.order, *added)))
 
     def limit(self, rows: int, offset: int = 0) -> Query:
@@ -220,10 +221,12 @@ class Query:
             raise BadQuestion(problem="a limit is below zero", hint="Give 0 or more rows.")
         return replace(self, presentation=replace(self.presentation, limit=rows, offset=offset))
 
-    def _plan_name(self, name: str) -> str:
-        """The plan's name of a column of the result, which may be shown under another title."""
-        names = {part.name: part.name for part in (*self.asked.groups, *self.asked.outputs)}
-        names |= {column.title: column.name for column in self.presentation.shown}
+    def _column(self, name: str) -> Expression:
+        """What a column of the result is computed from; it may be shown under another title than the plan's name."""
+        names: dict[str, Expression] = {
+            part.name: ColumnValue(name=part.name) for part in (*self.asked.groups, *self.asked.outputs)
+        }
+        names |= {column.title: column.expression for column in self.presentation.shown}
         if name not in names:
             problem = f"the result has no column {name}; the nearest is {nearest(name, names)}"
             raise BadQuestion(problem=problem, hint="`query.columns` lists the result's columns.")
@@ -246,15 +249,28 @@ class Query:
         """Run by the merchant: the rows to show, from what all holders released; `about` fills in a Result's facts."""
         rows = [self._row(row) for row in released.rows(self.program)]
         chosen = self.presentation.choose(rows)
-        widths = [self._row(row) for row in released.half_widths(self.program)]
+        widths = self._half_widths(released)
         return Result(
             self.columns,
             [self.presentation.show(rows[place]) for place in chosen],
-            plus_minus=[self.presentation.show(widths[place]) for place in chosen] if widths else [],
+            plus_minus=[widths[place] for place in chosen] if widths else [],
             noise=released.report(self.program),
-            groups=tuple(column.title for column in self.presentation.shown if column.name in self._group_names),
+            groups=tuple(column.title for column in self.presentation.shown if column.reads <= self._group_names),
             **about,
         )
+
+    def _half_widths(self, released: Released) -> list[tuple[Any, ...]]:
+        """For each row, half of each shown value's 95 % interval, None where there is none; no rows without noise."""
+        plain = [self._row(row) for row in released.half_widths(self.program)]
+        columns = [self._half_widths_of(column, plain, released) for column in self.presentation.shown]
+        return list(zip(*columns, strict=True)) if plain else []
+
+    def _half_widths_of(self, column: Shown, plain: list[Row], released: Released) -> list[Any]:
+        if isinstance(column.expression, ColumnValue):
+            return [row[column.expression.name] for row in plain]
+        if not is_smooth(column.expression):
+            return [None] * len(plain)
+        return released.half_widths_of(self.program, lambda values: column.value(self._row(values)))
 
     @property
     def _group_names(self) -> set[str]:

@@ -5,11 +5,15 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ceiba.statistics
+from ceiba.query import Query
+from ceiba.released import Released
+from ceiba.result import Result
 from ceiba.sql import parse
 from ceiba.terms import case, col, date_trunc, width_bucket
 from ceiba_protocol.canonical import MAX_BODY_BYTES
@@ -24,10 +28,11 @@ from ceiba_protocol.errors import (
     UnsupportedSQL,
     WrongType,
 )
-from ceiba_protocol.plan import Plan
+from ceiba_protocol.plan import Plan, grouped_sums
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.statistics import STATISTICS
-from tests.support.questions import answer, query_of, schema_of, table, truth
+from ceiba_protocol.statistics import STATISTICS, WITHHELD
+from ceiba_protocol.trust.documents import NoiseTerms
+from tests.support.questions import answer, query_of, rows, schema_of, table, truth
 
 count, mean, total, variance = (ceiba.statistics.statistic(name) for name in ("count", "mean", "sum", "variance"))
 
@@ -36,10 +41,10 @@ count, mean, total, variance = (ceiba.statistics.statistic(name) for name in ("c
 
 
 def _plain(value: Any) -> Any:
-    """A value as both sides can be compared: midnights as dates, decimals exact, NaN as NULL."""
+    """A value as both sides can be compared: midnights as dates, decimals exact, NaN and what is divided by 0 as NULL."""
     if isinstance(value, datetime) and value.time() == datetime.min.time():
         return value.date()
-    if isinstance(value, float) and math.isnan(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
@@ -116,6 +121,15 @@ QUESTIONS = [
     "SELECT COUNT(*) FROM health.heart HAVING COUNT(*) > 1000",
     "SELECT COUNT(*) FROM health.heart HAVING SUM(visits) + 1 > COUNT(*) * -5 AND ROUND(AVG(age), 1) > 0.5",
     "SELECT COUNT(*) /* a comment */ FROM health.heart -- and another\n WHERE age > 3;",
+    # computed from aggregates
+    "SELECT sex, SUM(visits) / COUNT(*) AS rate, COUNT(*) - COUNT(age) FROM health.heart GROUP BY sex",
+    "SELECT smoker, ROUND(AVG(age) - AVG(visits) * 2, 1), -COUNT(*) FROM health.heart GROUP BY smoker",
+    "SELECT SUM(age) / SUM(visits - visits), AVG(age) + SUM(CASE WHEN age > 1000 THEN 1 END) FROM health.heart",
+    "SELECT COUNT(*) > 10 AND AVG(age) < 3, COUNT(age) IS NULL, COUNT(*) BETWEEN 1 AND 9 FROM health.heart",
+    "SELECT sex, CASE WHEN COUNT(*) > 110 THEN 'many' WHEN sex IS NULL THEN 'unknown' ELSE 'few' END AS size"
+    " FROM health.heart GROUP BY sex",
+    "SELECT stage, stage * 2 + COUNT(*), stage + 1, stage IS NULL FROM health.heart GROUP BY stage",
+    "SELECT sex, AVG(age) / 2 AS half FROM health.heart GROUP BY sex HAVING half > 10 AND SUM(age) / 2 > half",
 ]
 
 ORDERED = [
@@ -128,6 +142,9 @@ ORDERED = [
     "SELECT date_trunc('month', seen), COUNT(*) FROM health.heart GROUP BY 1 ORDER BY date_trunc('month', seen) DESC",
     "SELECT age > 50 AS old, COUNT(*) FROM health.heart GROUP BY old ORDER BY age > 50 LIMIT 2",
     "SELECT city, COUNT(*) FROM health.heart GROUP BY city ORDER BY city LIMIT 0",
+    "SELECT sex, SUM(age) / COUNT(*) AS rate, COUNT(*) FROM health.heart GROUP BY sex ORDER BY rate DESC, 3",
+    "SELECT sex, -COUNT(*) FROM health.heart GROUP BY sex ORDER BY 2 LIMIT 2",
+    "SELECT city, COUNT(*) FROM health.heart GROUP BY city ORDER BY AVG(age) - AVG(visits), city",
     "SELECT city AS sex, sex AS city, COUNT(*) FROM health.heart GROUP BY ALL ORDER BY sex DESC, heart.sex",
 ]
 
@@ -308,6 +325,46 @@ def test_any_title_gets_a_plan_name() -> None:
     assert [part.name for part in (*query.plan().groups, *query.plan().outputs)] == ["Gr_e", "_", "__2", "_1"]
 
 
+def _withheld_but_first(query: Query) -> Result:
+    """All cells but the first are withheld."""
+    sent = np.zeros((query.program.cells, len(query.program.sums)), dtype=bool)
+    sent[0] = True
+    return query.result(Released(grouped_sums(query.program, rows()), sent))
+
+
+def test_what_is_computed_from_withheld_aggregates_is_withheld() -> None:
+    sql = "SELECT sex, SUM(age) / COUNT(*) AS rate, CASE WHEN COUNT(*) > 5 THEN 1 ELSE 0 END, COUNT(*) IS NULL"
+    result = _withheld_but_first(query_of(f"{sql} FROM heart GROUP BY sex"))
+    assert result[0] == answer(query_of(f"{sql} FROM heart GROUP BY sex"))[0]
+    assert [row[1:] for row in result[1:]] == [(WITHHELD, WITHHELD, WITHHELD)] * 2
+    assert [one["reason"] for one in result.withheld] == ["cell_withheld"] * 2
+    kept = _withheld_but_first(query_of(f"{sql} FROM heart GROUP BY sex HAVING rate > 0"))
+    assert kept["sex"] == ["female"]
+
+
+def test_the_noise_of_a_computed_column_is_that_of_its_sums() -> None:
+    query = query_of(
+        "SELECT AVG(age), SUM(age) / COUNT(age), COUNT(*) * 2 - COUNT(*) AS n, COUNT(*), COUNT(*) > 9,"
+        " CASE WHEN COUNT(*) > 9 THEN 1 END FROM heart"
+    )
+    variances = [900] * len(query.program.sums)
+    (width,) = query.result(
+        Released(grouped_sums(query.program, rows()), None, NoiseTerms(rho=5000, cells_per_subject=1), variances)
+    ).plus_minus
+    assert width[1] == pytest.approx(width[0], rel=1e-9)
+    assert width[2] == pytest.approx(width[3]) and width[3] == pytest.approx(1.959964 * 30)
+    assert width[4:] == (None, None)
+
+
+def test_computed_columns_are_chosen_by_their_titles_in_python() -> None:
+    query = query_of("SELECT sex, SUM(age) / COUNT(*) AS rate FROM heart GROUP BY sex")
+    sorted_rows = answer(query.order_by("rate"))
+    assert sorted_rows["rate"] == sorted(sorted_rows["rate"])
+    assert len(answer(query.having(col("rate") > sorted_rows["rate"][0]))) == len(sorted_rows) - 1
+    with pytest.raises(BadQuestion, match="nearest is rate"):
+        query.order_by("ratee")
+
+
 def test_unknown_names_say_the_nearest() -> None:
     with pytest.raises(UnknownColumn, match="nearest name is age"):
         query_of("SELECT COUNT(*) FROM heart WHERE agee > 5")
@@ -363,8 +420,9 @@ REFUSED = [
     ("SELECT §age + 1 FROM heart", "A computed value outside an aggregate"),
     ("SELECT sex, COUNT(*) FROM heart GROUP BY sex HAVING §age > 5", "age outside GROUP BY"),
     ("SELECT sex, COUNT(*) FROM heart GROUP BY sex ORDER BY §age", "age outside GROUP BY"),
-    ("SELECT §SUM(age) / COUNT(*) FROM heart", "Arithmetic with aggregates"),
-    ("SELECT §ROUND(AVG(age), 1) FROM heart", "Arithmetic with aggregates"),
+    ("SELECT AVG(age) + §age FROM heart", "age outside GROUP BY"),
+    ("SELECT ROUND(AVG(age) - SUM(age) §OVER ()) FROM heart", "A window function"),
+    ("SELECT AVG(age) + §sqrt(COUNT(*)) FROM heart", "The function SQRT"),
     ("SELECT AVG(§SUM(age)) FROM heart", "The aggregate SUM here"),
     ("SELECT COUNT(*) FROM heart WHERE §COUNT(*) > 5", "The aggregate COUNT here"),
     ("SELECT COUNT(*) FROM heart GROUP BY §AVG(age)", "An aggregate in GROUP BY"),

@@ -33,6 +33,14 @@ class Reader:
     def call(self, node: exp.Anonymous) -> Term:
         raise NotImplementedError
 
+    def chosen(self, node: exp.Expr, branches: list[Any], otherwise: Any) -> Term:
+        """CASE, whose outcomes may be text only where they make groups, or where rows are finished."""
+        made: Term | Grouping = case(*branches, otherwise=otherwise)
+        if isinstance(made, Grouping):
+            hint = "Labels make groups: use it in GROUP BY, or give numbers."
+            self.source.refuse(node, Refusal("A CASE with text here", hint, "CASE"))
+        return made
+
     def rounding(self, node: exp.Anonymous) -> Term:
         """ROUND(x) and ROUND(x, digits)."""
         if len(node.expressions) not in (1, 2):
@@ -127,11 +135,7 @@ def _is(reader: Reader, node: exp.Is) -> Term:
 
 
 def _case(reader: Reader, node: exp.Case) -> Term:
-    made: Term | Grouping = case(*branches_of(reader, node), otherwise=otherwise_of(reader, node))
-    if isinstance(made, Grouping):
-        hint = "Labels make groups: use it in GROUP BY, or give numbers."
-        reader.source.refuse(node, Refusal("A CASE with text here", hint, "CASE"))
-    return made
+    return reader.chosen(node, branches_of(reader, node), otherwise_of(reader, node))
 
 
 def branches_of(reader: Reader, node: exp.Case) -> list[Any]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from itertools import count
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from sqlglot import exp
 
 from ceiba.presentation import Order, Presentation, Shown
 from ceiba.sql.expressions import Reader, bare
-from ceiba.sql.refusals import FROM_RESULT, NO_ROWS, REFUSED, Refusal
+from ceiba.sql.refusals import NO_ROWS, Refusal
 from ceiba.sql.rows import AGGREGATES, GROUPINGS, RowReader, function_name, unknown_function
-from ceiba.sql.source import Source
+from ceiba.sql.source import Source, written
 from ceiba.statistics import statistic
-from ceiba.terms import Grouping, Term, built, col, plan_name
-from ceiba_protocol.expression import ColumnValue, Expression
+from ceiba.terms import Grouping, Term, built, col, expression_of, plan_name, require_shallow
+from ceiba_protocol.expression import Branch, Case, Expression
 from ceiba_protocol.plan import ByColumn, Named, Plan
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import Statistic
@@ -155,21 +155,24 @@ class Question:
         node = item.node
         if _is_aggregate(node):
             made, title = self.rows.aggregate(node)
-            return Shown(self.output(made, title, item.alias), item.alias or title)
-        if _has_aggregate(node):
-            self._refuse_around_aggregate(node)
+            return Shown.plain(self.output(made, title, item.alias), item.alias or title)
+        if _has_aggregate(node) or self._is_over_groups(node):
+            computed = ReleasedReader(self, None, aliases_first=False).term(node).expression
+            require_shallow(computed)
+            return Shown(computed, item.alias or written(node))
         wanted = self.rows.grouping(node)
         key = self._key_like(wanted)
         if key is None:
             self.source.refuse(node, Refusal(f"{wanted.title} outside GROUP BY", NO_ROWS))
-        return Shown(key.key.name, item.alias or wanted.title)
+        return Shown.plain(key.key.name, item.alias or wanted.title)
 
-    def _refuse_around_aggregate(self, node: exp.Expr) -> NoReturn:
-        """Name what is wrong inside, such as a window; or else that it is arithmetic."""
-        for part in node.walk():
-            if type(part) in REFUSED and type(part) is not exp.Star:
-                self.source.refuse(part)
-        self.source.refuse(node, Refusal("Arithmetic with aggregates in SELECT", FROM_RESULT))
+    def _is_over_groups(self, node: exp.Expr) -> bool:
+        """Whether it is computed from columns that are groups, and is no group itself."""
+        grouped = {key.key.column for key in self.keys if isinstance(key.key, ByColumn)}
+        if type(node) is exp.Column or any(node == spelled for spelled, _ in self.spelled):
+            return False
+        names = {self.rows.column_name(column) for column in node.find_all(exp.Column)}
+        return bool(names) and names <= grouped
 
     def output(self, made: Statistic, title: str, alias: str) -> str:
         """The plan's name for a statistic; one that is there already is not asked for twice."""
@@ -200,7 +203,7 @@ class Question:
         by = node.this
         if type(by) is exp.Literal and not by.is_string:
             place = self.items.index(self._numbered(by))
-            expression: Expression = ColumnValue(name=shown[place].name)
+            expression = shown[place].expression
         else:
             expression = ReleasedReader(self, shown, aliases_first=True).term(by).expression
         return Order(expression, bool(node.args.get("desc")), bool(node.args.get("nulls_first")))
@@ -220,18 +223,19 @@ class Question:
 
 
 class ReleasedReader(Reader):
-    """Expressions over the result: HAVING, where columns go before aliases, and ORDER BY, where aliases do.
+    """Expressions over the result: SELECT and HAVING, where columns go before aliases, and ORDER BY, where aliases do.
 
     An aggregate that is not selected is asked for and hidden.
     """
 
-    def __init__(self, question: Question, shown: tuple[Shown, ...], *, aliases_first: bool) -> None:
+    def __init__(self, question: Question, shown: tuple[Shown, ...] | None, *, aliases_first: bool) -> None:
+        """`shown`: one for each item, or None while the items are read."""
         super().__init__(question.source)
         self.question = question
         keys = [key.key for key in question.keys if isinstance(key.key, ByColumn)]
-        items = zip(question.items, shown, strict=True)
-        self.grouped = {key.column.casefold(): key.name for key in keys}
-        aliases = {item.alias.casefold(): column.name for item, column in items if item.alias}
+        items = [] if shown is None else zip(question.items, shown, strict=True)
+        self.grouped = {key.column.casefold(): col(key.name) for key in keys}
+        aliases = {item.alias.casefold(): Term(column.expression) for item, column in items if item.alias}
         self.names = self.grouped | aliases if aliases_first else aliases | self.grouped
 
     def term(self, node: exp.Expr) -> Term:
@@ -241,11 +245,16 @@ class ReleasedReader(Reader):
 
     def column(self, node: exp.Column) -> Term:
         if not node.table and node.name.casefold() in self.names:
-            return col(self.names[node.name.casefold()])
+            return self.names[node.name.casefold()]
         column = self.question.rows.column_name(node)
         if column.casefold() in self.grouped:
-            return col(self.grouped[column.casefold()])
+            return self.grouped[column.casefold()]
         return self.source.refuse(node, Refusal(f"{column} outside GROUP BY", NO_ROWS))
+
+    def chosen(self, node: exp.Expr, branches: list[Any], otherwise: Any) -> Term:
+        """On finished rows, a CASE may give text."""
+        arms = tuple(Branch(when=expression_of(when), then=expression_of(then)) for when, then in branches)
+        return Term(Case(branches=arms, otherwise=None if otherwise is None else expression_of(otherwise)))
 
     def call(self, node: exp.Anonymous) -> Term:
         if function_name(node) == "ROUND":
@@ -281,5 +290,5 @@ def _distinct_titles(shown: list[Shown]) -> tuple[Shown, ...]:
     distinct: dict[str, Shown] = {}
     for column in shown:
         title = _first_free(column.title, distinct, first=1)
-        distinct[title] = Shown(column.name, title)
+        distinct[title] = Shown(column.expression, title)
     return tuple(distinct.values())

@@ -15,7 +15,6 @@ class Refusal(NamedTuple):
 
 ONE_TABLE = "Ask about one table; joining on persons would show who is in both."
 NO_ROWS = "Rows are never released: group by it, or put it into an aggregate such as AVG."
-FROM_RESULT = "Select the aggregates, and compute with them in the result."
 NO_EXTREMES = "Extremes and quantiles are not computed; use HISTOGRAM(x, low, high, bins)."
 READ_ONLY = "A question starts with SELECT."
 

@@ -68,6 +68,11 @@ class Source:
         raise BadSQL(line=line, column=column, problem=problem)
 
 
+def written(node: exp.Expr) -> str:
+    """A node as SQL on one line, for titles."""
+    return node.sql(dialect=CeibaSQL, comments=False)
+
+
 def _outwards(node: exp.Expr) -> Iterator[exp.Expr]:
     current: exp.Expr | None = node
     while current is not None:
