@@ -89,7 +89,7 @@ def report_of(terms: NoiseTerms, variances: Sequence[int], steps: Sequence[Fract
 
 
 def half_width(use: Use, sums: Sequence[Total], variances: Sequence[int]) -> Any:
-    """Half of an output's 95 % interval: a number for a number, a list for a small table, None where it is not defined."""
+    """Half of an output's 95 % interval: a number, a list for a small table, None where it is not defined."""
 
     def finish(moved: Sequence[Total]) -> Output:
         return use.statistic.finish(*(moved[place] for place in use.sums))

@@ -84,6 +84,8 @@ class Presentation:
     order: tuple[Order, ...] = ()
     limit: int | None = None
     offset: int = 0
+    numeric: frozenset[str] = frozenset()
+    """The plan's groups whose labels are whole numbers, such as years."""
 
     @classmethod
     def of(cls, plan: Plan) -> Presentation:

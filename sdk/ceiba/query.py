@@ -241,7 +241,7 @@ class Query:
 
     def _row(self, values: Sequence[Any]) -> Row:
         """A finished row by name, with dates and truth values as Python has them."""
-        labels = (_label(key, label) for key, label in zip(self.asked.groups, values, strict=False))
+        labels = (self._label(key, label) for key, label in zip(self.asked.groups, values, strict=False))
         names = [part.name for part in (*self.asked.groups, *self.asked.outputs)]
         return dict(zip(names, (*labels, *values[len(self.asked.groups) :]), strict=True))
 
@@ -271,6 +271,18 @@ class Query:
         if not is_smooth(column.expression):
             return [None] * len(plain)
         return released.half_widths_of(self.program, lambda values: column.value(self._row(values)))
+
+    def _label(self, key: GroupKey, label: Label) -> Label:
+        """A group's label as Python has it: in the plan, a condition's are the texts "true" and "false"."""
+        if label is None:
+            return None
+        return (
+            int(str(label))
+            if key.name in self.presentation.numeric
+            else label == "true"
+            if is_condition(key)
+            else label
+        )
 
     @property
     def _group_names(self) -> set[str]:
@@ -307,8 +319,3 @@ class Query:
         if self.presentation.having is not None:
             lines.append(f"  having {to_text(self.presentation.having)}")
         return "\n".join(lines)
-
-
-def _label(key: GroupKey, label: Label) -> Label:
-    """A group's label as Python has it: a condition's are the texts "true" and "false" in the plan."""
-    return label == "true" if is_condition(key) and label is not None else label

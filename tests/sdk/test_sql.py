@@ -15,6 +15,7 @@ from ceiba.query import Query
 from ceiba.released import Released
 from ceiba.result import Result
 from ceiba.sql import parse
+from ceiba.sql.patterns import matching
 from ceiba.terms import case, col, date_trunc, width_bucket
 from ceiba_protocol.canonical import MAX_BODY_BYTES
 from ceiba_protocol.errors import (
@@ -22,6 +23,7 @@ from ceiba_protocol.errors import (
     BadSQL,
     CeibaError,
     PlanTooLarge,
+    UnboundedColumn,
     UnknownCategory,
     UnknownColumn,
     UnknownTable,
@@ -41,7 +43,7 @@ count, mean, total, variance = (ceiba.statistics.statistic(name) for name in ("c
 
 
 def _plain(value: Any) -> Any:
-    """A value as both sides can be compared: midnights as dates, decimals exact, NaN and what is divided by 0 as NULL."""
+    """A value as both sides can be compared: midnights as dates, decimals exact, what is divided by 0 as NULL."""
     if isinstance(value, datetime) and value.time() == datetime.min.time():
         return value.date()
     if isinstance(value, float) and not math.isfinite(value):
@@ -121,6 +123,44 @@ QUESTIONS = [
     "SELECT COUNT(*) FROM health.heart HAVING COUNT(*) > 1000",
     "SELECT COUNT(*) FROM health.heart HAVING SUM(visits) + 1 > COUNT(*) * -5 AND ROUND(AVG(age), 1) > 0.5",
     "SELECT COUNT(*) /* a comment */ FROM health.heart -- and another\n WHERE age > 3;",
+    # patterns
+    "SELECT COUNT(*) FROM health.heart WHERE sex LIKE '%male' AND city NOT LIKE 'K_ln'",
+    "SELECT COUNT(*) FROM health.heart WHERE sex NOT LIKE 'z%'",
+    "SELECT COUNT(*) FROM health.heart WHERE NOT (sex LIKE 'fe%') OR city ILIKE '%HARA' OR city LIKE '<_>'",
+    "SELECT COUNT(*) FROM health.heart WHERE city LIKE '_!%' ESCAPE '!' OR sex LIKE '%' OR sex LIKE ''",
+    "SELECT sex AS s, COUNT(*) FROM health.heart GROUP BY s HAVING s LIKE 'f%'",
+    "SELECT CASE WHEN age < 30 THEN 'young' ELSE 'old' END AS g, COUNT(*) FROM health.heart GROUP BY g"
+    " HAVING g NOT ILIKE 'Y%'",
+    # what is spelt out in CASE
+    "SELECT SUM(COALESCE(age, visits, 0)), AVG(COALESCE(chol, 7, dose, age)) FROM health.heart",
+    "SELECT SUM(NULLIF(visits, 3)), COUNT(NULLIF(visits, age)), SUM(NULLIF(age, stage)) FROM health.heart",
+    "SELECT SUM(ABS(visits)), SUM(ABS(chol - age)), SUM(ABS(-2)) FROM health.heart",
+    "SELECT SUM(GREATEST(age, visits, stage)), SUM(LEAST(chol, 5, dose)), SUM(greatest(1, 2)) FROM health.heart",
+    "SELECT COUNT(*) FROM health.heart WHERE COALESCE(smoker, age > 60, TRUE) AND NULLIF(stage, 2) = 1",
+    "SELECT COALESCE(smoker, FALSE) AS s, COUNT(*) FROM health.heart GROUP BY s",
+    "SELECT COALESCE(sex, 'unknown') AS s, COUNT(*) FROM health.heart GROUP BY s",
+    "SELECT COALESCE(NULLIF(sex, 'male'), city, 'x') AS s, COUNT(*) FROM health.heart GROUP BY s",
+    "SELECT COALESCE(sex, 'male'), NULLIF(city, 'Köln'), COUNT(*) FROM health.heart GROUP BY ALL",
+    "SELECT SUM(IF(smoker, age, 0)), SUM(IF(sex = 'male', 1, visits)) FROM health.heart",
+    "SELECT IF(age > 40, 'old', 'young') AS g, COUNT(*) FROM health.heart GROUP BY g",
+    "SELECT sex, COALESCE(SUM(age) / NULLIF(COUNT(*), 0), 0), ABS(AVG(visits) - AVG(age)), COALESCE(sex, 'none')"
+    " FROM health.heart GROUP BY sex HAVING GREATEST(COUNT(age), 3) > 5",
+    "SELECT COUNT(*) FROM health.heart WHERE stage IS DISTINCT FROM visits AND sex IS NOT DISTINCT FROM 'male'",
+    "SELECT COUNT(*) FROM health.heart WHERE (smoker IS DISTINCT FROM TRUE) AND age IS NOT DISTINCT FROM NULL",
+    "SELECT COUNT(*) FROM health.heart WHERE NOT (stage IS NOT DISTINCT FROM visits) OR sex IS DISTINCT FROM NULL",
+    # FILTER
+    "SELECT COUNT(*) FILTER (WHERE age > 50), COUNT(age) FILTER (WHERE smoker), COUNT(sex) FILTER (WHERE age > 9)"
+    " FROM health.heart",
+    "SELECT sex, AVG(age) FILTER (WHERE smoker) AS a, SUM(dose) FILTER (WHERE NOT smoker) / COUNT(*) AS d"
+    " FROM health.heart GROUP BY sex HAVING COUNT(*) FILTER (WHERE smoker) > 3",
+    "SELECT CORR(age, chol) FILTER (WHERE city = 'Köln'), VAR_POP(age) FILTER (WHERE age > 1000) FROM health.heart",
+    # parts of dates
+    "SELECT YEAR(seen) AS y, COUNT(*) FROM health.heart GROUP BY y",
+    "SELECT EXTRACT(month FROM came), COUNT(*) FROM health.heart GROUP BY 1 HAVING EXTRACT(month FROM came) > 1",
+    "SELECT MONTH(seen), date_part('quarter', seen) AS q, AVG(age) FROM health.heart GROUP BY ALL",
+    "SELECT COUNT(*), AVG(QUARTER(came)) FROM health.heart WHERE MONTH(seen) IN (2, 4) AND YEAR(came) = 2024",
+    "SELECT COUNT(*) FROM health.heart WHERE seen < DATE '2024-03-01' + 10 AND seen >= DATE '2024-03-20' - 20 - 1",
+    "SELECT COUNT(*) FROM health.heart WHERE age > DATE '2024-03-31' - DATE '2024-03-01'",
     # computed from aggregates
     "SELECT sex, SUM(visits) / COUNT(*) AS rate, COUNT(*) - COUNT(age) FROM health.heart GROUP BY sex",
     "SELECT smoker, ROUND(AVG(age) - AVG(visits) * 2, 1), -COUNT(*) FROM health.heart GROUP BY smoker",
@@ -145,6 +185,7 @@ ORDERED = [
     "SELECT sex, SUM(age) / COUNT(*) AS rate, COUNT(*) FROM health.heart GROUP BY sex ORDER BY rate DESC, 3",
     "SELECT sex, -COUNT(*) FROM health.heart GROUP BY sex ORDER BY 2 LIMIT 2",
     "SELECT city, COUNT(*) FROM health.heart GROUP BY city ORDER BY AVG(age) - AVG(visits), city",
+    "SELECT MONTH(seen) AS m, COUNT(*) FROM health.heart GROUP BY m ORDER BY m DESC",
     "SELECT city AS sex, sex AS city, COUNT(*) FROM health.heart GROUP BY ALL ORDER BY sex DESC, heart.sex",
 ]
 
@@ -356,6 +397,34 @@ def test_the_noise_of_a_computed_column_is_that_of_its_sums() -> None:
     assert width[4:] == (None, None)
 
 
+@pytest.mark.parametrize("nested", ["ABS(%s)", "GREATEST(%s, visits, stage, 3)", "COALESCE(%s, visits)"])
+def test_functions_that_are_spelt_out_stay_small(nested: str) -> None:
+    inner = "age"
+    for _ in range(25):
+        inner = nested % inner
+    with pytest.raises(PlanTooLarge):
+        query_of(f"SELECT SUM({inner}) FROM heart")
+
+
+def test_a_pattern_takes_no_time_that_grows_with_its_wildcards() -> None:
+    assert matching("%a" * 40 + "b", ("a" * 300,), escape="", ignore_case=False) == []
+    assert matching("a%b%c", ("abc", "a--b--c", "acb", "abcd"), escape="", ignore_case=False) == ["abc", "a--b--c"]
+    assert matching("%ab%ab", ("abab", "ab", "xabxab"), escape="", ignore_case=False) == ["abab", "xabxab"]
+    assert matching("5!%_", ("5%x", "50x", "5!x"), escape="!", ignore_case=False) == ["5%x"]
+
+
+def test_dates_over_a_very_long_time_have_no_months() -> None:
+    born = {"name": "born", "type": "date", "minimum": "0001-01-01", "maximum": "9999-12-31"}
+    seen = {"name": "seen", "type": "date"}
+    people = Schema.from_plain({"table": "people", "columns": [born, seen]})
+    with pytest.raises(UnsupportedSQL, match="so long a time"):
+        parse("SELECT MONTH(born), COUNT(*) FROM people GROUP BY 1", lambda _: people)
+    with pytest.raises(UnboundedColumn):
+        parse("SELECT YEAR(seen), COUNT(*) FROM people GROUP BY 1", lambda _: people)
+    with pytest.raises(BadSQL, match="beyond the calendar"):
+        parse("SELECT COUNT(*) FROM people WHERE born < DATE '9999-12-31' + 1", lambda _: people)
+
+
 def test_computed_columns_are_chosen_by_their_titles_in_python() -> None:
     query = query_of("SELECT sex, SUM(age) / COUNT(*) AS rate FROM heart GROUP BY sex")
     sorted_rows = answer(query.order_by("rate"))
@@ -408,7 +477,9 @@ REFUSED = [
     ("SELECT SUM(§DISTINCT subject) FROM heart", "DISTINCT"),
     ("SELECT SUM(age) §OVER () FROM heart", "A window function"),
     ("SELECT sex, SUM(age) §OVER (PARTITION BY sex) FROM heart GROUP BY ALL", "A window function"),
-    ("SELECT COUNT(*) §FILTER (WHERE age > 5) FROM heart", "FILTER"),
+    ("SELECT COUNT(DISTINCT subject) §FILTER (WHERE age > 5) FROM heart", "FILTER with"),
+    ("SELECT ROUND(age) §FILTER (WHERE age > 5) FROM heart", "FILTER here"),
+    ("SELECT SUM(age) FILTER (WHERE §AVG(age) > 5) FROM heart", "The aggregate AVG here"),
     ("SELECT §MIN(age) FROM heart", "The function MIN"),
     ("SELECT sex,\n       §max(age) FROM heart GROUP BY sex", "The function MAX"),
     ("SELECT §median(age) FROM heart", "The function MEDIAN"),
@@ -443,7 +514,14 @@ REFUSED = [
     ("§EXPLAIN SELECT 1", "The statement EXPLAIN"),
     ("§FROM heart", "FROM before SELECT"),
     ("§(SELECT 1)", "A statement in parentheses"),
-    ("SELECT COUNT(*) FROM heart WHERE sex §LIKE 'm%'", "LIKE"),
+    ("SELECT COUNT(*) FROM heart WHERE age §LIKE '5%'", "LIKE on anything but"),
+    ("SELECT COUNT(*) FROM heart WHERE CASE WHEN smoker THEN 'a' END §ILIKE 'a'", "LIKE on anything but"),
+    ("SELECT COUNT(*) FROM heart WHERE sex §LIKE city", "LIKE with this pattern"),
+    ("SELECT COUNT(*) FROM heart GROUP BY EXTRACT(dow FROM §seen)", "The part DOW of a date"),
+    ("SELECT SUM(§YEAR(seen + 1)) FROM heart", "A part of a computed date"),
+    ("SELECT seen, COUNT(*) FROM heart GROUP BY ALL HAVING §YEAR(seen) = 2024", "A part of a date here"),
+    ("SELECT COUNT(*) FROM heart GROUP BY §COALESCE(age, 0)", "A computed value outside an aggregate"),
+    ("SELECT COUNT(*) FROM heart GROUP BY §COALESCE(sex, age)", "A computed value outside an aggregate"),
     ("SELECT COUNT(*) FROM heart WHERE age §% 2 = 1", "%"),
     ("SELECT COUNT(*) FROM heart WHERE age §// 2 = 1", "//"),
     ("SELECT COUNT(*) FROM heart WHERE sex §|| 'a' = 'b'", "||"),

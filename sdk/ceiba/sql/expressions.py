@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import date, datetime
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Literal
 
 from sqlglot import exp
 
+from ceiba.sql.functions import is_literal
+from ceiba.sql.patterns import matching
 from ceiba.sql.refusals import Refusal
 from ceiba.sql.source import Source
 from ceiba.terms import Grouping, Term, case, joined, literal, python_value
@@ -40,6 +42,18 @@ class Reader:
             hint = "Labels make groups: use it in GROUP BY, or give numbers."
             self.source.refuse(node, Refusal("A CASE with text here", hint, "CASE"))
         return made
+
+    def date_part(self, node: exp.Expr) -> Term:
+        """EXTRACT(year FROM x), YEAR(x), date_part('year', x): a number."""
+        raise NotImplementedError
+
+    def are_conditions(self, terms: Sequence[Term]) -> bool:
+        """Whether they are all known to be true or false, rather than numbers."""
+        raise NotImplementedError
+
+    def labels(self, node: exp.Expr) -> tuple[str, ...] | None:
+        """The public values of a column of text; None if there are none."""
+        raise NotImplementedError
 
     def rounding(self, node: exp.Anonymous) -> Term:
         """ROUND(x) and ROUND(x, digits)."""
@@ -134,6 +148,16 @@ def _is(reader: Reader, node: exp.Is) -> Term:
     return reader.source.refuse(node, Refusal("IS with this operand", "Write IS NULL, IS TRUE or IS FALSE.", "IS"))
 
 
+def _if(reader: Reader, node: exp.If) -> Term:
+    return reader.chosen(node, *if_parts(reader, node))
+
+
+def if_parts(reader: Reader, node: exp.If) -> tuple[list[Any], Any]:
+    """IF(condition, value, other) as the branches of a CASE, and what it is otherwise."""
+    default = node.args.get("false")
+    return [(reader.term(node.this), _outcome(reader, node.args["true"]))], _otherwise(reader, default)
+
+
 def _case(reader: Reader, node: exp.Case) -> Term:
     return reader.chosen(node, branches_of(reader, node), otherwise_of(reader, node))
 
@@ -149,7 +173,10 @@ def branches_of(reader: Reader, node: exp.Case) -> list[Any]:
 
 
 def otherwise_of(reader: Reader, node: exp.Case) -> Any:
-    default = node.args.get("default")
+    return _otherwise(reader, node.args.get("default"))
+
+
+def _otherwise(reader: Reader, default: exp.Expr | None) -> Any:
     return None if default is None or type(default) is exp.Null else _outcome(reader, default)
 
 
@@ -178,6 +205,78 @@ def _cast(reader: Reader, node: exp.Cast) -> Term:
         reader.source.bad(node, "a literal is no date or time; write DATE '2026-01-31'")
 
 
+def _distinct(*, negate: bool) -> Callable[[Reader, Any], Term]:
+    """IS NOT DISTINCT FROM: equal, or both NULL; never NULL itself. `negate`: IS DISTINCT FROM."""
+
+    def handler(reader: Reader, node: exp.Binary) -> Term:
+        _require_parentheses(reader, node)
+        sides = [side for side in (node.left, node.right) if type(side) is not exp.Null]
+        terms = [reader.term(side) for side in sides]
+        maybe_null = [term for term in terms if not is_literal(term)]
+        both_null = joined("and", [term.isnull() for term in maybe_null])
+        if len(terms) < 2:
+            same = both_null if maybe_null else Term(TruthValue(value=not terms))
+        else:
+            equal = joined("and", [*(term.notnull() for term in maybe_null), terms[0] == terms[1]])
+            same = equal | both_null if len(maybe_null) == 2 else equal
+        return ~same if negate else same
+
+    return handler
+
+
+def _like(reader: Reader, node: exp.Like | exp.ILike, escape: str = "") -> Term:
+    """IN the labels that match. What matches none is FALSE, and NULL for NULL, as `x <> x` is."""
+    labels, pattern = reader.labels(bare(node.this)), bare(node.expression)
+    if labels is None:
+        hint = "Only a column of text with a declared domain is matched, because only its values are public."
+        reader.source.refuse(node, Refusal("LIKE on anything but a column with a domain", hint, node.key.upper()))
+    if type(pattern) is not exp.Literal or not pattern.is_string:
+        reader.source.refuse(node, Refusal("LIKE with this pattern", "Write the pattern as text.", node.key.upper()))
+    found = matching(pattern.this, labels, escape=escape, ignore_case=type(node) is exp.ILike)
+    term = reader.term(node.this)
+    matches = term.isin(found) if found else term != term
+    return ~matches if node.args.get("negate") else matches
+
+
+def _escaped_like(reader: Reader, node: exp.Escape) -> Term:
+    like, escape = node.this, node.expression
+    if type(like) not in (exp.Like, exp.ILike) or type(escape) is not exp.Literal or len(escape.this) > 1:
+        reader.source.bad(node, "ESCAPE takes one character, after a LIKE")
+    return _like(reader, like, escape.this)
+
+
+def _date_arithmetic(reader: Reader, node: exp.Expr) -> date | None:
+    """A literal date, perhaps with days added; None for anything else."""
+    node = bare(node)
+    if type(node) is exp.Cast and node.to.this is exp.DType.DATE:
+        return date.fromisoformat(str(python_value(_cast(reader, node))))
+    if not isinstance(node, exp.Add | exp.Sub):
+        return None
+    start, days_text = _date_arithmetic(reader, node.left), bare(node.right)
+    if start is None or type(days_text) is not exp.Literal or not days_text.this.isdecimal() or days_text.is_string:
+        return None
+    try:
+        days = timedelta(int(days_text.this))
+        return start + days if type(node) is exp.Add else start - days
+    except OverflowError:
+        reader.source.bad(node, "a date lies beyond the calendar")
+
+
+def _sum(operation: Callable[[Term, Term], Term]) -> Callable[[Reader, Any], Term]:
+    """+ and -, also of a literal date and a number of days, and of two literal dates."""
+
+    def handler(reader: Reader, node: exp.Binary) -> Term:
+        shifted = _date_arithmetic(reader, node)
+        if shifted is not None:
+            return Term(literal(shifted))
+        dates = [_date_arithmetic(reader, side) for side in (node.left, node.right)]
+        if type(node) is exp.Sub and dates[0] is not None and dates[1] is not None:
+            return Term(literal((dates[0] - dates[1]).days))
+        return operation(reader.term(node.left), reader.term(node.right))
+
+    return handler
+
+
 _COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.EQ: eq,
     exp.NEQ: ne,
@@ -195,8 +294,8 @@ _HANDLERS: dict[type[exp.Expr], Callable[[Reader, Any], Term]] = {
     exp.Boolean: lambda _, node: Term(TruthValue(value=node.this)),
     exp.Null: _null,
     exp.Paren: lambda reader, node: reader.term(node.this),
-    exp.Add: _arithmetic(lambda left, right: left + right),
-    exp.Sub: _arithmetic(lambda left, right: left - right),
+    exp.Add: _sum(lambda left, right: left + right),
+    exp.Sub: _sum(lambda left, right: left - right),
     exp.Mul: _arithmetic(lambda left, right: left * right),
     exp.Div: _arithmetic(lambda left, right: left / right),
     exp.Neg: lambda reader, node: -reader.term(node.this),
@@ -207,6 +306,13 @@ _HANDLERS: dict[type[exp.Expr], Callable[[Reader, Any], Term]] = {
     exp.In: _in,
     exp.Is: _is,
     exp.Case: _case,
+    exp.If: _if,
+    exp.Like: _like,
+    exp.ILike: _like,
+    exp.Escape: _escaped_like,
+    exp.NullSafeEQ: _distinct(negate=False),
+    exp.NullSafeNEQ: _distinct(negate=True),
+    exp.Extract: lambda reader, node: reader.date_part(node),
     exp.Cast: _cast,
 }
 """All of the row algebra. A class that is not here is refused."""

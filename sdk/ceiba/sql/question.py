@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from sqlglot import exp
 
 from ceiba.presentation import Order, Presentation, Shown
 from ceiba.sql.expressions import Reader, bare
+from ceiba.sql.functions import spelt_out
 from ceiba.sql.refusals import NO_ROWS, Refusal
-from ceiba.sql.rows import AGGREGATES, GROUPINGS, RowReader, function_name, unknown_function
+from ceiba.sql.rows import AGGREGATES, DATE_PARTS, GROUPINGS, RowReader, function_name, unknown_function
 from ceiba.sql.source import Source, written
 from ceiba.statistics import statistic
 from ceiba.terms import Grouping, Term, built, col, expression_of, plan_name, require_shallow
-from ceiba_protocol.expression import Branch, Case, Expression
-from ceiba_protocol.plan import ByColumn, Named, Plan
+from ceiba_protocol.expression import Branch, Case, ColumnValue, Expression
+from ceiba_protocol.plan import ByCase, ByColumn, Named, Plan
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import Statistic
 
@@ -62,6 +63,7 @@ class Question:
             order=self._order(shown),
             limit=self._whole_number("limit"),
             offset=self._whole_number("offset") or 0,
+            numeric=frozenset(key.key.name for key in self.keys if key.numeric),
         )
         if not self.outputs:
             self.output(statistic("count")(), "count_star()", "")
@@ -241,7 +243,11 @@ class ReleasedReader(Reader):
     def term(self, node: exp.Expr) -> Term:
         """A group that is spelled out again, as in ORDER BY date_trunc('month', visited), is that group's label."""
         spelled = [name for key, name in self.question.spelled if key == node]
-        return col(spelled[0]) if spelled else super().term(node)
+        if spelled:
+            return col(spelled[0])
+        if _is_aggregate(node):
+            return col(self.question.output(*self.question.rows.aggregate(node), ""))
+        return super().term(node)
 
     def column(self, node: exp.Column) -> Term:
         if not node.table and node.name.casefold() in self.names:
@@ -260,15 +266,40 @@ class ReleasedReader(Reader):
         if function_name(node) == "ROUND":
             return self.rounding(node)
         if function_name(node) in GROUPINGS:
-            hint = "Give it an alias in SELECT, and use the alias."
-            self.source.refuse(node, Refusal(f"The function {function_name(node)} here", hint))
-        if not _is_aggregate(node):
-            return unknown_function(self.source, node)
-        return col(self.question.output(*self.question.rows.aggregate(node), ""))
+            self._refuse_group(node, f"The function {function_name(node)}")
+        if function_name(node) in DATE_PARTS:
+            return self.date_part(node)
+        spelt = spelt_out(self, node)
+        return unknown_function(self.source, node) if spelt is None else spelt
+
+    def date_part(self, node: exp.Expr) -> Term:
+        self._refuse_group(node, "A part of a date")
+
+    def _refuse_group(self, node: exp.Expr, what: str) -> NoReturn:
+        self.source.refuse(node, Refusal(f"{what} here", "Group by it, give it an alias in SELECT, and use the alias."))
+
+    def are_conditions(self, terms: Sequence[Term]) -> bool:
+        """On finished rows, CASE gives truth values as they are."""
+        return False
+
+    def labels(self, node: exp.Expr) -> tuple[str, ...] | None:
+        """Of a group, under its own name or an alias."""
+        if type(node) is not exp.Column:
+            return None
+        group = self.column(node).expression
+        keys = [one.key for one in self.question.keys if ColumnValue(name=one.key.name) == group and not one.numeric]
+        match keys:
+            case [ByCase(branches=branches, otherwise=otherwise)]:
+                return (*(branch.label for branch in branches), *([] if otherwise is None else [otherwise]))
+            case [ByColumn(column=name)]:
+                return self.question.rows.schema.column(name).domain
+        return None
 
 
 def _is_aggregate(node: exp.Expr) -> bool:
-    return type(node) is exp.Anonymous and function_name(node) in AGGREGATES
+    """AVG(x), or AVG(x) FILTER (WHERE …)."""
+    call = node.this if type(node) is exp.Filter else node
+    return type(call) is exp.Anonymous and function_name(call) in AGGREGATES
 
 
 def _has_aggregate(node: exp.Expr) -> bool:
