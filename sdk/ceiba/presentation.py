@@ -86,6 +86,10 @@ class Presentation:
     offset: int = 0
     numeric: frozenset[str] = frozenset()
     """The plan's groups whose labels are whole numbers, such as years."""
+    sets: tuple[frozenset[str], ...] = ()
+    """Grouping sets: the groups that rows are about, the others being summed over; empty: all groups."""
+    marks: tuple[tuple[str, str], ...] = ()
+    """Groups, and the names under which a row has 1 if it is a total over the group, or else 0."""
 
     @classmethod
     def of(cls, plan: Plan) -> Presentation:

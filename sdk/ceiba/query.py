@@ -239,38 +239,51 @@ class Query:
         outputs = [use.statistic.finish(*(sums[place] for place in use.sums)) for use in self.program.uses]
         return self._row((*labels, *(1 if output is None else output for output in outputs)))
 
-    def _row(self, values: Sequence[Any]) -> Row:
-        """A finished row by name, with dates and truth values as Python has them."""
-        labels = (self._label(key, label) for key, label in zip(self.asked.groups, values, strict=False))
-        names = [part.name for part in (*self.asked.groups, *self.asked.outputs)]
-        return dict(zip(names, (*labels, *values[len(self.asked.groups) :]), strict=True))
+    def _row(self, values: Sequence[Any], kept: Sequence[int] | None = None) -> Row:
+        """A finished row by name, with dates and truth values as Python has them. `kept`: the places of the groups
+        that it is about; for the others it has NULL, and its marks say that it is a total over them."""
+        groups = self.asked.groups
+        places = range(len(groups)) if kept is None else kept
+        labels = {groups[place].name: self._label(groups[place], values[n]) for n, place in enumerate(places)}
+        marks = {mark: int(name not in labels) for name, mark in self.presentation.marks}
+        outputs = zip((output.name for output in self.asked.outputs), values[len(places) :], strict=True)
+        return {key.name: labels.get(key.name) for key in groups} | marks | dict(outputs)
 
     def result(self, released: Released, **about: Any) -> Result:
         """Run by the merchant: the rows to show, from what all holders released; `about` fills in a Result's facts."""
-        rows = [self._row(row) for row in released.rows(self.program)]
+        rows, widths = [], []
+        for kept in self._groupings():
+            program, totals = released.summed_over(self.program, kept)
+            rows += [self._row(row, kept) for row in totals.rows(program)]
+            widths += self._half_widths(program, totals, kept)
         chosen = self.presentation.choose(rows)
-        widths = self._half_widths(released)
         return Result(
             self.columns,
             [self.presentation.show(rows[place]) for place in chosen],
             plus_minus=[widths[place] for place in chosen] if widths else [],
             noise=released.report(self.program),
-            groups=tuple(column.title for column in self.presentation.shown if column.reads <= self._group_names),
+            groups=tuple(column.title for column in self.presentation.shown if column.reads <= self._about),
             **about,
         )
 
-    def _half_widths(self, released: Released) -> list[tuple[Any, ...]]:
-        """For each row, half of each shown value's 95 % interval, None where there is none; no rows without noise."""
-        plain = [self._row(row) for row in released.half_widths(self.program)]
-        columns = [self._half_widths_of(column, plain, released) for column in self.presentation.shown]
-        return list(zip(*columns, strict=True)) if plain else []
+    def _groupings(self) -> list[tuple[int, ...]]:
+        """The places of the groups that rows are about: all of them, or those of each grouping set."""
+        names = [key.name for key in self.asked.groups]
+        sets = self.presentation.sets or (frozenset(names),)
+        return [tuple(place for place, name in enumerate(names) if name in one) for one in sets]
 
-    def _half_widths_of(self, column: Shown, plain: list[Row], released: Released) -> list[Any]:
-        if isinstance(column.expression, ColumnValue):
-            return [row[column.expression.name] for row in plain]
-        if not is_smooth(column.expression):
-            return [None] * len(plain)
-        return released.half_widths_of(self.program, lambda values: column.value(self._row(values)))
+    def _half_widths(self, program: Program, released: Released, kept: Sequence[int]) -> list[tuple[Any, ...]]:
+        """For each row, half of each shown value's 95 % interval, None where there is none; no rows without noise."""
+        plain = [self._row(row, kept) for row in released.half_widths(program)]
+
+        def of(column: Shown) -> list[Any]:
+            if isinstance(column.expression, ColumnValue):
+                return [row[column.expression.name] for row in plain]
+            if not is_smooth(column.expression):
+                return [None] * len(plain)
+            return released.half_widths_of(program, lambda values: column.value(self._row(values, kept)))
+
+        return list(zip(*map(of, self.presentation.shown), strict=True)) if plain else []
 
     def _label(self, key: GroupKey, label: Label) -> Label:
         """A group's label as Python has it: in the plan, a condition's are the texts "true" and "false"."""
@@ -285,8 +298,9 @@ class Query:
         )
 
     @property
-    def _group_names(self) -> set[str]:
-        return {key.name for key in self.asked.groups}
+    def _about(self) -> set[str]:
+        """The names of what says what a row is about."""
+        return {key.name for key in self.asked.groups} | {mark for _, mark in self.presentation.marks}
 
     # asking
 
@@ -316,6 +330,7 @@ class Query:
 
     def __repr__(self) -> str:
         lines = [f"Query on {self.asked.table}, not asked yet", *describe(self.asked)[1:]]
+        lines += [f"  in all for {', '.join(sorted(one)) or 'everything'}" for one in self.presentation.sets]
         if self.presentation.having is not None:
             lines.append(f"  having {to_text(self.presentation.having)}")
         return "\n".join(lines)

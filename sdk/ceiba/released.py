@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ceiba.noise import NoiseReport, half_width, report_of, spread
@@ -31,6 +32,22 @@ class Released:
     def rows(self, program: Program) -> list[tuple[Label | Output, ...]]:
         """Group labels, then outputs."""
         return finish(program, self.totals, self.sent, noisy=self.terms is not None)
+
+    def summed_over(self, program: Program, kept: Sequence[int]) -> tuple[Program, Released]:
+        """Totals over all keys but those in these places, from the cells alone: a total is withheld if one of its
+        cells is. The noise of its cells adds up."""
+        if len(kept) == len(program.keys):
+            return program, self
+        import numpy as np
+
+        shape, width = [len(key.values) for key in program.keys], len(program.sums)
+        others = tuple(place for place in range(len(shape)) if place not in kept)
+        totals = np.array(self.totals, dtype=object).reshape(*shape, width).sum(axis=others)
+        sent = None if self.sent is None else self.sent.reshape(*shape, width).all(axis=others).reshape(-1, width)
+        cells = prod(shape[place] for place in others)
+        variances = [variance * cells for variance in self.variances]
+        fewer = replace(program, keys=tuple(program.keys[place] for place in kept))
+        return fewer, Released(totals.reshape(-1).tolist(), sent, self.terms, variances)
 
     def half_widths(self, program: Program) -> list[tuple[Any, ...]]:
         """For each of `rows`, half of each output's 95 % interval, None where there is none; no rows without noise."""

@@ -161,6 +161,20 @@ QUESTIONS = [
     "SELECT COUNT(*), AVG(QUARTER(came)) FROM health.heart WHERE MONTH(seen) IN (2, 4) AND YEAR(came) = 2024",
     "SELECT COUNT(*) FROM health.heart WHERE seen < DATE '2024-03-01' + 10 AND seen >= DATE '2024-03-20' - 20 - 1",
     "SELECT COUNT(*) FROM health.heart WHERE age > DATE '2024-03-31' - DATE '2024-03-01'",
+    # totals over groups
+    "SELECT sex, COUNT(*), SUM(age), AVG(chol), VAR_SAMP(age), CORR(age, chol) FROM health.heart GROUP BY ROLLUP(sex)",
+    "SELECT sex, city, smoker, COUNT(*) AS n FROM health.heart GROUP BY CUBE(sex, city, smoker)",
+    "SELECT sex, city, COUNT(*), AVG(age) FROM health.heart GROUP BY GROUPING SETS ((sex, city), (city), (), (sex))",
+    "SELECT sex, city, COUNT(*), STDDEV(age) FROM health.heart GROUP BY GROUPING SETS (ROLLUP(sex, city), city, city)",
+    "SELECT sex, city, stage, COUNT(*) FROM health.heart GROUP BY city, ROLLUP((sex, stage))",
+    "SELECT sex, GROUPING(sex) AS g, GROUPING(city, sex) AS b, COUNT(*) FROM health.heart GROUP BY CUBE(sex, city)",
+    "SELECT CASE WHEN GROUPING(sex) = 1 THEN 'all' ELSE sex END AS who, SUM(age) / COUNT(*) AS r FROM health.heart"
+    " GROUP BY ROLLUP(sex)",
+    "SELECT sex, COUNT(*) FROM health.heart GROUP BY ROLLUP(sex) HAVING GROUPING(sex) = 0 OR COUNT(*) > 5",
+    "SELECT date_trunc('month', seen) AS m, age > 50 AS old, SUM(visits) FROM health.heart GROUP BY ROLLUP(m, 2)",
+    "SELECT sex, COUNT(*) FROM health.heart WHERE age > 1000 GROUP BY ROLLUP(sex)",
+    "SELECT COUNT(*) FROM health.heart GROUP BY ()",
+    "SELECT sex, city, GROUPING(sex), COUNT(*) FROM health.heart WHERE city <> 'Köln' GROUP BY sex, city",
     # computed from aggregates
     "SELECT sex, SUM(visits) / COUNT(*) AS rate, COUNT(*) - COUNT(age) FROM health.heart GROUP BY sex",
     "SELECT smoker, ROUND(AVG(age) - AVG(visits) * 2, 1), -COUNT(*) FROM health.heart GROUP BY smoker",
@@ -186,6 +200,8 @@ ORDERED = [
     "SELECT sex, -COUNT(*) FROM health.heart GROUP BY sex ORDER BY 2 LIMIT 2",
     "SELECT city, COUNT(*) FROM health.heart GROUP BY city ORDER BY AVG(age) - AVG(visits), city",
     "SELECT MONTH(seen) AS m, COUNT(*) FROM health.heart GROUP BY m ORDER BY m DESC",
+    "SELECT city, stage, COUNT(*) FROM health.heart GROUP BY ROLLUP(city, stage)"
+    " ORDER BY GROUPING(city, stage), city, stage DESC LIMIT 9",
     "SELECT city AS sex, sex AS city, COUNT(*) FROM health.heart GROUP BY ALL ORDER BY sex DESC, heart.sex",
 ]
 
@@ -425,6 +441,37 @@ def test_dates_over_a_very_long_time_have_no_months() -> None:
         parse("SELECT COUNT(*) FROM people WHERE born < DATE '9999-12-31' + 1", lambda _: people)
 
 
+def test_a_total_over_a_withheld_cell_is_withheld() -> None:
+    """The first cell of six is released: female and false. No total has only that one."""
+    sql = "SELECT sex, age > 50 AS old, COUNT(*) AS n FROM heart WHERE age IS NOT NULL AND sex IS NOT NULL GROUP BY"
+    query = query_of(f"{sql} ROLLUP(old, sex)")
+    sent = np.ones((query.program.cells, len(query.program.sums)), dtype=bool)
+    labels = list(query.program.labels())
+    sent[labels.index(("true", "male"))] = False
+    result = query.result(Released(grouped_sums(query.program, rows()), sent))
+    exact = {row[:2]: row[2] for row in answer(query)}
+    withheld = {("male", True), (None, True), (None, None)}
+    assert {row[:2]: row[2] for row in result if row[2] is not WITHHELD} == {
+        key: n for key, n in exact.items() if key not in withheld
+    }
+    assert {row[:2] for row in result if row[2] is WITHHELD} == withheld
+    assert exact[None, None] == sum(exact[sex, old] for sex in ("female", "male") for old in (False, True))
+
+
+def test_the_noise_of_a_total_is_that_of_all_its_cells() -> None:
+    query = query_of("SELECT city, COUNT(*), AVG(visits) + 0 FROM heart GROUP BY ROLLUP(city)")
+    noise, variances = NoiseTerms(rho=5000, cells_per_subject=1), [25] * len(query.program.sums)
+    result = query.result(Released(grouped_sums(query.program, rows()), None, noise, variances))
+    assert [row[1] for row in result.plus_minus] == pytest.approx([5 * 1.959964] * 4 + [10 * 1.959964])
+    assert [row[0] for row in result.rows][-1] is None and result["count_star()"][-1] == len(rows())
+
+
+def test_grouping_sets_are_limited() -> None:
+    cube = "CUBE(sex, city, smoker, stage, day)"
+    with pytest.raises(PlanTooLarge, match="grouping sets"):
+        query_of(f"SELECT COUNT(*) FROM heart GROUP BY {cube}, {cube}")
+
+
 def test_computed_columns_are_chosen_by_their_titles_in_python() -> None:
     query = query_of("SELECT sex, SUM(age) / COUNT(*) AS rate FROM heart GROUP BY sex")
     sorted_rows = answer(query.order_by("rate"))
@@ -531,8 +578,11 @@ REFUSED = [
     ("SELECT SUM(CAST(§age AS INT)) FROM heart", "CAST"),
     ("SELECT SUM(§CASE WHEN age > 1 THEN 'x' END) FROM heart", "A CASE with text here"),
     ("SELECT COUNT(*) FROM heart WHERE smoker = §age < visits", "A comparison of a condition without parentheses"),
-    ("SELECT sex, COUNT(*) FROM heart GROUP BY §ROLLUP (sex)", "ROLLUP"),
-    ("SELECT sex, COUNT(*) FROM heart GROUP BY §GROUPING SETS ((sex))", "GROUPING SETS"),
+    ("SELECT sex, COUNT(DISTINCT subject) FROM heart §GROUP BY ROLLUP (sex)", "COUNT(DISTINCT subject) with totals"),
+    ("SELECT sex, COUNT(*) FROM heart GROUP BY sex WITH §ROLLUP", "ROLLUP here"),
+    ("SELECT GROUPING(§age), COUNT(*) FROM heart GROUP BY sex", "age outside GROUP BY"),
+    ("SELECT GROUPING(§COUNT(*)) FROM heart GROUP BY sex", "GROUPING of no group"),
+    ("SELECT COUNT(*) FROM heart WHERE §GROUPING(sex) = 1", "The function GROUPING"),
     ("SELECT COUNT(*) FROM heart §QUALIFY 1 = 1", "QUALIFY"),
     ("SELECT COUNT(*) FROM heart USING §SAMPLE 10%", "A sample"),
     ("SELECT COUNT(*) FROM heart §LIMIT 1 + 1", "A computed LIMIT"),

@@ -11,15 +11,17 @@ from sqlglot import exp
 from ceiba.presentation import Order, Presentation, Shown
 from ceiba.sql.expressions import Reader, bare
 from ceiba.sql.functions import spelt_out
+from ceiba.sql.grouping_sets import grouping_sets
 from ceiba.sql.refusals import NO_ROWS, Refusal
 from ceiba.sql.rows import AGGREGATES, DATE_PARTS, GROUPINGS, RowReader, function_name, unknown_function
 from ceiba.sql.source import Source, written
 from ceiba.statistics import statistic
-from ceiba.terms import Grouping, Term, built, col, expression_of, plan_name, require_shallow
+from ceiba.terms import Grouping, Term, built, col, expression_of, literal, plan_name, require_shallow
 from ceiba_protocol.expression import Branch, Case, ColumnValue, Expression
 from ceiba_protocol.plan import ByCase, ByColumn, Named, Plan
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import Statistic
+from ceiba_protocol.statistics.subjects import Subjects
 
 SchemaOf = Callable[[str], Schema]
 """The schema of a table by its name; raises UnknownTable."""
@@ -32,6 +34,7 @@ class _Item(NamedTuple):
     alias: str
 
 
+GROUPING = ("GROUPING", "GROUPING_ID")
 _CLAUSES = {"expressions", "from_", "where", "group", "having", "order", "limit", "offset"}
 
 
@@ -48,6 +51,10 @@ class Question:
         self.keys: list[Grouping] = []
         self.spelled: list[tuple[exp.Expr, str]] = []
         """Computed groups as they were written, with their names in the plan."""
+        self.sets: list[frozenset[str]] = [frozenset()]
+        """The groups that rows are about: with ROLLUP, CUBE and GROUPING SETS there are several such sets."""
+        self.marks: dict[str, str] = {}
+        """What GROUPING(a) reads, by the group's name."""
         self.outputs: list[Named] = []
 
     def read(self) -> tuple[Plan, Presentation]:
@@ -64,6 +71,8 @@ class Question:
             limit=self._whole_number("limit"),
             offset=self._whole_number("offset") or 0,
             numeric=frozenset(key.key.name for key in self.keys if key.numeric),
+            sets=self._groupings(),
+            marks=tuple(self.marks.items()),
         )
         if not self.outputs:
             self.output(statistic("count")(), "count_star()", "")
@@ -114,9 +123,8 @@ class Question:
         for name, part in group.args.items():
             if part and name not in ("expressions", "all"):
                 self.source.refuse(part[0] if isinstance(part, list) else group)
-        nodes = [item.node for item in self.items if not _has_aggregate(item.node)] if group.args.get("all") else []
-        for node in [*nodes, *group.expressions]:
-            self._add_key(self._referred(node))
+        nodes = [item.node for item in self.items if not _needs_result(item.node)] if group.args.get("all") else []
+        self.sets = grouping_sets([*nodes, *group.expressions], lambda node: self._add_key(self._referred(node)))
 
     def _referred(self, node: exp.Expr) -> exp.Expr:
         """The item that a GROUP BY entry names by number or by alias, or the entry itself; columns go first."""
@@ -133,19 +141,37 @@ class Question:
             self.source.bad(node, f"there is no item {number} in the SELECT list")
         return self.items[int(number) - 1]
 
-    def _add_key(self, node: exp.Expr) -> None:
-        if _has_aggregate(node):
+    def _add_key(self, node: exp.Expr) -> str:
+        """The name of a group, which is one of the plan's from now on."""
+        if _needs_result(node):
             self.source.refuse(node, Refusal("An aggregate in GROUP BY", "Group by columns, bins or conditions."))
         key = self.rows.grouping(node)
-        if self._key_like(key) is None:
+        known = self._key_like(key)
+        if known is None:
             aliases = [item.alias for item in self.items if item.alias and self._makes(item, key)]
-            wanted = aliases[0] if aliases else key.key.name
-            self.keys.append(key.alias(self._free_name(wanted)))
+            known = key.alias(self._free_name(aliases[0] if aliases else key.key.name))
+            self.keys.append(known)
             if type(node) is not exp.Column:
-                self.spelled.append((node, self.keys[-1].key.name))
+                self.spelled.append((node, known.key.name))
+        return known.key.name
+
+    def mark(self, group: str) -> str:
+        """The name under which finished rows say whether they are totals over this group."""
+        return self.marks.setdefault(group, self._free_name(f"grouping_{group}"))
+
+    def _groupings(self) -> tuple[frozenset[str], ...]:
+        """The groups that each row is about; none if that is all of them, as without ROLLUP and its like."""
+        if self.sets == [frozenset(key.key.name for key in self.keys)]:
+            return ()
+        if any(isinstance(output.statistic, Subjects) for output in self.outputs):
+            hint = "Who is in several groups would count several times: ask for it in a question with other groups."
+            self.source.refuse(
+                self.select.args["group"], Refusal("COUNT(DISTINCT subject) with totals", hint, "GROUP BY")
+            )
+        return tuple(self.sets)
 
     def _makes(self, item: _Item, key: Grouping) -> bool:
-        return not _has_aggregate(item.node) and self.rows.grouping(item.node).same_groups(key)
+        return not _needs_result(item.node) and self.rows.grouping(item.node).same_groups(key)
 
     def _key_like(self, wanted: Grouping) -> Grouping | None:
         return next((key for key in self.keys if key.same_groups(wanted)), None)
@@ -158,7 +184,7 @@ class Question:
         if _is_aggregate(node):
             made, title = self.rows.aggregate(node)
             return Shown.plain(self.output(made, title, item.alias), item.alias or title)
-        if _has_aggregate(node) or self._is_over_groups(node):
+        if _needs_result(node) or self._is_over_groups(node):
             computed = ReleasedReader(self, None, aliases_first=False).term(node).expression
             require_shallow(computed)
             return Shown(computed, item.alias or written(node))
@@ -186,7 +212,8 @@ class Question:
         return name
 
     def _free_name(self, title: str) -> str:
-        taken = {*(key.key.name for key in self.keys), *(output.name for output in self.outputs)}
+        names = [part.name for part in (*(key.key for key in self.keys), *self.outputs)]
+        taken = {*names, *self.marks.values()}
         return _first_free(plan_name(title), taken, first=2)
 
     # what refers to the result
@@ -265,12 +292,28 @@ class ReleasedReader(Reader):
     def call(self, node: exp.Anonymous) -> Term:
         if function_name(node) == "ROUND":
             return self.rounding(node)
+        if function_name(node) in GROUPING:
+            return self._grouping(node)
         if function_name(node) in GROUPINGS:
             self._refuse_group(node, f"The function {function_name(node)}")
         if function_name(node) in DATE_PARTS:
             return self.date_part(node)
         spelt = spelt_out(self, node)
         return unknown_function(self.source, node) if spelt is None else spelt
+
+    def _grouping(self, node: exp.Anonymous) -> Term:
+        """GROUPING(a, b): a bit for each group, the last one for the last, 1 where the row is a total over it."""
+        if not node.expressions:
+            self.source.bad(node, "GROUPING takes groups")
+        groups = {key.key.name for key in self.question.keys}
+        made = Term(literal(0))
+        for part in node.expressions:
+            read = self.term(part).expression
+            if not isinstance(read, ColumnValue) or read.name not in groups:
+                self.source.refuse(part, Refusal("GROUPING of no group", "Give it what stands in GROUP BY."))
+            mark = col(self.question.mark(read.name))
+            made = mark if part is node.expressions[0] else made * 2 + mark
+        return made
 
     def date_part(self, node: exp.Expr) -> Term:
         self._refuse_group(node, "A part of a date")
@@ -302,8 +345,13 @@ def _is_aggregate(node: exp.Expr) -> bool:
     return type(call) is exp.Anonymous and function_name(call) in AGGREGATES
 
 
-def _has_aggregate(node: exp.Expr) -> bool:
-    return any(_is_aggregate(part) for part in node.walk())
+def _needs_result(node: exp.Expr) -> bool:
+    """Whether it can only be computed from finished rows."""
+    return any(_is_aggregate(part) or _is_grouping_call(part) for part in node.walk())
+
+
+def _is_grouping_call(node: exp.Expr) -> bool:
+    return type(node) is exp.Anonymous and function_name(node) in GROUPING
 
 
 def _alias(node: exp.Expr) -> str:
