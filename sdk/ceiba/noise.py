@@ -96,6 +96,8 @@ def half_width(use: Use, sums: Sequence[Total], variances: Sequence[int]) -> Any
 
     if isinstance(finish(sums), list):
         return [NORMAL_95 * sqrt(variances[place]) for place in use.sums]
+    if not use.statistic.smooth:
+        return None
     return spread(finish, sums, sorted(set(use.sums)), variances)
 
 

@@ -9,8 +9,9 @@ misspelt or of the wrong type is said then, by this process, and not by a holder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,10 +24,11 @@ from ceiba.released import Released
 from ceiba.result import Result
 from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
 from ceiba_protocol.errors import BadQuestion, UnknownColumn
-from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, to_text
+from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, lower_number, to_text
 from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic, Total
+from ceiba_protocol.statistics.quantile import Quantile
 from ceiba_protocol.wording import describe, is_condition
 
 if TYPE_CHECKING:
@@ -262,6 +264,7 @@ class Query:
             [self.presentation.show(rows[place]) for place in chosen],
             plus_minus=[widths[place] for place in chosen] if widths else [],
             noise=released.report(self.program),
+            remarks=tuple(self._remarks()),
             groups=tuple(column.title for column in self.presentation.shown if column.reads <= self._about),
             **about,
         )
@@ -279,7 +282,7 @@ class Query:
         def of(column: Shown) -> list[Any]:
             if isinstance(column.expression, ColumnValue):
                 return [row[column.expression.name] for row in plain]
-            if not is_smooth(column.expression):
+            if not is_smooth(column.expression) or not all(one.statistic.smooth for one in self._outputs_of(column)):
                 return [None] * len(plain)
             return released.half_widths_of(program, lambda values: column.value(self._row(values, kept)))
 
@@ -296,6 +299,24 @@ class Query:
             if is_condition(key)
             else label
         )
+
+    def _outputs_of(self, column: Shown) -> list[Named]:
+        """The plan's outputs that a shown column is computed from."""
+        return [output for output in self.asked.outputs if output.name in column.reads]
+
+    def _remarks(self) -> Iterator[str]:
+        """How far quantiles may be off."""
+        for column in self.presentation.shown:
+            for made in (output.statistic for output in self._outputs_of(column)):
+                if isinstance(made, Quantile) and not self._is_exact(made):
+                    width = float(made.bin_width)
+                    yield f"Note: {column.title} is read from bins {width:g} wide: off by at most {width / 2:g}."
+
+    def _is_exact(self, quantile: Quantile) -> bool:
+        """Whether each of its bins has one possible value, in the middle."""
+        value = lower_number(quantile.value, self.schema, "A quantile")
+        middle = Fraction(quantile.low.value) + quantile.bin_width / 2
+        return quantile.bin_width == value.step and (middle / value.step).denominator == 1
 
     @property
     def _about(self) -> set[str]:

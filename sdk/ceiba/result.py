@@ -58,6 +58,9 @@ class Result:
     plus_minus: list[tuple[Any, ...]] = field(default_factory=list)
     """With noise, for each value half of its 95 % interval, None where there is none; of the noise alone."""
 
+    remarks: tuple[str, ...] = ()
+    """What is said about columns below the rows, such as how far a median may be off."""
+
     @property
     def withheld(self) -> list[dict[str, Any]]:
         """What was not released: for each row the groups, the columns, and the code of the reason (REASONS)."""
@@ -148,7 +151,7 @@ class Result:
             facts.append(f"{self.seconds:.2f} s")
         clipped = [f"{name} ({count})" for name, count in self.clipped.items() if count]
         note = f"Note: values outside the declared bounds were clipped in {', '.join(clipped)}."
-        return [", ".join(facts), *([note] if clipped else []), *self._protection()]
+        return [", ".join(facts), *([note] if clipped else []), *self.remarks, *self._protection()]
 
     def _protection(self) -> list[str]:
         """The noise, and what was withheld and why."""

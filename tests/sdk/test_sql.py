@@ -175,6 +175,20 @@ QUESTIONS = [
     "SELECT sex, COUNT(*) FROM health.heart WHERE age > 1000 GROUP BY ROLLUP(sex)",
     "SELECT COUNT(*) FROM health.heart GROUP BY ()",
     "SELECT sex, city, GROUPING(sex), COUNT(*) FROM health.heart WHERE city <> 'Köln' GROUP BY sex, city",
+    # medians of columns with few possible values
+    "SELECT MEDIAN(age), median(visits) FROM health.heart",
+    "SELECT sex, COUNT(*), MEDIAN(stage) FILTER (WHERE smoker), MEDIAN(age + visits) - AVG(age) AS x FROM health.heart"
+    " GROUP BY ROLLUP(sex)",
+    "SELECT MEDIAN(age) FROM health.heart WHERE age > 1000",
+    # the least-squares line
+    "SELECT sex, REGR_SLOPE(chol, age), REGR_INTERCEPT(chol, age), REGR_R2(chol, age), REGR_COUNT(chol, age)"
+    " FROM health.heart GROUP BY sex",
+    "SELECT REGR_AVGX(chol, age), REGR_AVGY(chol, age), REGR_SXX(chol, age), REGR_SYY(chol, age), REGR_SXY(chol, age)"
+    " FROM health.heart",
+    "SELECT city, regr_slope(dose, visits) + 0, regr_r2(visits, dose) FROM health.heart GROUP BY ROLLUP(city)",
+    "SELECT REGR_SLOPE(age, 3), REGR_INTERCEPT(age, 3), REGR_R2(age, 3), REGR_R2(3, age), REGR_SLOPE(3, age)"
+    " FROM health.heart",
+    "SELECT REGR_SLOPE(age, chol), REGR_SXX(age, chol), REGR_COUNT(age, chol) FROM health.heart WHERE age > 1000",
     # computed from aggregates
     "SELECT sex, SUM(visits) / COUNT(*) AS rate, COUNT(*) - COUNT(age) FROM health.heart GROUP BY sex",
     "SELECT smoker, ROUND(AVG(age) - AVG(visits) * 2, 1), -COUNT(*) FROM health.heart GROUP BY smoker",
@@ -362,7 +376,7 @@ def test_an_aggregate_that_is_only_in_having_is_asked_for_but_hidden() -> None:
 
 
 def test_every_sql_name_of_every_statistic_is_known() -> None:
-    arguments = {"COUNT": "age", "HISTOGRAM": "age, 0, 100, 10"}
+    arguments = {"COUNT": "age", "HISTOGRAM": "age, 0, 100, 10", "MEDIAN": "age", "APPROX_QUANTILE": "age, 0.9"}
     for kind in STATISTICS.values():
         fields = [name for name, info in kind.model_fields.items() if name != "statistic" and info.is_required()]
         for name in kind.sql:
@@ -472,6 +486,45 @@ def test_grouping_sets_are_limited() -> None:
         query_of(f"SELECT COUNT(*) FROM heart GROUP BY {cube}, {cube}")
 
 
+@pytest.mark.parametrize("q", ["0", "0.1", "0.25", "0.9", "0.99", "1"])
+def test_quantiles_are_exact_for_few_values_and_within_half_a_bin_for_many(q: str) -> None:
+    result = answer(query_of(f"SELECT APPROX_QUANTILE(age, {q}) AS age, APPROX_QUANTILE(chol, {q}) AS chol FROM heart"))
+    _, ((age, chol),) = truth(f"SELECT quantile_cont(age, {q}), quantile_cont(chol::DOUBLE, {q}) FROM health.heart")
+    assert result["age"] == [pytest.approx(age, rel=1e-12)]
+    assert abs(result["chol"][0] - chol) <= 0.45
+    assert result.remarks == ("Note: chol is read from bins 0.9 wide: off by at most 0.45.",)
+    assert result.remarks[0] in repr(result)
+
+
+def test_a_quantile_has_the_bins_that_were_asked_for() -> None:
+    made = {
+        sql: query_of(f"SELECT {sql} AS m FROM heart").asked.outputs[0].statistic
+        for sql in ("MEDIAN(age)", "MEDIAN(age, 12)", "MEDIAN(age, 20, 80, 3)", "APPROX_QUANTILE(dose, 0.25, 10)")
+    }
+    bins = {sql: (one.low.value, one.high.value, one.bins, one.inside) for sql, one in made.items()}
+    assert bins == {
+        "MEDIAN(age)": ("-0.5", "120.5", 121, True),
+        "MEDIAN(age, 12)": ("-0.5", "120.5", 11, True),
+        "MEDIAN(age, 20, 80, 3)": ("20", "80", 3, False),
+        "APPROX_QUANTILE(dose, 0.25, 10)": ("-0.005", "9.095", 10, True),
+    }
+
+
+def test_a_quantile_beside_a_withheld_bin_is_withheld() -> None:
+    query = query_of("SELECT MEDIAN(age, 3) AS m, COUNT(*) AS n FROM heart")
+    sent = np.ones((1, len(query.program.sums)), dtype=bool)
+    sent[0, query.program.uses[0].sums[2]] = False
+    result = query.result(Released(grouped_sums(query.program, rows()), sent))
+    assert result[0] == (WITHHELD, len(rows()))
+
+
+def test_a_quantile_read_from_noisy_bins_has_no_interval() -> None:
+    query = query_of("SELECT MEDIAN(age), MEDIAN(age) + 1, COUNT(*) FROM heart")
+    noise, variances = NoiseTerms(rho=5000, cells_per_subject=1), [4] * len(query.program.sums)
+    result = query.result(Released(grouped_sums(query.program, rows()), None, noise, variances))
+    assert result.plus_minus == [(None, None, pytest.approx(2 * 1.959964))]
+
+
 def test_computed_columns_are_chosen_by_their_titles_in_python() -> None:
     query = query_of("SELECT sex, SUM(age) / COUNT(*) AS rate FROM heart GROUP BY sex")
     sorted_rows = answer(query.order_by("rate"))
@@ -529,7 +582,9 @@ REFUSED = [
     ("SELECT SUM(age) FILTER (WHERE §AVG(age) > 5) FROM heart", "The aggregate AVG here"),
     ("SELECT §MIN(age) FROM heart", "The function MIN"),
     ("SELECT sex,\n       §max(age) FROM heart GROUP BY sex", "The function MAX"),
-    ("SELECT §median(age) FROM heart", "The function MEDIAN"),
+    ("SELECT §mode(age) FROM heart", "The function MODE"),
+    ("SELECT percentile_cont(0.5) §WITHIN GROUP (ORDER BY age) FROM heart", "WITHIN GROUP"),
+    ("SELECT §MEDIAN(age / 3) FROM heart", "MEDIAN of what is no decimal number"),
     ("SELECT §quantile_cont(age, 0.5) FROM heart", "The function QUANTILE_CONT"),
     ("SELECT §* FROM heart", "*"),
     ("SELECT heart.§* FROM heart", "*"),
@@ -617,6 +672,9 @@ BAD = [
     ("SELECT §COUNT(*)", "no FROM"),
     ("SELECT COUNT(*) FROM heart GROUP BY §2", "no item 2"),
     ("SELECT COUNT(*) FROM heart ORDER BY §0", "no item 0"),
+    ("SELECT §MEDIAN(age, 0, 9) FROM heart", "a number of bins"),
+    ("SELECT §APPROX_QUANTILE(age) FROM heart", "a number of bins"),
+    ("SELECT §MEDIAN(age, 2.5) FROM heart", "whole number from 1"),
 ]
 
 

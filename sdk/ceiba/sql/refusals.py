@@ -15,7 +15,8 @@ class Refusal(NamedTuple):
 
 ONE_TABLE = "Ask about one table; joining on persons would show who is in both."
 NO_ROWS = "Rows are never released: group by it, or put it into an aggregate such as AVG."
-NO_EXTREMES = "Extremes and quantiles are not computed; use HISTOGRAM(x, low, high, bins)."
+NO_EXTREMES = "An extreme is one person's value; use APPROX_QUANTILE(x, 0.95) or HISTOGRAM(x, low, high, bins)."
+QUANTILES = "Use MEDIAN(x) or APPROX_QUANTILE(x, q), which are read from bins."
 READ_ONLY = "A question starts with SELECT."
 
 PARAMETER = Refusal("A parameter", "Write the value into the SQL, or use the Python API.")
@@ -30,7 +31,7 @@ REFUSED: dict[type[exp.Expr], Refusal] = {
     exp.Intersect: Refusal("INTERSECT", "Ask two questions.", "INTERSECT"),
     exp.Except: Refusal("EXCEPT", "Ask two questions.", "EXCEPT"),
     exp.Window: Refusal("A window function", "Use GROUP BY.", "OVER"),
-    exp.WithinGroup: Refusal("WITHIN GROUP", NO_EXTREMES, "WITHIN"),
+    exp.WithinGroup: Refusal("WITHIN GROUP", QUANTILES, "WITHIN"),
     exp.Distinct: Refusal("DISTINCT", "Counting distinct values needs each row's value; use GROUP BY.", "DISTINCT"),
     exp.Order: Refusal("ORDER BY inside a function", "Aggregates do not depend on an order.", "ORDER"),
     exp.Star: Refusal("*", NO_ROWS),
@@ -68,4 +69,5 @@ OTHER_STATEMENTS = {
 }
 
 FUNCTION_HINTS = dict.fromkeys(("MIN", "MAX", "FIRST", "LAST", "ANY_VALUE", "ARG_MIN", "ARG_MAX"), NO_EXTREMES)
-FUNCTION_HINTS |= dict.fromkeys(("MEDIAN", "QUANTILE", "QUANTILE_CONT", "QUANTILE_DISC", "MODE"), NO_EXTREMES)
+FUNCTION_HINTS |= dict.fromkeys(("QUANTILE", "QUANTILE_CONT", "QUANTILE_DISC"), QUANTILES)
+FUNCTION_HINTS |= dict.fromkeys(("PERCENTILE_CONT", "PERCENTILE_DISC"), QUANTILES) | {"MODE": NO_EXTREMES}

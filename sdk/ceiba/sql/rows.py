@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import NoReturn
 
 from sqlglot import exp
@@ -16,13 +17,16 @@ from ceiba.sql.source import Source, written
 from ceiba.statistics import only_rows, statistic
 from ceiba.terms import Grouping, Term, case, col, date_trunc, grouping, is_groupable, python_value, width_bucket
 from ceiba_protocol.errors import UnknownTable
-from ceiba_protocol.expression import Kind, lower
+from ceiba_protocol.expression import Kind, lower, lower_sum, number
 from ceiba_protocol.schema import ColumnType, Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic
+from ceiba_protocol.statistics.quantile import Quantile
 from ceiba_protocol.statistics.subjects import Subjects
 
 AGGREGATES = {name.upper() for kind in STATISTICS.values() for name in kind.sql}
 """SQL functions that are statistics."""
+MOST_EXACT_BINS, BINS = 200, 100
+"""A quantile has a bin for each possible value if these are at most so many; otherwise so many bins."""
 DATE_PARTS = {*(part.upper() for part in MONTHS), "DATE_PART", "DATEPART"}
 SUBJECT_NAME = "subject"
 """What COUNT(DISTINCT subject) counts: the people or firms behind the rows, whose key has no name in a question."""
@@ -92,7 +96,37 @@ class RowReader(Reader):
         if name == "count" and self._is_distinct_subject(node):
             return statistic("subjects")(), f"count(DISTINCT {SUBJECT_NAME})"
         terms = [self.term(part) for part in node.expressions]
-        return statistic(name)(*terms), f"{name}({', '.join(map(repr, terms))})"
+        made = self._quantile(node, name, terms) if name.upper() in Quantile.sql else statistic(name)(*terms)
+        return made, f"{name}({', '.join(map(repr, terms))})"
+
+    def _quantile(self, node: exp.Expr, name: str, terms: list[Term]) -> Statistic:
+        """MEDIAN(x) and APPROX_QUANTILE(x, q); then perhaps a number of bins over x's declared bounds, or low, high and
+        the number of bins between them."""
+        needed = 1 if Quantile.sql[name.upper()] else 2
+        bounds = terms[needed:]
+        if len(terms) < needed or len(bounds) not in (0, 1, 3):
+            values = "a value" if needed == 1 else "a value and a share"
+            self.source.bad(node, f"{name.upper()} takes {values}, then perhaps (low, high and) a number of bins")
+        if len(bounds) == 3:
+            return statistic(name)(*terms)
+        wanted = python_value(bounds[0]) if bounds else None
+        if bounds and (not isinstance(wanted, int) or wanted < 1):
+            self.source.bad(node, "the number of bins is a whole number from 1 on")
+        try:
+            low, high, bins = self._bins_of(terms[0], wanted)  # type: ignore[arg-type]
+        except ValueError:
+            self.source.refuse(node, Refusal(f"{name.upper()} of what is no decimal number", "Use ROUND(x, digits)."))
+        return statistic(name)(*terms[:needed], low=low, high=high, bins=bins, inside=True)
+
+    def _bins_of(self, value: Term, wanted: int | None) -> tuple[Term, Term, int]:
+        """Low, high and the number of bins for all values that the declared bounds allow: one for each if these are
+        few, or else at most `wanted`, each for equally many of them. Raises WrongType, UnboundedColumn."""
+        lowered = lower_sum(value.expression, self.schema)
+        values = lowered.node.high - lowered.node.low + 1
+        in_one = -(-values // (wanted or (values if values <= MOST_EXACT_BINS else BINS)))
+        bins = -(-values // in_one)
+        low = lowered.step * (lowered.node.low - Fraction(1, 2))
+        return Term(number(low)), Term(number(low + lowered.step * in_one * bins)), bins
 
     def _is_distinct_subject(self, node: exp.Expr) -> bool:
         """Whether the argument is DISTINCT subject, and no column of the table has that name."""
