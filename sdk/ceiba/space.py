@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -147,8 +147,11 @@ class Space:
         entry = self.with_newest_roster(lambda: self._entry(name))
         return Table(entry.required_schema(), Pinned(self, dict(version)) if version else self)
 
-    def sql(self, text: str) -> Query:
+    def sql(self, text: str, parameters: Sequence[object] | None = None) -> Query:
         """A question in SQL, ready to be asked: `space.sql("SELECT ...").to_pandas()`.
+
+        `parameters`: a value for each `?` in it, as in `space.sql("SELECT ... WHERE age > ?", [50])`; they are never
+        read as SQL.
 
         Raises BadSQL, UnsupportedSQL (with the place), UnknownTable, UnknownColumn and the other errors of a query.
         """
@@ -160,7 +163,7 @@ class Space:
             schemas[table] = self.table(table).schema
             return schemas[table]
 
-        plan, presentation = parse(text, schema_of)
+        plan, presentation = parse(text, schema_of, parameters)
         return Query(schemas[plan.table], self, plan, presentation)
 
     # --- asking (what `Query.run`, `submit` and `explain` call)

@@ -19,7 +19,9 @@ NO_EXTREMES = "An extreme is one person's value; use APPROX_QUANTILE(x, 0.95) or
 QUANTILES = "Use MEDIAN(x) or APPROX_QUANTILE(x, q), which are read from bins."
 READ_ONLY = "A question starts with SELECT."
 
-PARAMETER = Refusal("A parameter", "Write the value into the SQL, or use the Python API.")
+PARAMETER = Refusal(
+    "A parameter", "Write the value into the SQL, or give it: space.sql(text, [50]), with ? in its place."
+)
 _CONDITION = "Use comparisons, IN and BETWEEN; for patterns, IN with the values of the column's domain."
 REFUSED: dict[type[exp.Expr], Refusal] = {
     exp.Subquery: Refusal("A subquery", ONE_TABLE, "SELECT"),
