@@ -20,6 +20,7 @@ from ceiba.catalogue import Catalogue, CatalogueEntry
 from ceiba.choosing import Wish
 from ceiba.home import AskedJob, Home
 from ceiba.jobs import Job
+from ceiba.kept import JobList, asked, keep
 from ceiba.noise import Wanted, terms_for
 from ceiba.progress import show_nothing, show_on_terminal
 from ceiba.query import Query, Table
@@ -191,14 +192,35 @@ class Space:
         `deadline`: seconds until the job ends even if a holder has not answered. Every job takes one of the agreement's
         numbers, also if it fails. Raises NoAgreement, NotAgreed, AgreementNotActive, UnknownAgreement, DatasetMissing.
         """
-        started = time.monotonic()
+        started = time.time()
         seconds = max(1, int(deadline.total_seconds() if isinstance(deadline, timedelta) else deadline))
         signed, agreed = self.with_newest_roster(
             lambda: self._manifest(query, self._wish(query, seconds, purpose), agreement, version or {}, noise)
         )
         job = Job(self, self._jobs, query, signed, agreed, started)
-        job.send()
+        self.home.keep_job(keep(query, job.manifest, signed, agreed))
+        try:
+            job.send()
+        except KeyboardInterrupt:
+            job.abandon()
+            raise
         return job
+
+    def job(self, beginning: str) -> Job:
+        """A job that this folder has asked, perhaps in another process, by its id or the id's first digits.
+
+        >>> space.job("f0618a39").wait()
+
+        Raises UnknownJob unless it is exactly one, and AgreementMismatch if a party has other keys since.
+        """
+        kept = self.home.kept_job(beginning)
+        query, signed, agreement = asked(kept, self)
+        return self.with_newest_roster(lambda: Job(self, self._jobs, query, signed, agreement, kept.at))
+
+    def jobs(self, newest: int = 20) -> JobList:
+        """The newest of the jobs that this folder has asked in the last year; shows itself as a table, with states."""
+        kept = self.home.kept_jobs()
+        return JobList(self, kept[:newest], max(0, len(kept) - newest))
 
     def _manifest(
         self, query: Query, wish: Wish, named: AgreementHandle | str | None, version: Versions, noise: Wanted

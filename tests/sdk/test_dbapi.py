@@ -125,7 +125,7 @@ def test_columns_are_described_with_type_codes(connection: dbapi.Connection) -> 
         "h": ("table", False),
     }
     assert codes["sex"][0] == dbapi.STRING and codes["n"][0] != dbapi.STRING
-    assert codes["n"][0] == codes["a"][0] == dbapi.NUMBER and codes["m"][0] == dbapi.DATETIME
+    assert codes["n"][0] == dbapi.NUMBER and codes["a"][0] == dbapi.NUMBER and codes["m"][0] == dbapi.DATETIME
 
 
 VALUES = [
