@@ -27,7 +27,7 @@ from ceiba_protocol.errors import BadQuestion, UnknownColumn
 from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, lower_number, to_text
 from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
-from ceiba_protocol.statistics import STATISTICS, Statistic, Total
+from ceiba_protocol.statistics import STATISTICS, WITHHELD, Statistic, Total
 from ceiba_protocol.statistics.quantile import Quantile
 from ceiba_protocol.wording import describe, is_condition
 
@@ -264,7 +264,7 @@ class Query:
             [self.presentation.show(rows[place]) for place in chosen],
             plus_minus=[widths[place] for place in chosen] if widths else [],
             noise=released.report(self.program),
-            remarks=tuple(self._remarks()),
+            remarks=tuple(self._remarks([rows[place] for place in chosen])),
             groups=tuple(column.title for column in self.presentation.shown if column.reads <= self._about),
             **about,
         )
@@ -304,11 +304,13 @@ class Query:
         """The plan's outputs that a shown column is computed from."""
         return [output for output in self.asked.outputs if output.name in column.reads]
 
-    def _remarks(self) -> Iterator[str]:
-        """How far quantiles may be off."""
+    def _remarks(self, rows: Sequence[Row]) -> Iterator[str]:
+        """How far quantiles may be off, and what to do where they are withheld."""
         for column in self.presentation.shown:
             for made in (output.statistic for output in self._outputs_of(column)):
-                if isinstance(made, Quantile) and not self._is_exact(made):
+                if isinstance(made, Quantile) and made.inside and any(column.value(row) is WITHHELD for row in rows):
+                    yield f"Note: {column.title} needs people in every bin: name few bins, and narrow bounds."
+                elif isinstance(made, Quantile) and not self._is_exact(made):
                     width = float(made.bin_width)
                     yield f"Note: {column.title} is read from bins {width:g} wide: off by at most {width / 2:g}."
 

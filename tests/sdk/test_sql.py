@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ceiba.statistics
+from ceiba.kept import _presentations
 from ceiba.query import Query
 from ceiba.released import Released
 from ceiba.result import Result
@@ -137,6 +138,9 @@ QUESTIONS = [
     "SELECT SUM(ABS(visits)), SUM(ABS(chol - age)), SUM(ABS(-2)) FROM health.heart",
     "SELECT SUM(GREATEST(age, visits, stage)), SUM(LEAST(chol, 5, dose)), SUM(greatest(1, 2)) FROM health.heart",
     "SELECT COUNT(*) FROM health.heart WHERE COALESCE(smoker, age > 60, TRUE) AND NULLIF(stage, 2) = 1",
+    "SELECT COUNT(*) FROM health.heart WHERE IF(sex = 'male', age > 40, smoker)",
+    "SELECT COUNT(*) FROM health.heart WHERE CASE WHEN sex IS NULL THEN TRUE WHEN stage = 1 THEN smoker END",
+    "SELECT SUM(COALESCE(5, age)), SUM(COALESCE(smoker, 2)) FROM health.heart",
     "SELECT COALESCE(smoker, FALSE) AS s, COUNT(*) FROM health.heart GROUP BY s",
     "SELECT COALESCE(sex, 'unknown') AS s, COUNT(*) FROM health.heart GROUP BY s",
     "SELECT COALESCE(NULLIF(sex, 'male'), city, 'x') AS s, COUNT(*) FROM health.heart GROUP BY s",
@@ -244,7 +248,9 @@ def test_titles_like_duckdb(sql: str) -> None:
 
 # --- generated questions ----------------------------------------------------------------------------------------
 
-_NUMBERS = st.sampled_from(["age", "visits", "chol", "dose", "stage", "7", "-2", "0.5", "12.25", "0"])
+_PLAIN_NUMBERS = ["age", "visits", "chol", "dose", "stage", "7", "-2", "0.5", "12.25", "0", "ABS(visits - stage)"]
+_CHOSEN = ["COALESCE(age, visits)", "NULLIF(stage, 2)", "GREATEST(age, chol, 3)", "LEAST(stage, visits)", "MONTH(seen)"]
+_NUMBERS = st.sampled_from([*_PLAIN_NUMBERS, *_CHOSEN])
 _VALUES = st.one_of(
     _NUMBERS,
     st.tuples(_NUMBERS, st.sampled_from(["+", "-", "*"]), _NUMBERS).map(" ".join),
@@ -260,6 +266,10 @@ _TESTS = st.one_of(
     st.tuples(_VALUES, _NUMBERS, _NUMBERS).map(lambda x: f"{x[0]} BETWEEN {x[1]} AND {x[2]}"),
     st.tuples(_NUMBERS, _NUMBERS, _NUMBERS).map(lambda x: f"{x[0]} NOT IN ({x[1]}, {x[2]})"),
     _NUMBERS.map(lambda x: f"{x} + 1 IS NULL"),
+    st.sampled_from(["sex LIKE '%_male'", "sex NOT LIKE 'm%'", "city NOT ILIKE 'k_ln%'", "COALESCE(smoker, age > 60)"]),
+    st.tuples(_NUMBERS, st.sampled_from(["", "NOT "]), _NUMBERS).map(
+        lambda x: f"({x[0]} IS {x[1]}DISTINCT FROM {x[2]})"
+    ),
 )
 _CONDITIONS = st.recursive(
     _TESTS,
@@ -284,13 +294,29 @@ _GROUPS = st.lists(
             "width_bucket(dose, 1, 2.5, 4)",
             "date_trunc('quarter', seen)",
             "CASE WHEN age < 30 THEN 'a' WHEN smoker THEN 'b' END",
+            "IF(city LIKE '%a', 'with', 'without')",
+            "COALESCE(sex, 'unknown')",
+            "QUARTER(came)",
         ]
     ),
     max_size=2,
     unique=True,
 )
 _FUNCTIONS = st.sampled_from(["COUNT", "SUM", "AVG", "VAR_SAMP", "VAR_POP", "STDDEV", "MEAN"])
-_AGGREGATES = st.one_of(st.just("COUNT(*)"), st.tuples(_FUNCTIONS, _VALUES).map(lambda x: f"{x[0]}(({x[1]}) * 1)"))
+_ONE = st.one_of(
+    st.just("COUNT(*)"),
+    st.tuples(_FUNCTIONS, _VALUES).map(lambda x: f"{x[0]}(({x[1]}) * 1)"),
+    st.tuples(_FUNCTIONS, _NUMBERS, _TESTS).map(lambda x: f"{x[0]}(1 * {x[1]}) FILTER (WHERE {x[2]})"),
+    st.tuples(st.sampled_from(["SLOPE", "INTERCEPT", "R2", "COUNT", "SXY"]), _NUMBERS, _NUMBERS).map(
+        lambda x: f"REGR_{x[0]}(1 * {x[1]}, 1 * {x[2]})"
+    ),
+)
+_AGGREGATES = st.one_of(
+    _ONE,
+    st.tuples(_ONE, st.sampled_from(["+", "-", "/"]), _ONE).map(" ".join),
+    st.tuples(_ONE, _ONE).map(lambda x: f"COALESCE({x[0]}, ABS({x[1]}), 0)"),
+)
+_SETS = st.sampled_from(["{}", "ROLLUP ({})", "CUBE ({})", "GROUPING SETS (({}), ())"])
 _HAVING = st.sampled_from(
     ["", " HAVING COUNT(*) > 9", " HAVING SUM(visits) > 20 OR AVG(age) < 55.5 AND COUNT(age) <> 3"]
 )
@@ -302,11 +328,21 @@ _HAVING = st.sampled_from(
     outputs=st.lists(_AGGREGATES, min_size=1, max_size=3),
     where=st.one_of(st.just(""), _CONDITIONS.map(lambda x: f" WHERE {x}")),
     having=_HAVING,
+    sets=_SETS,
 )
-def test_generated_questions_answer_like_duckdb(groups: list[str], outputs: list[str], where: str, having: str) -> None:
-    grouped = f" GROUP BY {', '.join(groups)}" if groups else ""
-    items = [f"{item} AS c{place}" for place, item in enumerate([*groups, *outputs])]
+def test_generated_questions_answer_like_duckdb(
+    groups: list[str], outputs: list[str], where: str, having: str, sets: str
+) -> None:
+    grouped = f" GROUP BY {sets.format(', '.join(f'({key})' for key in groups))}" if groups else ""
+    levels = [f"GROUPING({key})" for key in groups]
+    items = [f"{item} AS c{place}" for place, item in enumerate([*groups, *levels, *outputs])]
     _assert_like_duckdb(f"SELECT {', '.join(items)} FROM health.heart{where}{grouped}{having}")
+
+
+@pytest.mark.parametrize("sql", [*QUESTIONS, *ORDERED])
+def test_how_a_result_is_shown_can_be_kept(sql: str) -> None:
+    presentation = query_of(sql).presentation
+    assert _presentations().validate_json(_presentations().dump_json(presentation)) == presentation
 
 
 # --- the same plan as the Python API ----------------------------------------------------------------------------
@@ -516,6 +552,7 @@ def test_a_quantile_beside_a_withheld_bin_is_withheld() -> None:
     sent[0, query.program.uses[0].sums[2]] = False
     result = query.result(Released(grouped_sums(query.program, rows()), sent))
     assert result[0] == (WITHHELD, len(rows()))
+    assert "name few bins" in repr(result)
 
 
 def test_a_quantile_read_from_noisy_bins_has_no_interval() -> None:
@@ -750,7 +787,8 @@ def test_text_that_a_terminal_would_obey_is_no_literal(text: str) -> None:
 
 
 _WORDS = """SELECT COUNT ( * ) , FROM heart WHERE age > 5 'x' " sex AND NOT OR IN BETWEEN IS NULL GROUP BY HAVING
-    ORDER LIMIT CASE WHEN THEN END ; -- /* AVG DATE '2024-01-01' [ ] { } :: $ ? . = - + ::INT OVER ü"""
+    ORDER LIKE 'm%' ILIKE ESCAPE '!' FILTER ( ROLLUP CUBE GROUPING SETS ABS IF COALESCE MEDIAN YEAR EXTRACT ( year FROM
+    DISTINCT LIMIT CASE WHEN THEN END ; -- /* AVG DATE '2024-01-01' [ ] { } :: $ ? . = - + ::INT OVER ü"""
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -36,12 +36,14 @@ class Reader:
         raise NotImplementedError
 
     def chosen(self, node: exp.Expr, branches: list[Any], otherwise: Any) -> Term:
-        """CASE, whose outcomes may be text only where they make groups, or where rows are finished."""
+        """CASE, whose outcomes may be text only where they make groups, or where rows are finished. With conditions as
+        outcomes it is one."""
         made: Term | Grouping = case(*branches, otherwise=otherwise)
         if isinstance(made, Grouping):
             hint = "Labels make groups: use it in GROUP BY, or give numbers."
             self.source.refuse(node, Refusal("A CASE with text here", hint, "CASE"))
-        return made
+        values = [value for _, value in branches] + ([] if otherwise is None else [otherwise])
+        return made == 1 if self.are_conditions(values) else made
 
     def date_part(self, node: exp.Expr) -> Term:
         """EXTRACT(year FROM x), YEAR(x), date_part('year', x): a number."""
@@ -210,15 +212,12 @@ def _distinct(*, negate: bool) -> Callable[[Reader, Any], Term]:
 
     def handler(reader: Reader, node: exp.Binary) -> Term:
         _require_parentheses(reader, node)
-        sides = [side for side in (node.left, node.right) if type(side) is not exp.Null]
-        terms = [reader.term(side) for side in sides]
-        maybe_null = [term for term in terms if not is_literal(term)]
-        both_null = joined("and", [term.isnull() for term in maybe_null])
-        if len(terms) < 2:
-            same = both_null if maybe_null else Term(TruthValue(value=not terms))
-        else:
-            equal = joined("and", [*(term.notnull() for term in maybe_null), terms[0] == terms[1]])
-            same = equal | both_null if len(maybe_null) == 2 else equal
+        sides = [bare(node.left), bare(node.right)]
+        terms = [reader.term(side) for side in sides if type(side) is not exp.Null]
+        nulls = [Term(TruthValue(value=False)) if is_literal(term) else term.isnull() for term in terms]
+        same = joined("and", nulls) if nulls else Term(TruthValue(value=True))
+        if len(terms) == 2:
+            same = (terms[0] == terms[1]) & ~nulls[0] & ~nulls[1] | same
         return ~same if negate else same
 
     return handler

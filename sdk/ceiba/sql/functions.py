@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
-from ceiba.terms import Term, case, joined
+from ceiba.terms import Term, joined
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.errors import PlanTooLarge
 from ceiba_protocol.expression import Number, TextValue, TruthValue
@@ -33,9 +33,7 @@ def spelt_out(reader: Reader, node: exp.Anonymous) -> Term | None:
     made = spell([reader.term(part) for part in node.expressions])
     _require_small(made)
     branches, otherwise = made
-    if reader.are_conditions([value for _, value in branches]):
-        return case(*branches, otherwise=otherwise) == 1
-    return case(*branches, otherwise=otherwise)
+    return reader.chosen(node, list(branches), otherwise) if branches else otherwise
 
 
 _Branches = tuple[list[tuple[Term, Term]], Term | None]

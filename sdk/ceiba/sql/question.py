@@ -128,6 +128,7 @@ class Question:
 
     def _referred(self, node: exp.Expr) -> exp.Expr:
         """The item that a GROUP BY entry names by number or by alias, or the entry itself; columns go first."""
+        node = bare(node)
         if type(node) is exp.Literal and not node.is_string:
             return self._numbered(node).node
         if type(node) is exp.Column and not node.table and node.name.casefold() not in self.rows.columns:
