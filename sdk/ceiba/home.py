@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -200,8 +200,9 @@ class Home:
         with self._alone():
             (self.folder / JOBS_FOLDER).mkdir(mode=0o700, exist_ok=True)
             for path in self._kept():
-                if path.stat().st_mtime < job.at - BUDGET_SECONDS:
-                    path.unlink()
+                with suppress(FileNotFoundError):  # another program has cancelled it just now
+                    if path.stat().st_mtime < job.at - BUDGET_SECONDS:
+                        path.unlink()
             self._write(f"{JOBS_FOLDER}/{job.job_id}.json", job.model_dump_json(indent=1).encode())
 
     def forget_job(self, job_id: str) -> None:
@@ -217,7 +218,11 @@ class Home:
 
     def kept_jobs(self) -> list[KeptJob]:
         """Newest first. Raises LedgerDamaged."""
-        return sorted((_read_job(path) for path in self._kept()), key=lambda job: (job.at, job.job_id), reverse=True)
+        found = []
+        for path in self._kept():
+            with suppress(FileNotFoundError):  # another program has cancelled it just now
+                found.append(_read_job(path))
+        return sorted(found, key=lambda job: (job.at, job.job_id), reverse=True)
 
     def _kept(self) -> list[Path]:
         return list((self.folder / JOBS_FOLDER).glob("*.json"))

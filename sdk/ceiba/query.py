@@ -292,13 +292,9 @@ class Query:
         """A group's label as Python has it: in the plan, a condition's are the texts "true" and "false"."""
         if label is None:
             return None
-        return (
-            int(str(label))
-            if key.name in self.presentation.numeric
-            else label == "true"
-            if is_condition(key)
-            else label
-        )
+        if key.name in self.presentation.numeric:
+            return int(str(label))
+        return label == "true" if is_condition(key) else label
 
     def _outputs_of(self, column: Shown) -> list[Named]:
         """The plan's outputs that a shown column is computed from."""

@@ -492,7 +492,7 @@ def test_dates_over_a_very_long_time_have_no_months() -> None:
 
 
 def test_a_total_over_a_withheld_cell_is_withheld() -> None:
-    """The first cell of six is released: female and false. No total has only that one."""
+    """One of four cells is: so are the two totals that it is a part of, and no other."""
     sql = "SELECT sex, age > 50 AS old, COUNT(*) AS n FROM heart WHERE age IS NOT NULL AND sex IS NOT NULL GROUP BY"
     query = query_of(f"{sql} ROLLUP(old, sex)")
     sent = np.ones((query.program.cells, len(query.program.sums)), dtype=bool)
