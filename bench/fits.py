@@ -41,7 +41,10 @@ def schema(grade: str) -> dict[str, Any]:
     numbers = [{"name": f"x{place}", "type": "int", "minimum": 0, "maximum": 999} for place in range(COLUMNS // 2)]
     flags = [{"name": f"d{place}", "type": "int", "minimum": 0, "maximum": 1} for place in range(COLUMNS // 2)]
     outcome = {"name": "y", "type": "int", "minimum": 0, "maximum": 1}
-    return {"table": "bench", "columns": [one | {"nullable": False, "grade": grade} for one in (*numbers, *flags, outcome)]}
+    return {
+        "table": "bench",
+        "columns": [one | {"nullable": False, "grade": grade} for one in (*numbers, *flags, outcome)],
+    }
 
 
 def formula() -> str:

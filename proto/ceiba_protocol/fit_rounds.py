@@ -102,9 +102,10 @@ def _withheld(question: Question, released: Released) -> str:
     them."""
     fit, needs = question.program.fit, question.tests.needs
     assert fit is not None
-    tests, bits = question.tests.tests, np.asarray(released).all(axis=0).tolist()
     failed = {
-        at for at, (test, holds) in enumerate(zip(tests, bits, strict=True)) if not holds and not test.is_difference
+        place
+        for place, test in enumerate(question.tests.tests)
+        if not test.is_difference and not all(cell[place] for cell in released)
     }
     rows, *columns = question.program.uses[0].sums
     found = [one.name for one, place in zip(fit.design(), columns, strict=False) if failed.intersection(needs[place])]

@@ -61,6 +61,9 @@ class Result:
     labels: Mapping[str, str] = field(default_factory=dict, compare=False)
     """What a figure's axes call the columns, with their units; a column's name, where it is not in here."""
 
+    remarks: tuple[str, ...] = ()
+    """What is said about columns below the rows, such as how far a median may be off."""
+
     @property
     def withheld(self) -> list[dict[str, Any]]:
         """What was not released: for each row the groups, the columns, and the code of the reason (REASONS)."""
@@ -162,7 +165,7 @@ class Result:
             facts.append(f"{self.seconds:.2f} s")
         clipped = [f"{name} ({count})" for name, count in self.clipped.items() if count]
         note = f"Note: values outside the declared bounds were clipped in {', '.join(clipped)}."
-        return [", ".join(facts), *([note] if clipped else []), *self._protection()]
+        return [", ".join(facts), *([note] if clipped else []), *self.remarks, *self._protection()]
 
     def _protection(self) -> list[str]:
         """The noise, and what was withheld and why."""

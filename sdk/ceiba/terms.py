@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any, Literal, TypeVar, overload
@@ -341,11 +341,15 @@ class Grouping:
     """One grouping key with its name in the result."""
 
     key: GroupKey
+    written: str = ""
+    """As it was written, where the key does not say so any more."""
+    numeric: bool = False
+    """Whether its labels are whole numbers."""
 
     def alias(self, name: str) -> Grouping:
         """The same groups under another name."""
         kind: Callable[..., GroupKey] = type(self.key)
-        return Grouping(built(kind, **{**dict(self.key), "name": name}))
+        return replace(self, key=built(kind, **{**dict(self.key), "name": name}))
 
     def same_groups(self, other: Grouping) -> bool:
         """Whether both make the same groups, whatever they are called."""
@@ -354,6 +358,8 @@ class Grouping:
     @property
     def title(self) -> str:
         """The key as SQL would write it."""
+        if self.written:
+            return self.written
         if isinstance(self.key, ByCase) and not is_condition(self.key) and split_of(self.key) is None:
             return "case"
         return key_text(self.key)

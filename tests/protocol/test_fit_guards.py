@@ -203,5 +203,5 @@ def test_a_group_that_is_all_censored_has_a_flat_curve() -> None:
 def test_a_rare_level_is_withheld_by_the_gate() -> None:
     frame = rows(6)
     rare = frame.assign(kind=["c" if place == 7 else "a" if place % 2 else "b" for place in range(len(frame))])
-    with pytest.raises(ColumnWithheld, match="one of .*kind=c"):
+    with pytest.raises(ColumnWithheld, match=r"one of .*kind=c"):
         fit(glm("binomial", "b", column("x"), KIND_B, KIND_C), SCHEMA, split(rare))

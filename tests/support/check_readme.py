@@ -149,7 +149,7 @@ def table_problems() -> Iterator[str]:
 
 
 def _names(cells: str) -> list[str]:
-    return re.findall("`([A-Za-z_]+)`", cells)
+    return re.findall("`([A-Za-z_][A-Za-z_0-9]*)`", cells)
 
 
 def _python_names() -> set[str]:

@@ -52,6 +52,9 @@ class Statistic(Document, ABC):
     disjoint: ClassVar[bool] = False
     """Whether no row adds to two of its sums, so that each of them can be released or withheld by itself."""
 
+    smooth: ClassVar[bool] = True
+    """Whether a small change of a sum changes it a little, so that noise in the sums gives it an interval."""
+
     @classmethod
     def name(cls) -> str:
         return str(cls.model_fields["statistic"].default)

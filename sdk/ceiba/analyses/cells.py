@@ -11,7 +11,7 @@ from math import sqrt
 from typing import Any
 
 from ceiba.analysis import TablePart
-from ceiba.query import Query, Table, _label
+from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic
 from ceiba.terms import Grouping, Term, col, grouping, joined
@@ -129,7 +129,7 @@ def moments(value: Term | str) -> dict[str, Statistic]:
 
 def labels_of(query: Query, place: int) -> list[Any]:
     """The public labels of one key, without NULL; a condition's as truth values, and of truth values True first."""
-    found = [_label(query.asked.groups[place], label) for label in query.program.keys[place].labels]
+    found = [query.label_of(query.asked.groups[place], label) for label in query.program.keys[place].labels]
     present = [label for label in found if label is not None]
     return sorted(present, reverse=True) if set(present) == {True, False} else present
 

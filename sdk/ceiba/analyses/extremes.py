@@ -13,11 +13,6 @@ EXTREME_HINT = (
 )
 NO_EXTREMES = f"It would be the value of a single person. {EXTREME_HINT}"
 """What SQL says of MIN and MAX."""
-NO_QUANTILES = (
-    "Quantiles take several questions: in Python, heart.quantiles('age', q=(0.25, 0.5, 0.75)). In one question, use "
-    "HISTOGRAM(x, low, high, bins)."
-)
-"""What SQL says of MEDIAN and its like."""
 
 
 def refuse_extreme(*_arguments: object, **_options: object) -> NoReturn:
