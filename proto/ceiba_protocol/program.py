@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import ClassVar, assert_never
+from typing import ClassVar, TypeVar, assert_never, dataclass_transform
 
 from ceiba_protocol.errors import ValueOutOfRange
 from ceiba_protocol.schema import EPOCH, days_since_epoch
+
+T = TypeVar("T")
 
 ENGINE_BITS = 126
 """Intermediate values stay within a 128-bit signed integer, the widest that engines offer."""
@@ -51,7 +53,22 @@ class CalendarUnit(StrEnum):
     YEAR = "year"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def _node(kind: type[T]) -> type[T]:
+    """A frozen dataclass that hashes itself once: large programs share long conditions among thousands of sums."""
+    made = dataclass(frozen=True, kw_only=True)(kind)
+    compute = made.__hash__
+
+    def remembered(self: object) -> int:
+        if "_hash" not in self.__dict__:
+            object.__setattr__(self, "_hash", compute(self))
+        return int(self.__dict__["_hash"])
+
+    made.__hash__ = remembered  # type: ignore[method-assign]
+    return made
+
+
+@_node
 class Node:
     """A node's `low` and `high` bound every value it can have; `nullable` says whether it can be NULL."""
 
@@ -62,7 +79,7 @@ class Node:
     is_truth: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Truth(Node):
     """A condition: 1, 0 or NULL."""
 
@@ -72,31 +89,31 @@ class Truth(Node):
     is_truth: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Load(Node):
     """A column of the snapshot."""
 
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Constant(Node):
     value: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Add(Node):
     left: Node
     right: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Multiply(Node):
     left: Node
     right: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class RoundedQuotient(Node):
     """left / right, rounded half away from zero; NULL where right is 0."""
 
@@ -104,7 +121,7 @@ class RoundedQuotient(Node):
     right: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class FloorQuotient(Node):
     """⌊value / divisor⌋ for a positive constant divisor."""
 
@@ -112,7 +129,7 @@ class FloorQuotient(Node):
     divisor: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class CalendarStart(Node):
     """The first day of the calendar unit in which `day` lies; both are days since 1970-01-01."""
 
@@ -120,35 +137,35 @@ class CalendarStart(Node):
     unit: CalendarUnit
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Compare(Truth):
     comparison: Comparison
     left: Node
     right: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class AllOf(Truth):
     terms: tuple[Node, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class AnyOf(Truth):
     terms: tuple[Node, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Negation(Truth):
     term: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class IsNull(Truth):
     value: Node
     nullable: bool = field(default=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Subjects(Node):
     """Stands for a whole sum, never for a part of one: how many distinct subjects the rows have. One more subject adds
     at most 1, however many rows it has."""
@@ -158,7 +175,7 @@ class Subjects(Node):
     nullable: bool = field(default=False, init=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Part(Node):
     """Which part of a split the row's subject is in, from 0; `key`: `split_key` of the split's seed."""
 
@@ -166,7 +183,7 @@ class Part(Node):
     parts: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Choose(Node):
     """CASE: the value of the first branch whose condition is TRUE, or else `otherwise`."""
 

@@ -9,6 +9,7 @@ import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 import numpy as np
 import phe
@@ -144,7 +145,6 @@ class Question:
     roster: Roster
     agreement: Agreement
     program: Program
-    tests: Tests
     holders_per_subject: int
     """At how many holders one subject may have rows, as the schema says."""
     layout: Layout
@@ -154,6 +154,11 @@ class Question:
     def rules(self) -> Disclosure:
         return self.agreement.disclosure
 
+    @cached_property
+    def tests(self) -> Tests:
+        """What must be many before a sum is released; of use where there is a gate."""
+        return tests_of(self.program)
+
     def variances(self, holders: int) -> tuple[int, ...]:
         """Of the noise that each of so many holders adds to each sum of a cell; empty for exact figures."""
         return share_variances(
@@ -162,6 +167,8 @@ class Question:
 
     def gate(self, holders: int) -> GateForm | None:
         """What so many holders find out together before they release anything; None if there is nothing to find out."""
+        if not self.rules.has_gate:
+            return None
         variances = self.variances(holders)
         unknown = variances[ROW_COUNT] * (holders - self.agreement.tolerated) if variances else 0
         return gate_of(self.program, self.tests, self.rules, self.holders_per_subject, unknown)
@@ -291,8 +298,7 @@ def read_manifest(signed: Signed, agreement: Agreement, roster: Roster, schema: 
     layout = _layout(program, manifest.datasets, merchant, variances)
     if manifest.layout_digest != layout.digest().hex():
         raise ManifestMismatch(problem="its layout is not the one that follows from its plan")
-    digest, tests = manifest.digest(), tests_of(program)
-    question = Question(manifest, digest, merchant, roster, agreement, program, tests, per_subject, layout)
+    question = Question(manifest, manifest.digest(), merchant, roster, agreement, program, per_subject, layout)
     gate = question.gate(len(manifest.datasets))
     if gate is not None:
         gate.check_size(len(manifest.datasets))

@@ -165,6 +165,4 @@ def test_extremes_are_refused_with_the_reason_and_the_alternative() -> None:
     for function in ("MIN", "MAX"):
         with pytest.raises(CeibaError, match=r"single person.*q=\(0.01, 0.99\).*HISTOGRAM"):
             parse(f"SELECT {function}(age) FROM health.heart", lambda _: SCHEMA)
-    with pytest.raises(CeibaError, match="several questions"):
-        parse("SELECT MEDIAN(age) FROM health.heart", lambda _: SCHEMA)
     assert "min" not in dir(ceiba)

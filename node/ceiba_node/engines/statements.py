@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlglot import exp
 
-from ceiba_node.engines.rendering import Renderer, magnitude_of, type_for
+from ceiba_node.engines.rendering import Renderer, cast, magnitude_of, type_for
 from ceiba_protocol import program
 from ceiba_protocol.plan import Program, SumOf
 from ceiba_protocol.program import SUBJECT, SUBJECTS, TRUE, Node
@@ -105,14 +105,14 @@ def _cuts(cells_per_subject: int) -> exp.Select:
 def _clipped(renderer: Renderer, node: Node) -> exp.Expr:
     """What a subject adds to a cell: the sum over its rows, as far as one row could have made it."""
     if node in (TRUE, SUBJECTS):
-        return exp.cast(exp.Literal.number(1), "INTEGER")
+        return cast(exp.Literal.number(1), "INTEGER")
     size = magnitude_of(node)
     total = exp.Coalesce(this=renderer.total(node), expressions=[exp.Literal.number(0)])
     lowest, highest = (renderer.number(program.constant(end), size) for end in (min(node.low, 0), max(node.high, 0)))
     inside = exp.Anonymous(
         this="greatest", expressions=[exp.Anonymous(this="least", expressions=[total, highest]), lowest]
     )
-    return exp.cast(inside, type_for(size))
+    return cast(inside, type_for(size))
 
 
 # --- the parts of a statement ------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def _column(name: str, table: str | None = None) -> exp.Column:
 
 
 def _wide(value: exp.Expr) -> exp.Expr:
-    return exp.cast(value, "BIGINT")
+    return cast(value, "BIGINT")
 
 
 def _list(letter: str, values: Sequence[exp.Expr]) -> list[exp.Expr]:
