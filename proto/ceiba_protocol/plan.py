@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product as cartesian
 from math import prod
 from typing import Annotated, Literal, Self
@@ -235,6 +235,7 @@ class Program:
         return cell
 
 
+@lru_cache(maxsize=8)
 def compile_plan(plan: Plan, schema: Schema) -> Program:
     """Check a plan against its schema and lower it. Raises the errors of `expression.lower`, and NoDomain,
     TooManyGroups, PlanTooLarge, and ManifestMismatch if the schema is not the one that the plan pins."""

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,14 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ceiba_node.engines.evidence import Dominance, Evidence, Gathering, NotOurs, cell_of, magnitudes_of
+from ceiba_node.engines.products import Products, products_of
 from ceiba_node.engines.rendering import render
-from ceiba_node.engines.statements import render_bounded, render_flags, render_magnitudes, render_readings
+from ceiba_node.engines.statements import (
+    render_bounded,
+    render_factors,
+    render_flags,
+    render_magnitudes,
+    render_readings,
+)
 from ceiba_node.quiet import quietly
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.disclosure.grade import Disclosure
 from ceiba_protocol.disclosure.support import Tests
 from ceiba_protocol.errors import EngineFailed, JobCancelled, SnapshotDamaged
-from ceiba_protocol.plan import Program, rows_of
+from ceiba_protocol.plan import ROW_COUNT, Program, rows_of
 from ceiba_protocol.statistics.fits.base import FitRows
 
 T = TypeVar("T")
@@ -101,8 +109,11 @@ class DuckDBEngine:
 
         Safe to call from several threads. Raises SnapshotDamaged, EngineFailed, JobCancelled, ValueOutOfRange.
         """
-        sql, parameters = render(program)
+        products = products_of(program, _MOST_ROWS)
         with self._running(snapshot, cancellation) as query:
+            if products is not None:
+                return _products(query, program, products)
+            sql, parameters = render(program)
             return _spread(program, query.rows(sql, parameters))
 
     def bounded_sums(
@@ -260,6 +271,21 @@ def _cells(program: Program, arrays: Mapping[str, Any]) -> npt.NDArray[np.int64]
             known[values] = cell_of(program, values)
         found[row] = known[values]
     return found
+
+
+def _products(query: _Query, program: Program, products: Products) -> list[int]:
+    """All sums, the row count first. A factor that is NULL adds nothing."""
+    ((count,),) = query.rows(*render(replace(program, sums=program.sums[: ROW_COUNT + 1])))
+    ((rows,),) = query.rows(_ROWS, [])
+    statement = render_factors(program, products.condition, products.factors)
+    totals = [0] * len(products.pairs)
+    step = min(products.rows, _rows_at_once(_KEY_BYTES * len(products.factors)))
+    for start in range(0, rows or 0, step):
+        arrays = query.arrays(statement.sql, statement.part(start, start + step))
+        columns = [np.ma.filled(arrays[f"#f{at}"], 0).astype(np.float64) for at in range(len(products.factors))]
+        part = products.sums(np.column_stack(columns))
+        totals = [total + more for total, more in zip(totals, part, strict=True)]
+    return [count or 0, *totals]
 
 
 def _spread(program: Program, rows: Iterable[tuple[int | None, ...]]) -> list[int]:

@@ -49,6 +49,16 @@ def render_readings(compiled: Program) -> Statement:
     return _statement(query.where(is_used), renderer)
 
 
+def render_factors(compiled: Program, condition: Node, factors: Sequence[Node]) -> Statement:
+    """For every row of a part that passes the filter and for which the condition is TRUE: `#f0`, `#f1`, …, NULL where a
+    factor is. Parts are ranges of row numbers."""
+    renderer = Renderer(between=ROW_NUMBER)
+    columns = [_wide(renderer.number(factor, magnitude_of(factor))) for factor in factors]
+    rendered = None if condition == TRUE else renderer.condition(condition)
+    query = _filtered(renderer, compiled, _list("f", columns))
+    return _statement(query if rendered is None else query.where(rendered), renderer)
+
+
 def render_magnitudes(compiled: Program, sums: Sequence[SumOf], one_row_each: bool) -> Statement:
     """For every cell that has rows in a part: the keys, then for each sum the largest contribution of one subject and
     the total of all, both of magnitudes: a subject's contribution is Σ|x| over its rows. NULL where no row has a value.
