@@ -1,8 +1,8 @@
 """Kaplan–Meier over four parties, here and with MPyC, in one run; wall time, the median of RUNS.
 
-What is compared is not the same: MPyC's parties share secrets (one of four may collude), open the totals to all of them,
-and have neither agreements, a gate, budgets, signatures nor a log; its time begins once the parties are connected. Ours
-is from the merchant's call to curves with a test, through a coordinator that may see nothing.
+What is compared is not the same: MPyC's parties share secrets (one of four may collude), open the totals to all of
+them, and have neither agreements, a gate, budgets, signatures nor a log; its time begins once the parties are connected.
+Ours is from the merchant's call to curves with a test, through a coordinator that may see nothing.
 """
 
 import statistics
@@ -36,9 +36,8 @@ def main() -> None:
         if name.startswith("Kaplan"):
             ours = figure["ours"]
             assert isinstance(ours, float)
-            print(
-                f"{name}: ours {ours:.3f} s, MPyC {theirs:.3f} s (medians {', '.join(medians)}), {ours / theirs:.1f} ×"
-            )
+            ratio = f"{ours / theirs:.1f} ×"
+            print(f"{name}: ours {ours:.3f} s, MPyC {theirs:.3f} s (medians {', '.join(medians)}), {ratio}")
 
 
 main()

@@ -1,7 +1,8 @@
 """Kaplan–Meier by sex of the lung trial among four MPyC parties: `python mpyc_survival.py FILE -M4`.
 
-Each party counts who leaves at each day, with the event and without; the counts are secret-shared (Shamir, one party may
-collude), added and opened to all. Prints the seconds from the counts to the opened sums, without starting the parties.
+Each party counts who leaves at each day, with the event and without; the counts are secret-shared (Shamir, one party
+may collude), added and opened to all. Prints the seconds from the counts to the opened sums, without starting the
+parties.
 """
 
 import csv
