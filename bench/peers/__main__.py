@@ -1,8 +1,8 @@
 """Kaplan–Meier over four parties, here and with MPyC, in one run; wall time, the median of RUNS.
 
 What is compared is not the same: MPyC's parties share secrets (one of four may collude), open the totals to all of
-them, and have neither agreements, a gate, budgets, signatures nor a log; its time begins once the parties are connected.
-Ours is from the merchant's call to curves with a test, through a coordinator that may see nothing.
+them, and have neither agreements, a gate, budgets, signatures nor a log; its time begins once they are connected. Ours
+is from the merchant's call to curves with a test, through a coordinator that may see nothing.
 """
 
 import statistics
