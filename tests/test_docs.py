@@ -164,7 +164,8 @@ def test_exit_codes_and_error_codes_fit() -> None:
 
 
 @pytest.mark.parametrize("path", [README, MERCHANT], ids=lambda path: path.name)
-def test_python_examples_run(path: Path, space: OfflineSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_run(path: Path, space: OfflineSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ceiba.space.connect", lambda *_, **__: space)
     names: dict[str, object] = {}
     for block in _blocks(path, "python"):
@@ -173,8 +174,11 @@ def test_python_examples_run(path: Path, space: OfflineSpace, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("path", sorted(GUIDE.glob("*.md")), ids=lambda path: path.name)
-def test_examples_of_the_guide_print_what_stands_below_them(path: Path) -> None:
+def test_examples_of_the_guide_print_what_stands_below_them(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the rows of the sandbox's four hospitals, pooled: a text block is what the Python above it prints."""
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"ceiba": ceiba, "space": SimpleNamespace(table={"health.heart": heart()}.__getitem__)}
     printed = io.StringIO()
     for block in blocks(path):
