@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 LAB_STAMP := $(VENV)/.lab
 ROOTS := proto/ceiba_protocol node/ceiba_node coordinator/ceiba_coordinator sdk/ceiba scenarios/ceiba_scenarios
 
-.PHONY: setup demo test test-long test-fast mutants check proto vectors bench clean
+.PHONY: setup demo test test-long test-fast mutants check proto vectors bench peers clean
 
 setup: $(STAMP)
 
@@ -52,5 +52,10 @@ vectors: setup         ## rebuild tests/vectors
 bench: setup           ## measure against named baselines; JSON and a table in bench/results
 	$(BIN)/python -m bench
 
+peers: setup           ## the same questions to other systems, in an environment of their own
+	test -x .peers/bin/python || $(PYTHON) -m venv .peers
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check 'mpyc>=0.11,<1'
+	$(BIN)/python -m bench.peers
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .peers build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -11,7 +11,7 @@ import phe
 from rich.console import Console
 from rich.table import Table
 
-from bench import crypto, disclosure, space
+from bench import crypto, disclosure, fits, space
 from bench.audit import measure_audit
 from bench.crypto import Figure
 
@@ -50,9 +50,11 @@ def main() -> None:
     show("Cryptography against phe: seconds of CPU; ratio above 1: ours is faster", cryptography)
     safety = disclosure.measure_gate() | disclosure.measure_noise() | measure_audit()
     show("What makes answers safe: CPU; ratio above 1: ours is faster", safety)
+    models = fits.measure_fits()
+    show("Fits against statsmodels and lifelines on pooled rows: seconds; ratio above 1: ours is slower", models)
     spaces = space.measure_all()
     show("A space against plain DuckDB: seconds; ratio above 1: ours is slower", spaces)
-    results = {"conditions": measured, "cryptography": cryptography, "safety": safety, "space": spaces}
+    results = {"conditions": measured, "cryptography": cryptography, "safety": safety, "fits": models, "space": spaces}
     RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     print(f"Written to {RESULTS}.")
 

@@ -1,5 +1,7 @@
 """README.md and docs/ are true: their commands parse, their examples run, their tables are the code's."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -7,9 +9,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import ceiba
 import ceiba_protocol
 from ceiba_coordinator.config import SAMPLE as COORDINATOR_SAMPLE
 from ceiba_node.config import SAMPLE as NODE_SAMPLE
@@ -22,11 +26,14 @@ from tests.support import check_readme, diagrams
 from tests.support.check_readme import read_toml
 from tests.support.documents import ROOT, Block, blocks, pages, table_rows
 from tests.support.offline import OfflineSpace
+from tests.support.pooled_heart import heart
 
 README = ROOT / "README.md"
 HOSPITAL, MERCHANT, SCHEMA, STATISTICS = (
     ROOT / "docs" / f"{name}.md" for name in ("hospital", "merchant", "schema", "statistics")
 )
+GUIDE = ROOT / "docs" / "merchant"
+"""A page for each analysis."""
 
 
 def _blocks(path: Path, info: str) -> list[Block]:
@@ -157,12 +164,30 @@ def test_exit_codes_and_error_codes_fit() -> None:
 
 
 @pytest.mark.parametrize("path", [README, MERCHANT], ids=lambda path: path.name)
-def test_python_examples_run(path: Path, space: OfflineSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_run(path: Path, space: OfflineSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ceiba.space.connect", lambda *_, **__: space)
     names: dict[str, object] = {}
     for block in _blocks(path, "python"):
         exec(compile(block.text, block.place, "exec"), names)
     assert names["space"] is space
+
+
+@pytest.mark.parametrize("path", sorted(GUIDE.glob("*.md")), ids=lambda path: path.name)
+def test_examples_of_the_guide_print_what_stands_below_them(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the rows of the sandbox's four hospitals, pooled: a text block is what the Python above it prints."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"ceiba": ceiba, "space": SimpleNamespace(table={"health.heart": heart()}.__getitem__)}
+    printed = io.StringIO()
+    for block in blocks(path):
+        if block.info == "python":
+            with contextlib.redirect_stdout(printed):
+                exec(compile(block.text, block.place, "exec"), names)
+        elif block.info == "text":
+            assert printed.getvalue() == block.text, block.place
+            printed = io.StringIO()
 
 
 def test_sql_examples_are_understood(space: OfflineSpace) -> None:

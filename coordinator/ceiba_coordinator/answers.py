@@ -24,6 +24,7 @@ from ceiba_protocol.errors import (
     SetMismatch,
     UnknownJob,
 )
+from ceiba_protocol.fit_rounds import check_fit_document
 from ceiba_protocol.job import ENDED, Event, State, advance
 from ceiba_protocol.rounds import (
     Commitment,
@@ -39,11 +40,11 @@ from ceiba_protocol.rounds import (
 )
 from ceiba_protocol.sums.paillier import ciphertext_bytes
 from ceiba_protocol.sums.secure_sum import coordinator_multiply
-from ceiba_protocol.trust.documents import Approval, GateShare, Manifest, Refusal, Submission
+from ceiba_protocol.trust.documents import Approval, FitShare, GateShare, Manifest, Refusal, Submission
 from ceiba_protocol.trust.log import Release
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1.common_pb2 import Signed
-from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, GateTask, Task
+from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, FitTask, GateTask, Task
 
 log = structlog.get_logger()
 
@@ -84,9 +85,16 @@ class Answers:
                 tasks.append(Task(job_id=job.job_id, approve=approve))
             if job.state is State.WAITING_FOR_SHARES and seat.share is None:
                 tasks.append(Task(job_id=job.job_id, gate=GateTask(**self._set_of(seats))))
+            if job.state is State.WAITING_FOR_ITERATIONS and self._waits_for(job, seat):
+                fit = FitTask(iteration=job.iteration, **self._set_of(seats))
+                tasks.append(Task(job_id=job.job_id, fit=fit))
             if job.state is State.WAITING_FOR_SUBMISSIONS and seat.submission is None:
                 tasks.append(Task(job_id=job.job_id, contribute=ContributeTask(**self._set_of(seats))))
         return tasks
+
+    def _waits_for(self, job: StoredJob, seat: Seat) -> bool:
+        """A fit's round has nothing from this holder, which has not submitted either."""
+        return seat.submission is None and seat.holder not in self._store.fit_shares(job.job_id, job.iteration)
 
     def _set_of(self, seats: list[Seat]) -> dict[str, Any]:
         """What holders need beside the manifest to check the set."""
@@ -126,8 +134,7 @@ class Answers:
             self._store.fill_seat(job.job_id, holder, approval=signed.SerializeToString(), pending=False)
             self._log.append(signed)
             if all(one.approval for one in self._store.seats(job.job_id) if one.abort is None):
-                has_gate = self._commitment(job).gate is not None
-                self._move(job, Event.LAST_APPROVAL if has_gate else Event.LAST_APPROVAL_WITHOUT_GATE)
+                self._move(job, _after_approvals(self._question(job), self._commitment(job)))
         self._notify([job.job_id.hex()])
 
     def refuse(self, signed: Signed, holder: str, abort: Signed | None = None) -> None:
@@ -158,7 +165,7 @@ class Answers:
     def _go_on_or_end(self, job: StoredJob, question: Question, refusal: Signed, *, left: bool) -> None:
         seats = self._store.seats(job.job_id)
         remaining = sum(seat.abort is None for seat in seats)
-        nobody_has_sent = not any(seat.share or seat.submission for seat in seats)  # whoever has refuses another set
+        nobody_has_sent = not any(seat.has_submitted for seat in seats)  # whoever has refuses another set
         if left and nobody_has_sent and remaining >= question.agreement.smallest_set:
             self._store.clear_attempt(job.job_id)
             self._move(job, Event.ABSTENTION, attempt=job.attempt + 1)
@@ -194,7 +201,8 @@ class Answers:
             self._store.fill_seat(job_id, holder, **columns)
             self._log.append(signed)
             if all(one.share for one in self._store.seats(job_id) if one.abort is None):
-                self._move(job, Event.LAST_SHARE)
+                is_fit = self._question(job).program.fit is not None
+                self._move(job, Event.LAST_SHARE_BEFORE_FIT if is_fit else Event.LAST_SHARE)
         self._notify([job_id.hex()])
 
     def shares(self, job_id: bytes, holder: str) -> list[Signed]:
@@ -203,9 +211,53 @@ class Answers:
         Raises UnknownJob, IllegalTransition before all have sent theirs.
         """
         job, _ = self._seat(job_id, holder)
-        if job.state is not State.WAITING_FOR_SUBMISSIONS:
+        if job.state not in (State.WAITING_FOR_SUBMISSIONS, State.WAITING_FOR_ITERATIONS):
             raise IllegalTransition(job=job_id.hex(), state=job.state, event="a request for the gate's shares")
         return shares_in(self._store.seats(job_id))
+
+    def share_fit(self, signed: Signed, words: bytes, job_id: bytes, holder: str) -> None:
+        """Store a share of a fit's round; with the last one, holders can ask for all, and the next round begins. What
+        the words are sums of, the coordinator cannot know. A repetition changes nothing.
+
+        Raises UnknownJob, BadSignature, MalformedMessage, SetMismatch, SecondPayload, IllegalTransition.
+        """
+        opened = self._membership.roster().open(signed, FitShare, Role.HOLDER)
+        job, seat = self._seat(job_id, holder)
+        if signed.signer != holder:
+            raise MalformedMessage(message="FitShare", problem="it is in another holder's name")
+        before = self._store.fit_shares(job_id, opened.iteration).get(holder)
+        if before == signed:
+            return
+        _require(job, State.WAITING_FOR_ITERATIONS, opened.attempt, "a share of a fit", before or seat.submission)
+        if opened.iteration != job.iteration:
+            event = f"a share of round {opened.iteration}"
+            raise IllegalTransition(job=job_id.hex(), state=f"{job.state}, round {job.iteration}", event=event)
+        check_words(check_fit_document(signed, self._question(job), job.attempt, job.iteration), words)
+        holders = self._commitment(job).holders
+        if holder not in holders:
+            raise SetMismatch(problem=f"{holder} is not in it")
+        with self._store.transaction():
+            self._store.add_fit_share(job_id, job.iteration, holder, signed, words)
+            self._store.fill_seat(job_id, holder, has_submitted=True)
+            self._log.append(signed)
+            if sorted(self._store.fit_shares(job_id, job.iteration)) == holders:
+                self._move(job, Event.ITERATION, iteration=job.iteration + 1)
+        self._notify([job_id.hex()])
+
+    def fit_shares(self, job_id: bytes, holder: str, iteration: int) -> list[Signed]:
+        """What the job's holders have sent to a round that is complete, for one of them.
+
+        Raises UnknownJob, IllegalTransition before all have sent theirs.
+        """
+        job, _ = self._seat(job_id, holder)
+        if job.state is not State.WAITING_FOR_ITERATIONS or iteration >= job.iteration:
+            event = f"a request for the shares of round {iteration}"
+            raise IllegalTransition(job=job_id.hex(), state=f"{job.state}, round {job.iteration}", event=event)
+        return list(self._store.fit_shares(job_id, iteration).values())
+
+    def fit_words(self, job_id: bytes, iteration: int, holder: str) -> bytes:
+        """One share's words, as `words`."""
+        return self._store.fit_words(job_id, iteration, holder)
 
     def words(self, job_id: bytes, holder: str) -> bytes:
         """One share's words: one at a time, because all of them together are megabytes."""
@@ -232,7 +284,9 @@ class Answers:
             raise MalformedMessage(message="Submission", problem="it is in another holder's name")
         if seat.submission == signed:
             return
-        _require(job, State.WAITING_FOR_SUBMISSIONS, submission.attempt, "a submission", seat.submission)
+        is_fit = self._question(job).program.fit is not None
+        state = State.WAITING_FOR_ITERATIONS if is_fit else State.WAITING_FOR_SUBMISSIONS
+        _require(job, state, submission.attempt, "a submission", seat.submission)
         question, commitment = self._question(job), self._past_gate(job)
         check_submission(signed, ciphertexts, question, commitment)
         coordinator_multiply({holder: ciphertexts}, commitment.layout, question.modulus)
@@ -280,6 +334,7 @@ class Answers:
         log.info("job.moved", job=job.job_id.hex(), state=state, because=event)
         if state in ENDED:
             self._questions.pop(job.job_id, None)
+            self._store.forget_fit(job.job_id)
 
     def _question(self, job: StoredJob) -> Question:
         """What a stored job asks. Its window was checked when it was submitted."""
@@ -311,6 +366,12 @@ def aborts_in(seats: Iterable[Seat]) -> list[Signed]:
 
 def shares_in(seats: Iterable[Seat]) -> list[Signed]:
     return [seat.share for seat in seats if seat.share]
+
+
+def _after_approvals(question: Question, commitment: Commitment) -> Event:
+    if commitment.gate is not None:
+        return Event.LAST_APPROVAL
+    return Event.LAST_APPROVAL_WITHOUT_GATE if question.program.fit is None else Event.LAST_APPROVAL_BEFORE_FIT
 
 
 def _check_leaves(question: Question, abort: Signed, seat: Seat) -> None:

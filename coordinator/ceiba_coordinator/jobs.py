@@ -105,6 +105,7 @@ class Jobs(Answers):
             approved=[seat.holder for seat in seats if seat.approval],
             shared=[seat.holder for seat in seats if seat.share],
             submitted=[seat.holder for seat in seats if seat.submission],
+            iterations=job.iteration,
             online=sorted(online.intersection(holders)),
             refusal=job.refusal,
             deadline=job.deadline,

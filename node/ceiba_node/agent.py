@@ -135,6 +135,11 @@ class Agent:
                 case "gate":
                     asked = task.gate
                     self._send(self._answering.share(task.job_id, asked.approvals, asked.aborts, asked.checkpoint))
+                case "fit":
+                    fit = task.fit
+                    self._send(
+                        self._answering.iterate(task.job_id, fit.iteration, fit.approvals, fit.aborts, fit.checkpoint)
+                    )
                 case "contribute":
                     wanted = task.contribute
                     self._send(
@@ -259,6 +264,9 @@ def _parts(reply: Reply | Pending) -> Iterator[WorkPart]:
             yield WorkPart(approval=reply.signed)
         case "GateShare":
             yield WorkPart(gate_share=reply.signed)
+            yield from (WorkPart(words=part) for part in chunks(reply.payload))
+        case "FitShare":
+            yield WorkPart(fit_share=reply.signed)
             yield from (WorkPart(words=part) for part in chunks(reply.payload))
         case "Submission":
             yield WorkPart(submission=reply.signed)

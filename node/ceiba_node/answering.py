@@ -8,7 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -48,6 +48,7 @@ from ceiba_protocol.errors import (
     UnknownJob,
     UnknownMember,
 )
+from ceiba_protocol.fit_rounds import FitRound, final_values, first_round, next_round, share_fit
 from ceiba_protocol.rounds import (
     Commitment,
     Question,
@@ -73,8 +74,8 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 log = structlog.get_logger()
 
-GATE, RELEASE, ITERATION = "gate", "release", 0
-"""The rounds that each attempt at a plain question has."""
+GATE, RELEASE, FIT = "gate", "release", "fit"
+"""The stages of an attempt; a fit has several rounds, each of the others one."""
 LOG_TIME = 24 * 3600
 
 
@@ -95,6 +96,15 @@ class Pending:
     job_id: bytes
 
 
+@dataclass(frozen=True)
+class FitProgress:
+    """What was derived from the shares of the gate and of a fit's rounds."""
+
+    attempt: int
+    released: Released | None
+    round: FitRound
+
+
 @dataclass
 class Work:
     """A job in progress: what it asks, and the figures, which are computed while the approvals travel."""
@@ -103,6 +113,8 @@ class Work:
     snapshot: Snapshot
     computed: Future[Computed]
     cancellation: Cancellation
+    fit: FitProgress | None = None
+    """Where its fit is, if it is one that has begun."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +125,18 @@ class Round:
     work: Work
     commitment: Commitment
     stage: str
+    iteration: int
     stored: Payload | None
 
 
 class SharesService(Protocol):
-    """Where the gate's shares are."""
+    """Where the shares of the gate and of a fit's rounds are."""
 
     def shares(self, job_id: bytes) -> list[tuple[Signed, bytes]]:
         """Of every holder of the job: the document and its words. Raises NotReachable, and what the operator says."""
+
+    def fit_shares(self, job_id: bytes, iteration: int) -> list[tuple[Signed, bytes]]:
+        """Likewise of a round of its fit."""
 
 
 class Answering:
@@ -142,7 +158,7 @@ class Answering:
         self._random = random
         self._contracts = Contracts(ledger, roster)
         self._disclosing = Disclosing(engine, ledger, snapshots, identity.noise_key, policy, random)
-        self._gate_service: SharesService | None = None
+        self._shares_service: SharesService | None = None
         self.witness = Witness(identity, roster, ledger, clock)
         self._scans = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scan")
         self._work: dict[bytes, Work] = {}
@@ -162,8 +178,8 @@ class Answering:
         return bytes.fromhex(self._roster.digest())
 
     def connect(self, service: SharesService) -> None:
-        """From now on the gate's shares are fetched there."""
-        self._gate_service = service
+        """From now on the shares of gates and fits are fetched there."""
+        self._shares_service = service
 
     def close(self) -> None:
         """Stop what is being computed."""
@@ -258,7 +274,19 @@ class Answering:
         checkpoint: Signed | None = None,
     ) -> Reply | Pending:
         """Answer the gate of a job whose set is fixed: the stored GateShare and its words, or a Refusal."""
-        return self._in_round(job_id, GATE, (approvals, aborts, checkpoint), self._share)
+        return self._in_round(job_id, (GATE, 0), (approvals, aborts, checkpoint), self._share)
+
+    def iterate(
+        self,
+        job_id: bytes,
+        iteration: int,
+        approvals: Sequence[Signed],
+        aborts: Sequence[Signed] = (),
+        checkpoint: Signed | None = None,
+    ) -> Reply | Pending:
+        """Answer a round of a fit: the stored FitShare and its words; or, if the state is final, the Submission and its
+        ciphertexts; or a Refusal."""
+        return self._in_round(job_id, (FIT, iteration), (approvals, aborts, checkpoint), self._iterate)
 
     def contribute(
         self,
@@ -268,13 +296,14 @@ class Answering:
         checkpoint: Signed | None = None,
     ) -> Reply | Pending:
         """Answer a job whose set is fixed: the stored Submission and ciphertexts, or a Refusal that says why."""
-        return self._in_round(job_id, RELEASE, (approvals, aborts, checkpoint), self._contribute)
+        return self._in_round(job_id, (RELEASE, 0), (approvals, aborts, checkpoint), self._contribute)
 
     def _in_round(
-        self, job_id: bytes, stage: str, task: tuple[Sequence[Signed], Sequence[Signed], Signed | None],
+        self, job_id: bytes, stage: tuple[str, int], task: tuple[Sequence[Signed], Sequence[Signed], Signed | None],
         work: Callable[[Round, Signed], Reply],
     ) -> Reply | Pending:  # fmt: skip
-        """`work` on a round of a job that this holder has approved. `task`: approvals, aborts, checkpoint."""
+        """`work` on a round of a job that this holder has approved. `stage`: with the number of the round; `task`:
+        approvals, aborts, checkpoint."""
         answer = self._ledger.answer(job_id)
         if answer is None:
             raise UnknownJob(job=job_id.hex())
@@ -392,10 +421,12 @@ class Answering:
 
     # --- rounds
 
-    def _round(self, answer: Answer, stage: str, approvals: Sequence[Signed], aborts: Sequence[Signed]) -> Round:
+    def _round(
+        self, answer: Answer, stage: tuple[str, int], approvals: Sequence[Signed], aborts: Sequence[Signed]
+    ) -> Round:
         """The round that these approvals make, once its set is the right one and nothing forbids to go on."""
         self.witness.check()
-        stored = self._ledger.payload(answer.job_id, answer.attempt, stage, ITERATION)
+        stored = self._ledger.payload(answer.job_id, answer.attempt, *stage)
         if stored is None and answer.mask_secret is None:
             raise JobExpired(job=answer.job_id.hex(), holders=self.name)
         work = self._work.get(answer.job_id)
@@ -406,7 +437,7 @@ class Answering:
         if commitment.context.attempt != answer.attempt:
             raise SetMismatch(problem=f"it is attempt {commitment.context.attempt}, not {answer.attempt}")
         check_still(self._request(work.question, work.snapshot.schema, self._clock()))
-        return Round(answer, work, commitment, stage, stored)
+        return Round(answer, work, commitment, *stage, stored)
 
     def _stored(self, this: Round, context: RoundContext) -> Reply | None:
         """What was answered before, for the same context alone (I2)."""
@@ -445,16 +476,67 @@ class Answering:
         log.info("job.shared", job=this.answer.job_id.hex(), bytes=len(blob))
         return Reply(signed, blob)
 
+    def _iterate(self, this: Round, checkpoint: Signed) -> Reply:
+        progress = self._fit_progress(this)
+        fit = progress.round
+        if fit.state.is_final:
+            stored = self._ledger.payload(this.answer.job_id, this.answer.attempt, RELEASE, 0)
+            last = replace(this, commitment=fit.commitment, stage=RELEASE, iteration=0, stored=stored)
+            return self._release(last, checkpoint, progress.released, fit)
+        stored_before = self._stored(this, fit.context)
+        if stored_before is not None:
+            return stored_before
+        computed = self._require_now(this, checkpoint)
+        sums = fit.fit.measure(fit.state, computed.prepared, fit.frame)
+        assert this.answer.mask_secret is not None
+        with self._submitting:
+            self.witness.check()
+            check_set(self._request(fit.question, this.work.snapshot.schema, self._clock()), fit.commitment.holders)
+            share, blob = share_fit(fit, self.name, sums, this.answer.mask_secret, self._random)
+            signed = sign(share, self.name, self._identity.signing_key)
+            payload = self._payload(this, fit.context, signed, blob)
+            self._ledger.record_payload(payload, self._random(32), self._clock())
+        log.info("job.iterated", job=this.answer.job_id.hex(), iteration=this.iteration, bytes=len(blob))
+        return Reply(signed, blob)
+
+    def _fit_progress(self, this: Round) -> FitProgress:
+        """Where the fit is at this round: derived from the shares of the round before, or after a restart of all."""
+        secret, job_id = bytes.fromhex(self._identity.sealing_seed), this.answer.job_id
+        progress = this.work.fit
+        if progress is None or progress.attempt != this.answer.attempt or progress.round.iteration > this.iteration:
+            released, commitment = None, this.commitment
+            if commitment.gate is not None:
+                released, commitment = self._past_gate(this)
+            first = first_round(this.work.question, commitment, released)
+            progress = FitProgress(this.answer.attempt, released, first)
+        fit = progress.round
+        while fit.iteration < this.iteration:
+            shares = self._service().fit_shares(job_id, fit.iteration)
+            own = self._ledger.payload(job_id, this.answer.attempt, FIT, fit.iteration)
+            if own is None or own.submission not in [signed for signed, _ in shares]:
+                raise SetMismatch(problem="the shares of a round of the fit do not have this holder's own")
+            fit = next_round(fit, shares, self.name, secret)
+        this.work.fit = replace(progress, round=fit)
+        return this.work.fit
+
     def _contribute(self, this: Round, checkpoint: Signed) -> Reply:
-        question, commitment, released = this.work.question, this.commitment, None
-        if commitment.gate is not None:
+        released = None
+        if this.commitment.gate is not None:
             released, commitment = self._past_gate(this)
-        context = commitment.release_context("" if released is None else pack_released(released))
+            this = replace(this, commitment=commitment)
+        return self._release(this, checkpoint, released)
+
+    def _release(
+        self, this: Round, checkpoint: Signed, released: Released | None, fit: FitRound | None = None
+    ) -> Reply:
+        """The last round: the sums, or a fit's final figures, for the merchant. Its commitment is past the gate."""
+        question, commitment, iterate = this.work.question, this.commitment, fit.state.digest() if fit else ""
+        context = commitment.release_context("" if released is None else pack_released(released), iterate)
         stored = self._stored(this, context)
         if stored is not None:
             return stored
         computed = self._require_now(this, checkpoint)
-        values = self._disclosing.values(question, commitment, computed)
+        values = self._disclosing.values(question, commitment, computed) + (final_values(fit) if fit else [])
         encryptor = self._encryptors.get(question.modulus, commitment.layout.ciphertexts)
         salt = self._random(32)
         assert this.answer.mask_secret is not None
@@ -463,7 +545,7 @@ class Answering:
             # No other set that nearly coincides, nor a stop since; mask, encrypt, store; then it may be sent.
             check_set(self._request(question, this.work.snapshot.schema, self._clock()), commitment.holders)
             submission, ciphertexts = contribute(
-                question, commitment, self.name, values, this.answer.mask_secret, encryptor, salt, released
+                question, commitment, self.name, values, this.answer.mask_secret, encryptor, salt, released, iterate
             )
             signed = sign(submission, self.name, self._identity.signing_key)
             payload = self._payload(this, context, signed, ciphertexts)
@@ -474,18 +556,22 @@ class Answering:
 
     def _past_gate(self, this: Round) -> tuple[Released, Commitment]:
         """What the gate lets pass, from everybody's shares, and the set bound to them."""
-        if self._gate_service is None:
-            raise NotReachable(target="the coordinator", problem="there is no connection yet")
-        shares, secret = self._gate_service.shares(this.answer.job_id), bytes.fromhex(self._identity.sealing_seed)
+        shares, secret = self._service().shares(this.answer.job_id), bytes.fromhex(self._identity.sealing_seed)
         released = open_gate(this.work.question, this.commitment, shares, self.name, secret)
-        own = self._ledger.payload(this.answer.job_id, this.answer.attempt, GATE, ITERATION)
+        own = self._ledger.payload(this.answer.job_id, this.answer.attempt, GATE, 0)
         if own is None or own.submission not in [signed for signed, _ in shares]:
             raise SetMismatch(problem="the gate's shares do not have this holder's own")
         return released, this.commitment.after_gate(signed for signed, _ in shares)
 
+    def _service(self) -> SharesService:
+        if self._shares_service is None:
+            raise NotReachable(target="the coordinator", problem="there is no connection yet")
+        return self._shares_service
+
     def _payload(self, this: Round, context: RoundContext, signed: Signed, blob: bytes) -> Payload:
         holders, digest = tuple(this.commitment.holders), context.digest().hex()
-        return Payload(this.answer.job_id, this.answer.attempt, this.stage, ITERATION, digest, holders, signed, blob)
+        key = (this.answer.job_id, this.answer.attempt, this.stage, this.iteration)
+        return Payload(*key, digest, holders, signed, blob)
 
     def _resume(self, answer: Answer) -> Work:
         """After a restart: the question and its sums from what the ledger and the snapshot say."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class Computed:
     """Clip counts, then the sums, cell by cell; without noise."""
     evidence: Evidence | None
     """For an exact job's gate."""
+    prepared: Any = None
+    """For a fit: what it needs of this holder's rows."""
 
 
 class Disclosing:
@@ -82,16 +85,21 @@ class Disclosing:
                 snapshot, program, noise.cells_per_subject, order_key, snapshot.is_one_row_each, cancellation
             )
             return Computed([0] * len(program.clipped_columns) + sums, None)
-        sums = self._engine.grouped_sums(snapshot, program, cancellation)
+        sums, prepared = [], None
+        if program.fit is None:
+            sums = self._engine.grouped_sums(snapshot, program, cancellation)
+        else:
+            rows = self._engine.fit_rows(snapshot, program, cancellation)
+            prepared = program.fit.prepare(rows, question.frame(question.holders))
         if question.gate(len(question.holders)) is None:
             clipped = [snapshot.clipped.get(column, 0) for column in program.clipped_columns]
-            return Computed(clipped + sums, None)
+            return Computed(clipped + sums, None, prepared)
         values = [0] * len(program.clipped_columns) + sums  # how many were clipped can be one, whom no gate has counted
         rules = self.rules(question)
         evidence = self._engine.evidence(
             snapshot, program, question.tests, rules, snapshot.is_one_row_each, cancellation
         )
-        return Computed(values, evidence)
+        return Computed(values, evidence, prepared)
 
     def values(self, question: Question, commitment: Commitment, computed: Computed) -> list[int]:
         """With this holder's noise, where there is any: the same for the same question over the same data."""

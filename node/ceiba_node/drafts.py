@@ -45,7 +45,8 @@ class Seal:
 
 
 class Draft:
-    """One DuckDB connection, whose file becomes a version's rows: the table `rows`, subjects' numbers last."""
+    """One DuckDB connection, whose file becomes a version's rows: the table `rows`, last the subjects' numbers and,
+    with a subject key, their digests."""
 
     def __init__(self, staging: Path, holder: str) -> None:
         self.path = staging / ROWS_FILE
@@ -89,7 +90,7 @@ class Draft:
     def digest(self, schema: Schema, version_key: bytes) -> str:
         """HMAC-SHA256 over the schema's digest, the row count, and SHA-256 of every column (the subjects last) as
         64-bit little-endian integers in row order; read in slices, so that memory does not grow with the rows."""
-        names = [f"c{place}" for place in range(len(schema.columns) + 1)]
+        names = [f"c{place}" for place in range(len(schema.columns) + (1 if schema.subject_key is None else 2))]
         values = ", ".join(f"coalesce(CAST({name} AS BIGINT), {_NO_VALUE}) AS {name}" for name in names)
         rows = self.number("SELECT count(*) FROM rows")
         digests = [hashlib.sha256() for _ in names]

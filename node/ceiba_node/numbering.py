@@ -4,6 +4,9 @@ With a subject key, the table's book (`subjects.duckdb`) knows the number of eve
 each row is its own subject: a row that is equal to a row of the version before keeps that row's number, and every other
 row gets a new one. An inserted, removed or reordered row then changes no other row's number.
 
+With a subject key, rows also have the digest of their subject's identifier, which is the same at every holder: splits
+follow from it (ADR 0019).
+
 What numbers reads the table `judged`, whose `place` is the row's number in the source, and writes the table `rows`.
 """
 
@@ -14,7 +17,13 @@ from ceiba_node.drafts import Draft
 from ceiba_node.quantising import identifier, narrowest_type
 from ceiba_node.snapshots import SUBJECT_COLUMN, Snapshot, SnapshotStore
 from ceiba_protocol.errors import SnapshotDamaged
+from ceiba_protocol.program import DIGEST, DIGEST_HEX, DIGEST_TAG
 from ceiba_protocol.schema import Column, ColumnType, Schema
+
+DIGEST_SQL = (
+    f"CAST(concat('0x', substr(sha256(concat('{DIGEST_TAG}', nfc_normalize(identifier))), 1, {DIGEST_HEX})) AS BIGINT)"
+)
+"""`program.subject_digest` of the book's `identifier`, which has no spaces around it."""
 
 
 def predecessor(store: SnapshotStore, schema: Schema) -> Snapshot | None:
@@ -66,7 +75,7 @@ def number_by_key(draft: Draft, values: Mapping[str, str]) -> None:
         ANTI JOIN book.subjects ON identifier = subject
         """
     )
-    _write(draft, values, "judged JOIN book.subjects ON identifier = subject", "number", "ORDER BY place")
+    _write(draft, values, "judged JOIN book.subjects ON identifier = subject", "number", "ORDER BY place", DIGEST_SQL)
 
 
 def number_by_place(draft: Draft, values: Mapping[str, str], first: int | None = None) -> None:
@@ -153,10 +162,14 @@ def _first_free(draft: Draft) -> int:
     )
 
 
-def _write(draft: Draft, values: Mapping[str, str], source: str, number: str, order: str) -> None:
+def _write(
+    draft: Draft, values: Mapping[str, str], source: str, number: str, order: str, digest: str | None = None
+) -> None:
     """The table `rows`, and the numbers that are given now in the book."""
     highest = draft.number(f"SELECT max({number}) FROM {source}")
     columns = [f"{value} AS {identifier(name)}" for name, value in values.items()]
     columns.append(f"CAST({number} AS {narrowest_type(0, highest)}) AS {identifier(SUBJECT_COLUMN)}")
+    if digest is not None:
+        columns.append(f"{digest} AS {identifier(DIGEST)}")
     draft.query(f"CREATE TABLE rows AS SELECT {', '.join(columns)} FROM {source} {order}")
     draft.query(f"INSERT INTO book.given SELECT {highest + 1} WHERE {highest + 1} > {_first_free(draft)}")

@@ -1,12 +1,13 @@
 """The coordinator's services that a node calls unasked: its log, and what takes people's signatures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import grpc
 
 from ceiba_protocol.disclosure.gate import LANES, MAX_HOLDERS, MAX_TESTS
 from ceiba_protocol.errors import MessageTooLarge
+from ceiba_protocol.fit_rounds import MOST_BYTES
 from ceiba_protocol.v1.agreements_pb2 import SubmitAgreementRequest
 from ceiba_protocol.v1.agreements_pb2_grpc import AgreementsStub
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -14,7 +15,7 @@ from ceiba_protocol.v1.enrolment_pb2 import ApproveRosterRequest
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub
 from ceiba_protocol.v1.log_pb2 import CosignRequest, EntriesRequest, GetCheckpointRequest
 from ceiba_protocol.v1.log_pb2_grpc import LogStub
-from ceiba_protocol.v1.work_pb2 import SharesRequest
+from ceiba_protocol.v1.work_pb2 import FitSharesRequest, SharePart, SharesRequest
 from ceiba_protocol.v1.work_pb2_grpc import WorkStub
 from ceiba_protocol.wire import from_rpc_error
 
@@ -58,16 +59,15 @@ class Operator:
 
     def shares(self, job_id: bytes) -> list[tuple[Signed, bytes]]:
         """What every holder of a job has sent to its gate: the document and its words."""
-        found: list[tuple[Signed, bytearray]] = []
         with self._translated():
-            for part in self._work.Shares(SharesRequest(job_id=job_id), timeout=CALL_SECONDS):
-                if part.WhichOneof("part") == "share":
-                    found.append((part.share, bytearray()))
-                elif found:
-                    found[-1][1].extend(part.words)
-                if len(found) > MAX_HOLDERS or (found and len(found[-1][1]) > 8 * LANES * MAX_TESTS):
-                    raise MessageTooLarge(message="Shares", limit=8 * LANES * MAX_TESTS)
-        return [(signed, bytes(words)) for signed, words in found]
+            parts = self._work.Shares(SharesRequest(job_id=job_id), timeout=CALL_SECONDS)
+            return _collected(parts, 8 * LANES * MAX_TESTS)
+
+    def fit_shares(self, job_id: bytes, iteration: int) -> list[tuple[Signed, bytes]]:
+        """What every holder of a job has sent to a round of its fit: the document and its words."""
+        request = FitSharesRequest(job_id=job_id, iteration=iteration)
+        with self._translated():
+            return _collected(self._work.FitShares(request, timeout=CALL_SECONDS), MOST_BYTES)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -75,3 +75,16 @@ class Operator:
             yield
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._target) from None
+
+
+def _collected(parts: Iterable[SharePart], limit: int) -> list[tuple[Signed, bytes]]:
+    """Documents, each with its words. Raises MessageTooLarge."""
+    found: list[tuple[Signed, bytearray]] = []
+    for part in parts:
+        if part.WhichOneof("part") == "share":
+            found.append((part.share, bytearray()))
+        elif found:
+            found[-1][1].extend(part.words)
+        if len(found) > MAX_HOLDERS or (found and len(found[-1][1]) > limit):
+            raise MessageTooLarge(message="Shares", limit=limit)
+    return [(signed, bytes(words)) for signed, words in found]

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ceiba_node.drafts import Draft, Seal, adopt_draft
-from ceiba_node.numbering import predecessor
+from ceiba_node.numbering import DIGEST_SQL, predecessor
 from ceiba_node.quantising import identifier
 from ceiba_node.snapshots import SUBJECT_COLUMN, SnapshotStore
 from ceiba_protocol.errors import EmptyTable, EngineFailed, NoSubjectKey, SnapshotDamaged
+from ceiba_protocol.program import DIGEST
 from ceiba_protocol.schema import Schema
 
 _NUMBER = identifier(SUBJECT_COLUMN)
@@ -132,7 +133,8 @@ def _write_the_others(draft: Draft, schema: Schema, listed: Iterable[str]) -> in
     columns = ", ".join(f"{one} AS {identifier(name)}" for one, name in zip(short, names, strict=True))
     draft.query(
         f"""
-        CREATE TABLE rows AS SELECT {columns} FROM previous.rows AS others({", ".join(short)})
+        CREATE TABLE rows AS SELECT {columns}, {DIGEST_SQL} AS {identifier(DIGEST)}
+        FROM previous.rows AS others({", ".join(short)}) JOIN book.subjects ON number = {short[-1]}
         WHERE {short[-1]} NOT IN {_LISTED} ORDER BY others.rowid
         """
     )

@@ -380,6 +380,12 @@ class NoSubjectKey(CeibaError):
     remedy = "Agree on a schema with a subject_key; `ceiba-node stop dataset {table}` ends answers until then."
 
 
+class SplitNeedsSubjectKey(CeibaError):
+    code, fault, status = "split_needs_subject_key", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "There are no splits of {table}: its schema has no subject key, by which a person is known at every holder."
+    remedy = "Choose rows by a column, or agree on a schema with a subject_key."
+
+
 class DatasetUnknown(CeibaError):
     code, fault, status = "dataset_unknown", Fault.CALLER, "NOT_FOUND"
     text = "{holder} has no version {version} of {table}."
@@ -618,6 +624,81 @@ class WrongKey(CeibaError):
     code, fault, status = "wrong_key", Fault.CALLER, "PERMISSION_DENIED"
     text = "The key in {path} is not the {duty} key that {member}'s descriptor certifies."
     remedy = "Each duty signs with its own key: the officer agreements, the publisher datasets."
+
+
+# --- fits ------------------------------------------------------------------------------------------------------
+
+
+class BadModel(CeibaError):
+    code, fault, status = "bad_model", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The model cannot be fitted: {problem}."
+    remedy = "Change the formula or its arguments; `docs/merchant/` has a page for each model."
+
+
+class TooFewRows(CeibaError):
+    code, fault, status = "too_few_rows", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "There are too few complete rows for {parameters} parameters: at least {least} are needed."
+    remedy = "Leave out columns, or columns with many missing values; widen the filter."
+
+
+class ColumnWithheld(CeibaError):
+    code, fault, status = "column_withheld", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "Too few subjects or holders are behind, or are left out by, {columns}; or an earlier answer is too near."
+    remedy = "Join rare levels to others, leave the column out, or widen the filter."
+
+
+class ColumnConcentrated(CeibaError):
+    code, fault, status = "column_concentrated", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "Nearly all of what varies in the column {column} comes from fewer subjects than an answer must have."
+    remedy = "Use its logarithm, cut it at a bound, or group it."
+
+
+class ConstantColumn(CeibaError):
+    code, fault, status = "constant_column", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The column {column} does not vary in these rows, or hardly within the bounds that its schema declares."
+    remedy = "Leave it out. A level that nobody has is no level: join it to another."
+
+
+class Collinear(CeibaError):
+    code, fault, status = "collinear", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The column {column} is a combination of those before it."
+    remedy = "Leave it or one of the others out."
+
+
+class Separation(CeibaError):
+    code, fault, status = "separation", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The coefficient of {column} grows without end: together with the others it predicts the outcome perfectly."
+    remedy = "Leave it out, join its rare levels, or ask for a cross table of it and the outcome."
+
+
+class NotConverged(CeibaError):
+    code, fault, status = "not_converged", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The fit has not converged after {iterations} iterations."
+    remedy = "Leave out columns that hardly vary, or allow more iterations."
+
+
+class WeightsConcentrated(CeibaError):
+    code, fault, status = "weights_concentrated", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "At one step of the fit fewer subjects than an answer must have carry nearly all of the weight."
+    remedy = "Check the weights and the offset, use logarithms of skewed columns, or leave out rare levels."
+
+
+class NotFinite(CeibaError):
+    code, fault, status = "not_finite", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "At one step of the fit {what} is too large for a number, or none."
+    remedy = "Scale the columns in the formula, use logarithms of skewed ones, and check offset and weights."
+
+
+class NoEvents(CeibaError):
+    code, fault, status = "no_events", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "Nobody in {what} has the event, so there is nothing to learn from."
+    remedy = "Check the event's column and the filter."
+
+
+class ClusterTooSmall(CeibaError):
+    code, fault, status = "cluster_too_small", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "One of the clusters has fewer than {least} rows, as few as no answer may have."
+    remedy = "Ask for fewer clusters."
 
 
 # --- the log ---------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def _derive(asked: Asked) -> Derived:
     variances = share_variances(program, asked.noise, tolerated, per_subject, len(holders)) if holders else ()
     capacities = [asked.capacities[name] for name in holders if name in asked.capacities]
     rules, gate = agreement.disclosure if agreement else _least_rules(asked), None
-    if rules is not None:
+    if rules is not None and rules.has_gate:
         unknown = variances[ROW_COUNT] * (len(holders) - tolerated) if variances else 0
         gate = gate_of(program, tests_of(program), rules, per_subject, unknown)
     layout = layout_of(program, capacities, asked.key_bits, variances)

@@ -17,8 +17,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from ceiba_protocol import program
-from ceiba_protocol.canonical import Document, FieldName, Text
-from ceiba_protocol.errors import ResolutionNeeded, UnboundedColumn, WrongType
+from ceiba_protocol.canonical import Document, FieldName, Text, sha256
+from ceiba_protocol.errors import ResolutionNeeded, SplitNeedsSubjectKey, UnboundedColumn, WrongType
 from ceiba_protocol.program import Comparison, Node
 from ceiba_protocol.schema import NUMERIC, PLAIN_DECIMAL, Column, ColumnType, Schema
 
@@ -118,6 +118,16 @@ class SubjectCount(Document):
     op: Literal["subjects"] = "subjects"
 
 
+class Part(Document):
+    """Which part of a split a row's subject is in: 0 to parts - 1, the same at every holder and in every version
+    (ADR 0019). It can be compared with a whole number, and nothing else."""
+
+    op: Literal["part"] = "part"
+    seed: Text
+    parts: Literal[2, 4, 5, 10, 20]
+    """Divisors of 20, so that all splits of one seed are made of the same twenty sets."""
+
+
 Expression = Annotated[
     ColumnValue
     | Number
@@ -130,7 +140,8 @@ Expression = Annotated[
     | Logic
     | Not
     | Missing
-    | SubjectCount,
+    | SubjectCount
+    | Part,
     Field(discriminator="op"),
 ]
 
@@ -181,6 +192,7 @@ class Kind(StrEnum):
     DATE = "a date"
     TIMESTAMP = "a timestamp"
     TEXT = "a text literal"
+    PART = "a part of a split"
 
 
 @dataclass(frozen=True)
@@ -229,9 +241,8 @@ def lower(expression: Expression, schema: Schema) -> Lowered:
             return _lower_case(expression, schema)
         case Comparing():
             return _lower_comparison(expression, schema)
-        case Logic(op=op, terms=terms):
-            nodes = tuple(lower_condition(term, schema) for term in terms)
-            return Lowered(program.all_of(nodes) if op == "and" else program.any_of(nodes), Kind.TRUTH)
+        case Logic():
+            return _lower_logic(expression, schema)
         case Not(term=term):
             return Lowered(program.negation(lower_condition(term, schema)), Kind.TRUTH)
         case Missing(value=value):
@@ -239,6 +250,42 @@ def lower(expression: Expression, schema: Schema) -> Lowered:
         case SubjectCount():
             hint = "Ask for it as a statistic of its own."
             raise WrongType(operation="Arithmetic, a condition or a group", given="a number of subjects", hint=hint)
+        case Part(seed=seed, parts=parts):
+            if schema.subject_key is None:
+                raise SplitNeedsSubjectKey(table=schema.table)
+            return Lowered(program.part(split_key(seed), parts), Kind.PART)
+
+
+def split_key(seed: str) -> int:
+    """120 bits that a split's seed stands for."""
+    return int.from_bytes(sha256("ceiba/v1/split", seed.encode())[:15])
+
+
+def seeds_of(part: object) -> frozenset[str]:
+    """The seeds of all splits in a document, such as a plan, or in anything within one."""
+    match part:
+        case Part(seed=seed):
+            return frozenset({seed})
+        case Document():
+            return seeds_of(tuple(getattr(part, name) for name in type(part).model_fields))
+        case tuple() | list():
+            return frozenset().union(*map(seeds_of, part))
+    return frozenset()
+
+
+_last_logic: tuple[Logic, Schema, Lowered] | None = None
+
+
+def _lower_logic(expression: Logic, schema: Schema) -> Lowered:
+    """The last one is remembered: the thousands of sums of one statistic share one long condition, the same object."""
+    global _last_logic
+    last = _last_logic
+    if last is not None and last[0] is expression and last[1] is schema:
+        return last[2]
+    nodes = tuple(lower_condition(term, schema) for term in expression.terms)
+    made = Lowered(program.all_of(nodes) if expression.op == "and" else program.any_of(nodes), Kind.TRUTH)
+    _last_logic = (expression, schema, made)
+    return made
 
 
 def _lower_missing(value: Expression, schema: Schema) -> Lowered:
@@ -355,7 +402,7 @@ def _lower_case(expression: Case, schema: Schema) -> Lowered:
     return Lowered(program.choose(tuple(zip(conditions, nodes, strict=True)), otherwise), Kind.NUMBER, step)
 
 
-_ORDERED = {Kind.NUMBER, Kind.DATE, Kind.TIMESTAMP}
+_ORDERED = {Kind.NUMBER, Kind.DATE, Kind.TIMESTAMP, Kind.PART}
 
 
 def _lower_comparison(expression: Comparing, schema: Schema) -> Lowered:
@@ -364,8 +411,11 @@ def _lower_comparison(expression: Comparing, schema: Schema) -> Lowered:
         left = replace(left, kind=Kind.NUMBER)
     if left.kind is Kind.NUMBER and right.kind is Kind.TRUTH:
         right = replace(right, kind=Kind.NUMBER)
+    left, right = _read_part(left, right), _read_part(right, left)
     same_domain = left.kind is not Kind.CATEGORY or _domain(left) == _domain(right)
-    if left.kind is not right.kind or left.kind is Kind.TEXT or not same_domain:
+    are_parts = isinstance(left.node, program.Part) and isinstance(right.node, program.Part)
+    is_refused = are_parts or left.kind is Kind.TEXT or not same_domain
+    if left.kind is not right.kind or is_refused:
         given = f"{left.kind} and {right.kind}"
         raise WrongType(operation="A comparison", given=given, hint="Compare values of the same kind.")
     equality = expression.comparison in (Comparison.EQUAL, Comparison.NOT_EQUAL)
@@ -375,6 +425,12 @@ def _lower_comparison(expression: Comparing, schema: Schema) -> Lowered:
     step = common_step(left.step, right.step)
     node = program.compare(expression.comparison, to_step(left, step), to_step(right, step))
     return Lowered(node, Kind.TRUTH)
+
+
+def _read_part(value: Lowered, beside: Lowered) -> Lowered:
+    """A whole number beside a part of a split is the part's number."""
+    is_whole = isinstance(value.node, program.Constant) and value.step == 1 and value.kind is Kind.NUMBER
+    return replace(value, kind=Kind.PART) if is_whole and beside.kind is Kind.PART else value
 
 
 def _domain(lowered: Lowered) -> tuple[str, ...] | None:
@@ -414,17 +470,31 @@ def columns_of(expression: Expression) -> frozenset[str]:
     match expression:
         case ColumnValue(name=name):
             return frozenset({name})
-        case Number() | TextValue() | TruthValue() | SubjectCount():
+        case Number() | TextValue() | TruthValue() | SubjectCount() | Part():
             return frozenset()
         case Arithmetic(left=left, right=right) | Comparing(left=left, right=right):
             return columns_of(left) | columns_of(right)
         case Round(value=value) | Missing(value=value) | Not(term=value):
             return columns_of(value)
-        case Logic(terms=terms):
-            return frozenset().union(*map(columns_of, terms))
+        case Logic():
+            return _columns_of_logic(expression)
         case Case(branches=branches, otherwise=otherwise):
             parts = [part for branch in branches for part in (branch.when, branch.then)]
             return frozenset().union(*map(columns_of, [*parts, *([otherwise] if otherwise else [])]))
+
+
+_last_columns: tuple[Logic, frozenset[str]] | None = None
+
+
+def _columns_of_logic(expression: Logic) -> frozenset[str]:
+    """The last one is remembered, as by `_lower_logic`."""
+    global _last_columns
+    last = _last_columns
+    if last is not None and last[0] is expression:
+        return last[1]
+    made: frozenset[str] = frozenset().union(*map(columns_of, expression.terms))
+    _last_columns = (expression, made)
+    return made
 
 
 _SIGN = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
@@ -460,3 +530,5 @@ def to_text(expression: Expression) -> str:
             return f"{to_text(value)} IS NULL"
         case SubjectCount():
             return "COUNT(DISTINCT subject)"
+        case Part(seed=seed, parts=parts):
+            return f"SPLIT({to_text(TextValue(value=seed))}, {parts})"

@@ -9,6 +9,8 @@ class State(StrEnum):
     WAITING_FOR_APPROVALS = "waiting_for_approvals"
     WAITING_FOR_SHARES = "waiting_for_shares"
     """Of the gate."""
+    WAITING_FOR_ITERATIONS = "waiting_for_iterations"
+    """Of a fit: shares of one round after the other, and at last the submissions."""
     WAITING_FOR_SUBMISSIONS = "waiting_for_submissions"
     DONE = "done"
     REFUSED = "refused"
@@ -21,8 +23,14 @@ class Event(StrEnum):
     LAST_APPROVAL = "last_approval"
     """Every holder of the set has approved, and there is a gate."""
     LAST_APPROVAL_WITHOUT_GATE = "last_approval_without_gate"
+    LAST_APPROVAL_BEFORE_FIT = "last_approval_before_fit"
+    """Likewise without a gate, and the question is a fit."""
     LAST_SHARE = "last_share"
     """Every holder of the set has sent its share to the gate."""
+    LAST_SHARE_BEFORE_FIT = "last_share_before_fit"
+    """Likewise, and the question is a fit."""
+    ITERATION = "iteration"
+    """Every holder of the set has sent its share of one round of the fit."""
     LAST_SUBMISSION = "last_submission"
     """Every holder of the set has submitted, and the product is stored."""
     ABSTENTION = "abstention"
@@ -38,17 +46,26 @@ class Event(StrEnum):
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL): State.WAITING_FOR_SHARES,
     (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_WITHOUT_GATE): State.WAITING_FOR_SUBMISSIONS,
+    (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_BEFORE_FIT): State.WAITING_FOR_ITERATIONS,
     (State.WAITING_FOR_APPROVALS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_APPROVALS, Event.REFUSAL): State.REFUSED,
     (State.WAITING_FOR_APPROVALS, Event.REVOCATION): State.FAILED,
     (State.WAITING_FOR_APPROVALS, Event.DEADLINE): State.EXPIRED,
     (State.WAITING_FOR_APPROVALS, Event.CANCELLATION): State.CANCELLED,
     (State.WAITING_FOR_SHARES, Event.LAST_SHARE): State.WAITING_FOR_SUBMISSIONS,
+    (State.WAITING_FOR_SHARES, Event.LAST_SHARE_BEFORE_FIT): State.WAITING_FOR_ITERATIONS,
     (State.WAITING_FOR_SHARES, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_SHARES, Event.REFUSAL): State.FAILED,
     (State.WAITING_FOR_SHARES, Event.REVOCATION): State.FAILED,
     (State.WAITING_FOR_SHARES, Event.DEADLINE): State.EXPIRED,
     (State.WAITING_FOR_SHARES, Event.CANCELLATION): State.CANCELLED,
+    (State.WAITING_FOR_ITERATIONS, Event.ITERATION): State.WAITING_FOR_ITERATIONS,
+    (State.WAITING_FOR_ITERATIONS, Event.LAST_SUBMISSION): State.DONE,
+    (State.WAITING_FOR_ITERATIONS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
+    (State.WAITING_FOR_ITERATIONS, Event.REFUSAL): State.FAILED,
+    (State.WAITING_FOR_ITERATIONS, Event.REVOCATION): State.FAILED,
+    (State.WAITING_FOR_ITERATIONS, Event.DEADLINE): State.EXPIRED,
+    (State.WAITING_FOR_ITERATIONS, Event.CANCELLATION): State.CANCELLED,
     (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION): State.DONE,
     (State.WAITING_FOR_SUBMISSIONS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_SUBMISSIONS, Event.REFUSAL): State.FAILED,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product as cartesian
 from math import prod
 from typing import Annotated, Literal, Self
@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from ceiba_protocol import program
 from ceiba_protocol.canonical import Document, FieldName, HexDigest, TableName, Text
 from ceiba_protocol.errors import (
+    BadModel,
     ManifestMismatch,
     NoDomain,
     PlanTooLarge,
@@ -46,6 +47,7 @@ from ceiba_protocol.expression import (
 from ceiba_protocol.program import SUBJECT, SUBJECTS, CalendarUnit, Comparison, Node, Row, evaluate
 from ceiba_protocol.schema import EPOCH, EPOCH_INSTANT, MICROSECOND, MICROSECONDS_PER_DAY, Column, OutOfBounds, Schema
 from ceiba_protocol.statistics import WITHHELD, AnyStatistic, Output, Statistic, Total
+from ceiba_protocol.statistics.fits.base import Fit, FitRows, Frame, Reading
 
 MAX_SUMS = 100_000
 """Cells times sums in one job: about 1 MB of ciphertext per holder, and 10 s of decryption for the merchant."""
@@ -53,7 +55,7 @@ ROW_COUNT = 0
 """The first sum of every program counts the cell's rows: a cell without any is no row of the result, as in SQL."""
 MAX_GROUP_KEYS = 8
 MAX_OUTPUTS = 500
-MAX_EXPRESSIONS = 3_000
+MAX_EXPRESSIONS = 6_000
 
 Label = str | int | float | date | None
 """What a group is called in a result."""
@@ -190,10 +192,32 @@ class Program:
     uses: tuple[Use, ...]
     clipped_columns: tuple[str, ...]
     """Columns whose out-of-bounds values were clipped at publishing; their counts travel with the answer."""
+    readings: tuple[Reading, ...] = ()
+    """What a fit reads of each row; then the sums are only the gate's, and none is released."""
 
     @property
     def cells(self) -> int:
         return prod(len(key.values) for key in self.keys)
+
+    @property
+    def fit(self) -> Fit | None:
+        """The statistic, if it takes several rounds: then it is the only one."""
+        statistic = self.uses[0].statistic if self.uses else None
+        return statistic if isinstance(statistic, Fit) else None
+
+    @property
+    def is_used(self) -> Node:
+        """Of a fit: 1 in the rows in which nothing is missing."""
+        return self.sums[self.uses[0].sums[0]].node
+
+    def frame(self, rows: int, minimum: int = 1, *, is_guarded: bool = True) -> Frame:
+        """Of a fit over at most so many rows."""
+        return Frame(self.readings, self.cells, rows, minimum, is_guarded)
+
+    @property
+    def released_cells(self) -> int:
+        """How many times the released figures of one cell there are."""
+        return 1 if self.fit is not None and not self.fit.per_cell else self.cells
 
     def labels(self) -> Iterator[tuple[Label, ...]]:
         """The cells' names, in the order of the layout."""
@@ -211,6 +235,7 @@ class Program:
         return cell
 
 
+@lru_cache(maxsize=8)
 def compile_plan(plan: Plan, schema: Schema) -> Program:
     """Check a plan against its schema and lower it. Raises the errors of `expression.lower`, and NoDomain,
     TooManyGroups, PlanTooLarge, and ManifestMismatch if the schema is not the one that the plan pins."""
@@ -222,6 +247,7 @@ def compile_plan(plan: Plan, schema: Schema) -> Program:
         raise PlanTooLarge(what="number of outputs", limit=MAX_OUTPUTS)
     keys = tuple(_compile_key(group, schema) for group in plan.groups)
     sums, uses = _compile_outputs(plan, schema, cells=prod(len(key.values) for key in keys))
+    readings = _compile_readings(plan, schema)
     return Program(
         table=plan.table,
         condition=None if plan.filter is None else lower_condition(plan.filter, schema),
@@ -229,7 +255,26 @@ def compile_plan(plan: Plan, schema: Schema) -> Program:
         sums=tuple(sums),
         uses=tuple(uses),
         clipped_columns=tuple(sorted(name for name in plan.columns if _clips(schema.column(name)))),
+        readings=readings,
     )
+
+
+def _compile_readings(plan: Plan, schema: Schema) -> tuple[Reading, ...]:
+    """What a fit reads of each row; nothing for other statistics. Raises BadModel."""
+    fits = [output.statistic for output in plan.outputs if isinstance(output.statistic, Fit)]
+    if not fits:
+        return ()
+    if len(plan.outputs) > 1:
+        raise BadModel(problem="a question with a model asks for nothing else")
+    if plan.groups and not fits[0].takes_groups:
+        raise BadModel(problem="it is fitted to all rows together; filter the table instead of grouping it")
+    return tuple(_reading(value, schema) for value in fits[0].variables())
+
+
+def _reading(value: Expression, schema: Schema) -> Reading:
+    lowered = lower_sum(value, schema)
+    program.checked(lowered.node, "A value of a model", limit=62)
+    return Reading(lowered.node, lowered.step)
 
 
 def _compile_outputs(plan: Plan, schema: Schema, cells: int) -> tuple[list[SumOf], list[Use]]:
@@ -399,6 +444,40 @@ def grouped_sums(compiled: Program, rows: Iterable[Row]) -> list[int]:
     return totals
 
 
+def fit_rows(compiled: Program, rows: Iterable[Row]) -> FitRows:
+    """What a fit reads of the rows in which nothing is missing: what a holder's engine must give, in any order."""
+    cells, units = [], []
+    for row in rows:
+        conditions = [node for node in (compiled.is_used, compiled.condition) if node is not None]
+        if all(evaluate(node, row) == 1 for node in conditions):
+            cells.append(compiled.cell_of(tuple(evaluate(key.node, row) for key in compiled.keys)))
+            units.append([evaluate(one.node, row) for one in compiled.readings])
+    readings = [np.array(column, dtype=np.int64) for column in zip(*units, strict=True)]
+    return rows_of(compiled, np.array(cells, dtype=np.int64), readings)
+
+
+def rows_of(compiled: Program, cells: npt.NDArray[np.int64], units: Sequence[npt.NDArray[np.int64]]) -> FitRows:
+    """`units`: for each reading, one integer a row, as its node gives it."""
+    values = np.empty((len(cells), len(compiled.readings)), order="F")
+    for place, reading in enumerate(compiled.readings):
+        values[:, place] = reading.floats(units[place]) if len(cells) else 0.0
+    return FitRows(cells, values)
+
+
+def fit_alone(compiled: Program, rows: Iterable[Row]) -> list[int]:
+    """A fit's final figures on rows that one process has: what a space of holders gives for the same rows. Public rules
+    hold: nothing is withheld. Raises what the fit does."""
+    fit = compiled.fit
+    assert fit is not None
+    used = fit_rows(compiled, rows)
+    frame = compiled.frame(len(used.cells), is_guarded=False)
+    fit.check(frame)
+    state, prepared = fit.begin(frame), fit.prepare(used, frame)
+    while not state.is_final:
+        state = fit.advance(state, fit.measure(state, prepared, frame), frame)
+    return fit.values(state, frame)
+
+
 def finish(
     compiled: Program, totals: Sequence[int], sent: npt.NDArray[np.bool_] | None = None, *, noisy: bool = False
 ) -> list[tuple[Label | Output, ...]]:
@@ -407,6 +486,8 @@ def finish(
     `sent` [cells, sums] says which sums were released, None that all were. As in SQL, a group without rows is left out,
     if that is known, and a question without groups always has its one row.
     """
+    if compiled.fit is not None:
+        return _finish_fit(compiled, compiled.fit, totals, sent)
     width = len(compiled.sums)
     rows: list[tuple[Label | Output, ...]] = []
     for cell, labels in enumerate(compiled.labels()):
@@ -415,6 +496,18 @@ def finish(
         sums = [Total(n, one.step, not ok) for n, one, ok in zip(units, compiled.sums, may, strict=True)]
         if noisy or not compiled.keys or not _is_empty(compiled, sums):
             rows.append((*labels, *(finish_one(use, sums) for use in compiled.uses)))
+    return rows
+
+
+def _finish_fit(
+    compiled: Program, fit: Fit, values: Sequence[int], sent: npt.NDArray[np.bool_] | None
+) -> list[tuple[Label | Output, ...]]:
+    if not fit.per_cell:
+        return [(fit.read(values),)]
+    width, rows = len(values) // compiled.cells, list[tuple[Label | Output, ...]]()
+    for cell, labels in enumerate(compiled.labels()):
+        is_sent = sent is None or bool(sent[cell].all())
+        rows.append((*labels, fit.read(values[cell * width : (cell + 1) * width]) if is_sent else WITHHELD))
     return rows
 
 

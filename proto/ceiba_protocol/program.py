@@ -6,14 +6,18 @@ their meaning; the engines are tested against it. NULL follows SQL: arithmetic a
 AND, OR and NOT are three-valued, a CASE branch is taken only if its condition is TRUE. Truth values are 1 and 0.
 """
 
+import hashlib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import ClassVar, assert_never
+from typing import ClassVar, TypeVar, assert_never, dataclass_transform
 
 from ceiba_protocol.errors import ValueOutOfRange
 from ceiba_protocol.schema import EPOCH, days_since_epoch
+
+T = TypeVar("T")
 
 ENGINE_BITS = 126
 """Intermediate values stay within a 128-bit signed integer, the widest that engines offer."""
@@ -22,6 +26,13 @@ Row = Mapping[str, int | None]
 """A row by its columns; under SUBJECT, the number of the person or firm that it is about."""
 SUBJECT = "#subject"
 """Where a row has its subject's number. No column of a schema can have this name."""
+
+
+DIGEST = "#digest"
+"""Where a row has `subject_digest` of its subject's identifier, in tables with a subject key."""
+DIGEST_TAG = "ceiba/v1/subject:"
+DIGEST_HEX, PART_HEX = 15, 13
+"""Hexadecimal digits that are kept of a subject's digest, and of the hash that decides on its part."""
 
 
 class Comparison(StrEnum):
@@ -42,7 +53,22 @@ class CalendarUnit(StrEnum):
     YEAR = "year"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def _node(kind: type[T]) -> type[T]:
+    """A frozen dataclass that hashes itself once: large programs share long conditions among thousands of sums."""
+    made = dataclass(frozen=True, kw_only=True)(kind)
+    compute = made.__hash__
+
+    def remembered(self: object) -> int:
+        if "_hash" not in self.__dict__:
+            object.__setattr__(self, "_hash", compute(self))
+        return int(self.__dict__["_hash"])
+
+    made.__hash__ = remembered  # type: ignore[method-assign]
+    return made
+
+
+@_node
 class Node:
     """A node's `low` and `high` bound every value it can have; `nullable` says whether it can be NULL."""
 
@@ -53,7 +79,7 @@ class Node:
     is_truth: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Truth(Node):
     """A condition: 1, 0 or NULL."""
 
@@ -63,31 +89,31 @@ class Truth(Node):
     is_truth: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Load(Node):
     """A column of the snapshot."""
 
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Constant(Node):
     value: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Add(Node):
     left: Node
     right: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Multiply(Node):
     left: Node
     right: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class RoundedQuotient(Node):
     """left / right, rounded half away from zero; NULL where right is 0."""
 
@@ -95,7 +121,7 @@ class RoundedQuotient(Node):
     right: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class FloorQuotient(Node):
     """⌊value / divisor⌋ for a positive constant divisor."""
 
@@ -103,7 +129,7 @@ class FloorQuotient(Node):
     divisor: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class CalendarStart(Node):
     """The first day of the calendar unit in which `day` lies; both are days since 1970-01-01."""
 
@@ -111,35 +137,35 @@ class CalendarStart(Node):
     unit: CalendarUnit
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Compare(Truth):
     comparison: Comparison
     left: Node
     right: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class AllOf(Truth):
     terms: tuple[Node, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class AnyOf(Truth):
     terms: tuple[Node, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Negation(Truth):
     term: Node
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class IsNull(Truth):
     value: Node
     nullable: bool = field(default=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
 class Subjects(Node):
     """Stands for a whole sum, never for a part of one: how many distinct subjects the rows have. One more subject adds
     at most 1, however many rows it has."""
@@ -149,7 +175,15 @@ class Subjects(Node):
     nullable: bool = field(default=False, init=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@_node
+class Part(Node):
+    """Which part of a split the row's subject is in, from 0; `key`: `split_key` of the split's seed."""
+
+    key: int
+    parts: int
+
+
+@_node
 class Choose(Node):
     """CASE: the value of the first branch whose condition is TRUE, or else `otherwise`."""
 
@@ -160,11 +194,11 @@ class Choose(Node):
 # --- construction: ranges are computed, and what is already known is not asked of every row --------------------
 
 
-def checked(node: Node, what: str) -> Node:
-    """`node`, if every value it can have fits the engines' integers. Raises ValueOutOfRange."""
+def checked(node: Node, what: str, limit: int = ENGINE_BITS) -> Node:
+    """`node`, if every value it can have fits so many bits beside its sign. Raises ValueOutOfRange."""
     bits = max(abs(node.low), abs(node.high)).bit_length()
-    if bits > ENGINE_BITS:
-        raise ValueOutOfRange(what=what, bits=bits, limit=ENGINE_BITS)
+    if bits > limit:
+        raise ValueOutOfRange(what=what, bits=bits, limit=limit)
     return node
 
 
@@ -271,6 +305,10 @@ def any_of(terms: tuple[Node, ...]) -> Node:
     return kept[0] if len(kept) == 1 else AnyOf(terms=kept, nullable=any(term.nullable for term in kept))
 
 
+def part(key: int, parts: int) -> Part:
+    return Part(key=key, parts=parts, low=0, high=parts - 1, nullable=False)
+
+
 def negation(term: Node) -> Node:
     if term in (TRUE, FALSE):
         return FALSE if term == TRUE else TRUE
@@ -317,6 +355,22 @@ def start_of(unit: CalendarUnit, day: int) -> int:
             return days_since_epoch(moment.replace(month=1, day=1))
 
 
+# --- splits (ADR 0019) -------------------------------------------------------------------------------------------
+
+
+def subject_digest(identifier: str) -> int:
+    """A subject as splits know it, the same at every holder: 60 bits of SHA-256 of its identifier in Unicode's normal
+    form C, without spaces around it."""
+    text = DIGEST_TAG + unicodedata.normalize("NFC", identifier.strip(" "))
+    return int(hashlib.sha256(text.encode()).hexdigest()[:DIGEST_HEX], 16)
+
+
+def part_of(key: int, digest: int, parts: int) -> int:
+    """⌊h·parts / 2^52⌋, h the first 52 bits of SHA-256 over both numbers in decimal digits, between them a colon."""
+    hashed = int(hashlib.sha256(f"{key}:{digest}".encode()).hexdigest()[:PART_HEX], 16)
+    return hashed * parts >> 4 * PART_HEX
+
+
 def children(node: Node) -> tuple[Node, ...]:
     """The nodes that a node is made of."""
     match node:
@@ -357,6 +411,10 @@ def evaluate(node: Node, row: Row) -> int | None:
             return _decided(0, [evaluate(term, row) for term in terms])
         case AnyOf(terms=terms):
             return _decided(1, [evaluate(term, row) for term in terms])
+        case Part(key=key, parts=parts):
+            digest = row[DIGEST]
+            assert digest is not None  # publishing refuses rows without a subject
+            return part_of(key, digest, parts)
         case Negation(term=term):
             truth = evaluate(term, row)
             return None if truth is None else 1 - truth

@@ -9,6 +9,7 @@ import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 import numpy as np
 import phe
@@ -40,6 +41,7 @@ from ceiba_protocol.errors import (
     MalformedMessage,
     ManifestMismatch,
     NoiseTooCostly,
+    NoiseUndefined,
     OutsideWindow,
     SetMismatch,
     TotalRejected,
@@ -48,8 +50,9 @@ from ceiba_protocol.errors import (
 from ceiba_protocol.plan import ROW_COUNT, Plan, Program, compile_plan
 from ceiba_protocol.program import ENGINE_BITS
 from ceiba_protocol.schema import Schema
+from ceiba_protocol.statistics.fits.base import Frame
 from ceiba_protocol.sums.layout import Layout
-from ceiba_protocol.sums.masks import Words, combined_words, expand_words
+from ceiba_protocol.sums.masks import Words, add_words, combined_words, expand_words, negate_words
 from ceiba_protocol.sums.paillier import Encryptor
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.sums.secure_sum import (
@@ -58,6 +61,7 @@ from ceiba_protocol.sums.secure_sum import (
     merchant_open,
     set_digest,
 )
+from ceiba_protocol.sums.wide import add_wide, negate_wide
 from ceiba_protocol.trust.agreement import Agreement, check_covers, check_parties
 from ceiba_protocol.trust.documents import (
     AbortToken,
@@ -78,7 +82,7 @@ CLOCK_TOLERANCE = 300
 """Seconds by which two members' clocks may differ (PROTOCOL §6.5)."""
 LONGEST_WINDOW = 30 * 24 * 3600
 """Seconds that a job may wait for its holders, who keep a mask key for it all the while."""
-GATE, RELEASE = 0, 1
+GATE, RELEASE, FIT = 0, 1, 2
 """The numbers of the stages in a round's context."""
 
 
@@ -89,11 +93,16 @@ def layout_of(program: Program, capacities: Iterable[int], key_bits: int, varian
     """The layout of a job: a pure function of the plan, the schema and the published row capacities (§2.4).
 
     The header has one slot for each column with clipped values, bounded by the rows; then each cell has the
-    program's sums, bounded by the rows times the largest value that one row can add, and by what noise can add.
+    program's sums, bounded by the rows times the largest value that one row can add, and by what noise can add. Of a
+    fit, it has the final figures, which every holder sends whole.
     `variances`: of one holder's noise, for each sum; empty without noise. Raises ValueOutOfRange.
     """
     shares = list(capacities)
     rows = sum(shares)
+    if program.fit is not None:
+        cell = tuple(len(shares) * bound for bound in program.fit.slots(program.frame(rows)))
+        header = (rows,) * len(program.clipped_columns)
+        return Layout(key_bits, header, cell, program.released_cells, len(shares))
     largest = max(rows * one.row_bound for one in program.sums)
     if largest.bit_length() > ENGINE_BITS:
         raise ValueOutOfRange(what="A sum over all rows", bits=largest.bit_length(), limit=ENGINE_BITS)
@@ -109,8 +118,12 @@ def layout_of(program: Program, capacities: Iterable[int], key_bits: int, varian
     )
 
 
-def share_bounds(program: Program, capacity: int, variances: Sequence[int] = ()) -> list[int]:
-    """The bounds of one holder's own values, slot by slot; those of all holders add up to the layout's."""
+def share_bounds(program: Program, capacity: int, rows: int, variances: Sequence[int] = ()) -> list[int]:
+    """The bounds of one holder's own values, slot by slot; those of all holders add up to the layout's. `capacity` is
+    its own; `rows`, that of all."""
+    if program.fit is not None:
+        slots = program.fit.slots(program.frame(rows))
+        return [capacity] * len(program.clipped_columns) + slots * program.released_cells
     cell = [
         capacity * one.row_bound + reach for one, reach in zip(program.sums, _reaches(program, variances), strict=True)
     ]
@@ -132,7 +145,6 @@ class Question:
     roster: Roster
     agreement: Agreement
     program: Program
-    tests: Tests
     holders_per_subject: int
     """At how many holders one subject may have rows, as the schema says."""
     layout: Layout
@@ -142,6 +154,11 @@ class Question:
     def rules(self) -> Disclosure:
         return self.agreement.disclosure
 
+    @cached_property
+    def tests(self) -> Tests:
+        """What must be many before a sum is released; of use where there is a gate."""
+        return tests_of(self.program)
+
     def variances(self, holders: int) -> tuple[int, ...]:
         """Of the noise that each of so many holders adds to each sum of a cell; empty for exact figures."""
         return share_variances(
@@ -150,9 +167,17 @@ class Question:
 
     def gate(self, holders: int) -> GateForm | None:
         """What so many holders find out together before they release anything; None if there is nothing to find out."""
+        if not self.rules.has_gate:
+            return None
         variances = self.variances(holders)
         unknown = variances[ROW_COUNT] * (holders - self.agreement.tolerated) if variances else 0
         return gate_of(self.program, self.tests, self.rules, self.holders_per_subject, unknown)
+
+    def frame(self, holders: Iterable[str]) -> Frame:
+        """What these holders know of a fit before its first round."""
+        rows = sum(self.pin_of(holder).row_capacity for holder in holders)
+        minimum = self.rules.minimum_subjects * self.holders_per_subject
+        return self.program.frame(rows, minimum, is_guarded=self.rules.has_gate)
 
     @property
     def modulus(self) -> int:
@@ -201,6 +226,7 @@ def make_manifest(
         raise DatasetMissing(holders=", ".join(missing), table=plan.table)
     datasets = tuple(pins[holder] for holder in agreement.holder_names)
     program = compile_plan(plan, schema)
+    check_fit(program, noise, datasets)
     variances = share_variances(program, noise, agreement.tolerated, schema.max_holders_per_subject, len(datasets))
     layout = _layout(program, datasets, merchant, variances)
     return Manifest(
@@ -267,12 +293,12 @@ def read_manifest(signed: Signed, agreement: Agreement, roster: Roster, schema: 
         raise ManifestMismatch(problem="its encryption key is not the merchant's on the roster")
     check_covers(agreement, manifest.plan)
     program, per_subject = compile_plan(manifest.plan, schema), schema.max_holders_per_subject
+    check_fit(program, manifest.noise, manifest.datasets)
     variances = share_variances(program, manifest.noise, agreement.tolerated, per_subject, len(manifest.datasets))
     layout = _layout(program, manifest.datasets, merchant, variances)
     if manifest.layout_digest != layout.digest().hex():
         raise ManifestMismatch(problem="its layout is not the one that follows from its plan")
-    digest, tests = manifest.digest(), tests_of(program)
-    question = Question(manifest, digest, merchant, roster, agreement, program, tests, per_subject, layout)
+    question = Question(manifest, manifest.digest(), merchant, roster, agreement, program, per_subject, layout)
     gate = question.gate(len(manifest.datasets))
     if gate is not None:
         gate.check_size(len(manifest.datasets))
@@ -290,6 +316,15 @@ def _check_cites(manifest: Manifest, agreement: Agreement) -> None:
     check_noise(manifest.noise, agreement)
     if manifest.number > agreement.jobs:
         raise ManifestMismatch(problem=f"it is job {manifest.number}, and {agreement.jobs} are agreed")
+
+
+def check_fit(program: Program, noise: NoiseTerms | None, datasets: Sequence[DatasetPin]) -> None:
+    """What the schema and the sizes say about a fit. Raises BadModel, NoiseUndefined."""
+    if program.fit is None:
+        return
+    if noise is not None:
+        raise NoiseUndefined(problem="a fit is exact: its iterates have no noise")
+    program.fit.check(program.frame(sum(pin.row_capacity for pin in datasets)))
 
 
 def check_noise(noise: NoiseTerms | None, agreement: Agreement) -> None:
@@ -373,16 +408,18 @@ class Commitment:
         """The release is bound to what everybody has sent to the gate: whoever saw other shares masks otherwise."""
         return replace(self, context=replace(self.context, gate_transcript_digest=transcript_digest(shares)))
 
-    def release_context(self, released: str) -> RoundContext:
-        """That of the release by a holder which finds that the gate lets this pass; empty without a gate.
+    def release_context(self, released: str, iterate: str = "") -> RoundContext:
+        """That of the release by a holder which finds that the gate lets this pass; empty without a gate. `iterate`:
+        digest of a fit's last state; empty without a fit.
 
         Whoever decides otherwise masks otherwise: a leader that seals a wrong key to one holder, who then releases
         nothing, would else isolate the others in the total.
         """
+        context = replace(self.context, iterate_digest=bytes.fromhex(iterate)) if iterate else self.context
         if not released:
-            return self.context
+            return context
         decided = sha256("ceiba/v1/gate-decision", self.context.gate_transcript_digest, bytes.fromhex(released))
-        return replace(self.context, gate_transcript_digest=decided)
+        return replace(context, gate_transcript_digest=decided)
 
     @property
     def holders(self) -> list[str]:
@@ -503,18 +540,13 @@ def share_gate(
     `words`: of `gate.exact_words` or `gate.noisy_words`. The leader of the set adds a mask whose key it seals to the
     holders: the masks between pairs cancel on the sum, and nobody else may read it. Raises SetMismatch.
     """
-    if commitment.mask_keys.get(me) != x25519_public_key(mask_secret):
-        raise SetMismatch(problem=f"its mask key for {me} is not {me}'s")
     context = commitment.gate_context.digest()
-    peers = {holder: key for holder, key in commitment.mask_keys.items() if holder != me}
-    masked = words + combined_words(me, mask_secret, peers, context, len(words))
+    masked = words + own_masks(commitment, context, me, len(words), mask_secret)
     sealed = {}
     if me == leader_of(commitment):
         group_key = random(32)
         masked = masked + expand_words(group_key, len(words))
-        roster = question.roster
-        keys = {one: bytes.fromhex(roster.member(one, Role.HOLDER).sealing_key) for one in commitment.holders}
-        sealed = {holder: seal_to(key, group_key, context).hex() for holder, key in keys.items()}
+        sealed = seal_to_all(question, commitment, group_key, context)
     blob = masked.astype("<u8").tobytes()
     share = GateShare(
         job_id=question.manifest.job_id,
@@ -528,9 +560,40 @@ def share_gate(
     return share, blob
 
 
+def own_masks(
+    commitment: Commitment, context: bytes, me: str, count: int, mask_secret: bytes, *, wide: bool = False
+) -> Words:
+    """What cancels against the others' in the sum, word by word or, if wide, in pairs of words. Raises SetMismatch."""
+    if commitment.mask_keys.get(me) != x25519_public_key(mask_secret):
+        raise SetMismatch(problem=f"its mask key for {me} is not {me}'s")
+    peers = {holder: key for holder, key in commitment.mask_keys.items() if holder != me}
+    return combined_words(
+        me, mask_secret, peers, context, count, *((add_wide, negate_wide) if wide else (add_words, negate_words))
+    )
+
+
+def seal_to_all(question: Question, commitment: Commitment, secret: bytes, context: bytes) -> dict[str, str]:
+    """Run by the leader: the group's key, sealed to each holder of the set."""
+    members = {one: question.roster.member(one, Role.HOLDER) for one in commitment.holders}
+    return {name: seal_to(bytes.fromhex(one.sealing_key), secret, context).hex() for name, one in members.items()}
+
+
+def open_group_key(
+    commitment: Commitment, shares: Iterable[GateShare], me: str, sealing_secret: bytes, context: bytes
+) -> bytes:
+    """32 bytes that the leader has sealed. Raises MalformedMessage."""
+    sealed = {share.holder: share.sealed_keys for share in shares}[leader_of(commitment)]
+    if me not in sealed:
+        raise MalformedMessage(message="GateShare", problem="the leader's has no key for every holder")
+    group_key = open_sealed(sealing_secret, bytes.fromhex(sealed[me]), context)
+    if len(group_key) != 32:
+        raise MalformedMessage(message="GateShare", problem="the leader's key is none")
+    return group_key
+
+
 def leader_of(commitment: Commitment) -> str:
-    """The holder that draws the group's key: the one with the smallest SHA-256 of the gate's context and its name."""
-    context = commitment.gate_context.digest()
+    """The holder that draws the group's key: the one with the smallest SHA-256 of the set's context and its name."""
+    context = commitment.context.digest()
     return min(commitment.holders, key=lambda holder: hashlib.sha256(context + holder.encode()).digest())
 
 
@@ -584,12 +647,7 @@ def open_gate(
     context, total = commitment.gate_context.digest(), np.zeros(1, dtype=np.uint64)
     for share, (_, blob) in zip(documents, shares, strict=True):
         total = total + check_words(share, blob)
-    sealed = {share.holder: share.sealed_keys for share in documents}[leader_of(commitment)]
-    if me not in sealed:
-        raise MalformedMessage(message="GateShare", problem="the leader's has no key for every holder")
-    group_key = open_sealed(sealing_secret, bytes.fromhex(sealed[me]), context)
-    if len(group_key) != 32:
-        raise MalformedMessage(message="GateShare", problem="the leader's key is none")
+    group_key = open_group_key(commitment, documents, me, sealing_secret, context)
     assert commitment.gate is not None
     return decide(commitment.gate, total - expand_words(group_key, len(total)))
 
@@ -599,22 +657,24 @@ def open_gate(
 
 def contribute(
     question: Question, commitment: Commitment, me: str, values: Sequence[int], mask_secret: bytes,
-    encryptor: Encryptor, salt: bytes, released: Released | None = None,
+    encryptor: Encryptor, salt: bytes, released: Released | None = None, iterate: str = "",
 ) -> tuple[Submission, bytes]:  # fmt: skip
     """Run by a holder once for each round: its submission and ciphertexts, to be stored before they are sent (I2).
 
-    `values`: its clip counts, then its sums, cell by cell, with its noise if there is any. `salt`: 32 random bytes that
-    it keeps, for audits. `released`: what the gate lets pass, which `commitment` is bound to; the rest is sent as 0.
+    `values`: its clip counts, then its sums, cell by cell, with its noise if there is any; or a fit's final figures.
+    `salt`: 32 random bytes that it keeps, for audits. `released`: what the gate lets pass, which `commitment` is bound
+    to; the rest is sent as 0. `iterate`: digest of a fit's last state.
     Raises SetMismatch if the set has another mask key for this holder than its own.
     """
     if commitment.mask_keys.get(me) != x25519_public_key(mask_secret):
         raise SetMismatch(problem=f"its mask key for {me} is not {me}'s")
     variances = question.variances(len(commitment.holders))
-    bounds = share_bounds(question.program, question.pin_of(me).row_capacity, variances)
+    rows = sum(question.pin_of(holder).row_capacity for holder in commitment.holders)
+    bounds = share_bounds(question.program, question.pin_of(me).row_capacity, rows, variances)
     if released is not None:
         values = _only_released(question, commitment, values, released)
     text = "" if released is None else pack_released(released)
-    context = commitment.release_context(text)
+    context = commitment.release_context(text, iterate)
     peers = {holder: key for holder, key in commitment.mask_keys.items() if holder != me}
     ciphertexts = holder_contribute(context, commitment.layout, values, bounds, me, mask_secret, peers, encryptor)
     return (
@@ -624,6 +684,7 @@ def contribute(
             holder=me,
             context_digest=Digest(context.digest().hex()),
             released=text,
+            iterate=iterate,
             ciphertexts=commitment.layout.ciphertexts,
             ciphertext_digest=Digest(hashlib.sha256(ciphertexts).hexdigest()),
             commitment=commit_to_values(values, salt),
@@ -636,8 +697,19 @@ def _only_released(question: Question, commitment: Commitment, values: Sequence[
     """The header and the sums that may be sent; 0 for all others."""
     assert commitment.gate is not None
     header = len(question.program.clipped_columns)
-    sent = released_sums(commitment.gate, released).reshape(-1).tolist()
+    sent = _sent(question.program, commitment.gate, released).reshape(-1).tolist()
     return [*values[:header], *(value if may else 0 for value, may in zip(values[header:], sent, strict=True))]
+
+
+def _sent(program: Program, gate: GateForm, released: Released) -> Released:
+    """[cells, figures]: what is sent. Of a fit, all figures of a cell or none."""
+    sums = released_sums(gate, released)
+    if program.fit is None:
+        return sums
+    width = len(program.fit.slots(program.frame(1)))
+    sums = sums[:, program.uses[0].sums]
+    cells = sums.all(axis=1, keepdims=True) if program.fit.per_cell else sums.all(keepdims=True)
+    return np.repeat(cells, width, axis=1)
 
 
 def commit_to_values(values: Sequence[int], salt: bytes) -> Digest:
@@ -667,9 +739,13 @@ def check_submitted(signed: Signed, question: Question, commitment: Commitment) 
         raise SetMismatch(problem=f"{submission.holder} is not in it")
     if submission.ciphertexts != commitment.layout.ciphertexts:
         raise MalformedMessage(message="Submission", problem="it has another number of ciphertexts than the layout")
-    if submission.context_digest != commitment.release_context(submission.released).digest().hex():
+    if submission.context_digest != _context_of(commitment, submission).digest().hex():
         raise TotalRejected(problem=f"{submission.holder} answered in another context")
     return submission
+
+
+def _context_of(commitment: Commitment, submission: Submission) -> RoundContext:
+    return commitment.release_context(submission.released, submission.iterate)
 
 
 # --- 8. the merchant opens the total ---------------------------------------------------------------------------
@@ -712,13 +788,21 @@ def open_result(
     released = read_released(commitment, [signed for signed, _ in submissions])
     values = merchant_open(total, contributions, commitment.layout, private_key)
     columns, holders = question.program.clipped_columns, len(commitment.holders)
+    sums, gate = values[len(columns) :], commitment.gate
     return Opened(
-        sums=values[len(columns) :],
+        sums=sums if question.program.fit is None else _what_all_sent(sums, holders),
         clipped=dict(zip(columns, values, strict=False)),
         holders=commitment.holders,
-        sent=None if released is None or commitment.gate is None else released_sums(commitment.gate, released),
+        sent=None if released is None or gate is None else _sent(question.program, gate, released),
         variances=[holders * variance for variance in question.variances(holders)],
     )
+
+
+def _what_all_sent(totals: Sequence[int], holders: int) -> list[int]:
+    """Each holder sends the whole of a fit's figures, so that what they do not all agree on shows."""
+    if any(total % holders for total in totals):
+        raise TotalRejected(problem="its holders disagree about the fit")
+    return [total // holders for total in totals]
 
 
 def commit_past_gate(
@@ -738,10 +822,11 @@ def read_released(commitment: Commitment, submissions: Iterable[Signed]) -> Rele
 
     Raises SetMismatch if they disagree, MalformedMessage.
     """
-    said = {Submission.parse(signed.body).released for signed in submissions}
+    opened = [Submission.parse(signed.body) for signed in submissions]
+    said = {(submission.released, submission.iterate) for submission in opened}
     if len(said) != 1:
-        raise SetMismatch(problem="its holders disagree about what the gate lets pass")
-    text = said.pop()
+        raise SetMismatch(problem="its holders disagree about what the gate lets pass, or about the fit")
+    ((text, _),) = said
     if commitment.gate is None:
         if text:
             raise MalformedMessage(message="Submission", problem="it has a gate's decision and there is no gate")

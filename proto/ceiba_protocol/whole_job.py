@@ -14,7 +14,8 @@ from ceiba_protocol.canonical import Digest
 from ceiba_protocol.disclosure.gate import exact_words, noisy_words
 from ceiba_protocol.disclosure.grade import disclosure_for
 from ceiba_protocol.disclosure.support import count_subjects
-from ceiba_protocol.plan import ROW_COUNT, Label, Plan, finish, grouped_sums
+from ceiba_protocol.fit_rounds import FitRound, final_values, first_round, next_round, share_fit
+from ceiba_protocol.plan import ROW_COUNT, Label, Plan, finish, fit_rows, grouped_sums
 from ceiba_protocol.program import Row
 from ceiba_protocol.rounds import (
     Commitment,
@@ -61,6 +62,7 @@ from ceiba_protocol.trust.roster import (
     check_roster,
 )
 from ceiba_protocol.trust.signing import sign
+from ceiba_protocol.v1.common_pb2 import Signed
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,12 @@ def run_job(
         shares.append((sign(share, name, keys[name]), blob))
     papers = [signed for signed, _ in shares]
 
+    # Holders of a fit: each sums at the state that all have derived; the masked sums of all give the next state.
+    fits = {}
+    if questions[names[0]].program.fit is not None:
+        fits = _run_fit(space, questions, commitments, shares, rows_by_holder, mask_secrets, random)
+        values = {name: final_values(fit) for name, fit in fits.items()}
+
     # 5.–6. Holders: each packs what may be released, masks, encrypts, signs.
     submissions = []
     for name in names:
@@ -223,8 +231,9 @@ def run_job(
         header = [0] * len(question.program.clipped_columns)
         encryptor = Encryptor.for_count(question.modulus, commitment.layout.ciphertexts, random)
         submission, ciphertexts = contribute(
-            question, commitment, name, header + values[name], mask_secrets[name], encryptor, random(32), released
-        )
+            question, commitment, name, header + values[name], mask_secrets[name], encryptor, random(32), released,
+            fits[name].state.digest() if fits else "",
+        )  # fmt: skip
         submissions.append((sign(submission, name, keys[name]), ciphertexts))
 
     # 7. Coordinator: checks what it can and multiplies what it cannot read.
@@ -236,6 +245,33 @@ def run_job(
     # 8. Merchant: checks everything again, decrypts the total, finishes the statistics.
     opened = open_result(question, approvals, submissions, total, keypair[1], shares=papers)
     return finish(question.program, opened.sums, opened.sent, noisy=noise is not None)
+
+
+def _run_fit(
+    space: Example, questions: Mapping[str, Question], commitments: Mapping[str, Commitment],
+    shares: Sequence[tuple[Signed, bytes]], rows_by_holder: Mapping[str, Sequence[Row]],
+    mask_secrets: Mapping[str, bytes], random: Random,
+) -> dict[str, FitRound]:  # fmt: skip
+    """Every round of a fit: each holder's last one."""
+    rounds = {}
+    for name, question in questions.items():
+        commitment, released = commitments[name], None
+        if shares:
+            released = open_gate(question, commitment, shares, name, sealing_secret(name))
+            commitment = commitment.after_gate([signed for signed, _ in shares])
+        rounds[name] = first_round(question, commitment, released)
+    prepared = {
+        name: one.fit.prepare(fit_rows(questions[name].program, rows_by_holder[name]), one.frame)
+        for name, one in rounds.items()
+    }
+    while not all(one.state.is_final for one in rounds.values()):
+        sent = []
+        for name, one in rounds.items():
+            sums = one.fit.measure(one.state, prepared[name], one.frame)
+            share, blob = share_fit(one, name, sums, mask_secrets[name], random)
+            sent.append((sign(share, name, space.keys[name]), blob))
+        rounds = {name: next_round(one, sent, name, sealing_secret(name)) for name, one in rounds.items()}
+    return rounds
 
 
 def example_words(

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ceiba import plots
     from ceiba.agreements import AgreementHandle
     from ceiba.jobs import Job
     from ceiba.noise import Noise
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ceiba.receipts import Receipt
     from ceiba.result import Result
     from ceiba.space import Space, connect
-    from ceiba.terms import Term, case, col, date_trunc, width_bucket
+    from ceiba.terms import Term, case, col, date_trunc, split, width_bucket
     from ceiba_protocol.errors import CeibaError
     from ceiba_protocol.statistics import WITHHELD
 
@@ -38,10 +39,14 @@ _HOMES = {
     "case": "ceiba.terms",
     "col": "ceiba.terms",
     "date_trunc": "ceiba.terms",
+    "split": "ceiba.terms",
     "width_bucket": "ceiba.terms",
     "CeibaError": "ceiba_protocol.errors",
 }
 """Where each name lives; loaded when it is first used, so that `import ceiba` is quick."""
+
+_EXTREMES = ("min", "max", "minimum", "maximum")
+"""Not computed; who calls one is told why, and what to ask instead."""
 
 __all__ = [
     "WITHHELD",
@@ -59,6 +64,8 @@ __all__ = [
     "col",
     "connect",
     "date_trunc",
+    "plots",
+    "split",
     "width_bucket",
 ]
 
@@ -66,8 +73,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
+    if name in _EXTREMES:
+        return importlib.import_module("ceiba.analyses.extremes").refuse_extreme
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "plots":
+        return importlib.import_module("ceiba.plots")
     from ceiba.statistics import statistic, statistic_names
 
     if name not in statistic_names():
@@ -78,4 +89,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from ceiba.statistics import statistic_names
 
-    return sorted([*_HOMES, *statistic_names()])
+    return sorted([*_HOMES, "plots", *statistic_names()])

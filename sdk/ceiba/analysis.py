@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ceiba.display import html_table, text_table
 from ceiba.query import Query
 from ceiba.result import Result
+from ceiba_protocol.statistics import WITHHELD
 
 if TYPE_CHECKING:
     import pandas
@@ -51,14 +52,16 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """The tables by title, each a list of dictionaries; plain values, fit for JSON."""
-        return {part.title: [dict(zip(part.columns, row, strict=True)) for row in part.rows] for part in self.parts()}
+        return {
+            part.title: [dict(zip(part.columns, row, strict=True)) for row in _plain(part)] for part in self.parts()
+        }
 
     def to_pandas(self) -> pandas.DataFrame:
         """The main table as a data frame."""
         import pandas
 
         main = self.parts()[0]
-        return pandas.DataFrame(list(main.rows), columns=list(main.columns))
+        return pandas.DataFrame(_plain(main), columns=list(main.columns))
 
     def plot(self, **options: Any) -> Figure:
         """A figure of it (`ceiba.plots`). Raises MissingExtra without matplotlib."""
@@ -80,6 +83,11 @@ class Outcome:
     def _repr_html_(self) -> str:
         tables = "".join(html_table(part.columns, part.rows, [part.title]) for part in self.parts())
         return tables + "".join(html_table(("note",), [(note,)], []) for note in self._all_notes())
+
+
+def _plain(part: TablePart) -> list[tuple[Any, ...]]:
+    """A table's rows with None for what was withheld."""
+    return [tuple(None if value is WITHHELD else value for value in row) for row in part.rows]
 
 
 Found = TypeVar("Found", bound=Outcome)

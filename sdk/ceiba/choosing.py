@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from ceiba_protocol.errors import AgreementNotActive, NoAgreement
 from ceiba_protocol.plan import Plan
-from ceiba_protocol.trust.agreement import Agreement, Contract, State, check_covers, no_party_now, operations_of
+from ceiba_protocol.trust.agreement import (
+    Agreement,
+    Contract,
+    State,
+    check_covers,
+    foreign_seeds,
+    no_party_now,
+    operations_of,
+)
 from ceiba_protocol.trust.rendering import moment
 from ceiba_protocol.trust.roster import Roster
 
@@ -61,6 +69,8 @@ def _lacking(contract: Contract, wish: Wish, roster: Roster, asked: int) -> list
     operations = sorted(operations_of(wish.plan) - set(agreement.operations))
     found = [f"does not cover the column {name}" for name in columns]
     found += [f"does not cover the operation {name}" for name in operations]
+    seeds = sorted(foreign_seeds(agreement, wish.plan))
+    found += [f"has another purpose than the split's seed, {seed}" for seed in seeds]
     if wish.purpose not in (None, agreement.purpose):
         found.append("is for another purpose")
     if state is not State.ACTIVE:

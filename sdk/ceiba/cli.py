@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,14 +13,22 @@ import typer
 from ceiba.agreements_cli import DEFAULT_FOLDER, AsJson, Folder
 from ceiba.agreements_cli import app as agreements_app
 from ceiba.home import Home
+from ceiba.progress import show_nothing, show_on_terminal
 from ceiba_protocol.errors import BadQuestion, CeibaError, Fault
 from ceiba_protocol.joining import check_pin, confirm_pin, fetch_roster, join, read_token
 from ceiba_protocol.trust.rendering import printable
 
 if TYPE_CHECKING:
     from ceiba.receipts import Receipt
+    from ceiba.result import Result
+
+CsvFile = Annotated[Path | None, typer.Option("--csv", help="Write the rows here, for a spreadsheet.")]
+PlotFile = Annotated[Path | None, typer.Option("--plot", help="Draw the result here: .png, .svg or .pdf.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask questions of a Ceiba space.")
+
+PICTURES = (".png", ".svg", ".pdf")
+"""What `query --plot` can write, by the file's ending."""
 
 app.add_typer(agreements_app, name="agreements")
 
@@ -93,10 +103,13 @@ def query(
     receipt: Annotated[Path | None, typer.Option(help="Verify the result's receipt, and write it here.")] = None,
     rho: Annotated[str, typer.Option(help="Ask with noise that costs so much ρ, such as 0.005.")] = "",
     exact: Annotated[bool, typer.Option(help="Ask for exact figures also where noise is the rule.")] = False,
+    submit: Annotated[bool, typer.Option(help="Do not wait: print the job's id, for `ceiba result`.")] = False,
+    csv: CsvFile = None,
+    plot: PlotFile = None,
     identity: Folder = DEFAULT_FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a question in SQL, under an agreement that covers it.
+    """Ask a question in SQL, under an agreement that covers it. Ctrl-C cancels it.
 
     Example: ceiba query "SELECT sex, COUNT(*), AVG(age) FROM health.heart GROUP BY sex"
     """
@@ -107,6 +120,12 @@ def query(
         raise BadQuestion(problem="an answer is exact or has noise", hint="Leave out --rho or --exact.")
     if receipt is not None and (explain or mock):
         raise BadQuestion(problem="nothing is asked, so there is no receipt", hint="Leave out --receipt.")
+    if submit and (explain or mock):
+        raise BadQuestion(problem="there is nothing to wait for", hint="Leave out --submit, or --explain and --mock.")
+    if (explain or submit) and (receipt or csv or plot):
+        hint = "Leave out --receipt, --csv and --plot; `ceiba result` takes them as well."
+        raise BadQuestion(problem="there is no result yet", hint=hint)
+    check_files(csv, plot)
     with connect(identity=identity) as space:
         question = space.sql(sql)
         noise = Noise(rho) if rho else False if exact else None
@@ -115,10 +134,82 @@ def query(
             explained = question.explain(**under)
             typer.echo(json.dumps(explained.to_dict()) if as_json else str(explained))
             return
-        result = question.mock() if mock else question.run(deadline=deadline, **under)
-        typer.echo(json.dumps(result.to_dicts(), default=str) if as_json else repr(result))
-        if receipt is not None and result.receipt is not None:
-            keep_receipt(result.receipt, receipt)
+        if submit:
+            job = question.submit(deadline=deadline, **under)
+            typer.echo(json.dumps({"job": job.id}) if as_json else job.id)
+            return
+        with interruptible("Interrupted, and cancelled; `ceiba jobs` lists it only if it could not be."):
+            result = question.mock() if mock else question.run(deadline=deadline, **under)
+        show(result, as_json, receipt, csv, plot)
+
+
+@app.command("result")
+def result_of(
+    job: Annotated[str, typer.Argument(help="The job's id, or its first digits.")],
+    receipt: Annotated[Path | None, typer.Option(help="Verify the result's receipt, and write it here.")] = None,
+    csv: CsvFile = None,
+    plot: PlotFile = None,
+    identity: Folder = DEFAULT_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Wait for the answer of a job that this folder has asked. Ctrl-C ends the waiting; the job goes on.
+
+    Example: ceiba result f0618a39
+    """
+    from ceiba.space import connect
+
+    check_files(csv, plot)
+    with connect(identity=identity) as space, interruptible("Interrupted; the job goes on."):
+        result = space.job(job).wait(show_on_terminal if sys.stderr.isatty() else show_nothing, cancels=False)
+        show(result, as_json, receipt, csv, plot)
+
+
+@app.command()
+def jobs(
+    newest: Annotated[int, typer.Option(help="How many are listed.")] = 20,
+    identity: Folder = DEFAULT_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs that this folder has asked, and their states now.
+
+    Example: ceiba jobs --json
+    """
+    from ceiba.space import connect
+
+    with connect(identity=identity) as space:
+        found = space.jobs(max(1, newest))
+        typer.echo(json.dumps(found.to_dicts()) if as_json else repr(found))
+
+
+def check_files(csv: Path | None, plot: Path | None) -> None:
+    """Before a question is asked and counted: can its result be written?"""
+    from ceiba.files import require_picture, require_writable
+
+    require_writable(csv, plot)
+    require_picture(plot)
+
+
+def show(result: "Result", as_json: bool, receipt: Path | None, csv: Path | None, plot: Path | None) -> None:
+    """Print a result, and write what was asked for."""
+    from ceiba.files import write_csv, write_picture
+
+    typer.echo(json.dumps(result.to_dicts(), default=str) if as_json else repr(result))
+    if csv is not None:
+        write_csv(result, csv)
+    if plot is not None:
+        write_picture(result, plot)
+    if receipt is not None and result.receipt is not None:
+        keep_receipt(result.receipt, receipt)
+
+
+@contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """Ctrl-C says what it has done, and exits as programs do that were interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(message, err=True)
+        raise typer.Exit(130) from None
 
 
 def keep_receipt(receipt: "Receipt", file: Path) -> None:

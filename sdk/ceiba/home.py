@@ -1,7 +1,8 @@
 """A merchant's identity folder: its sealed keys, the roster that it pinned, and what it must not forget.
 
-`numbers.json` has the number of the last job of each agreement, `asked.json` what the jobs cost, `checkpoint.json` the
-newest state of the log that was seen. Several programs may use one folder at once.
+`numbers.json` has the number of the last job of each agreement, `asked.json` what the jobs cost, `jobs/` what is needed
+to open their answers, `checkpoint.json` the newest state of the log that was seen. Several programs may use one folder
+at once.
 """
 
 import fcntl
@@ -9,13 +10,20 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from ceiba_protocol.disclosure.grade import BUDGET_SECONDS
-from ceiba_protocol.errors import BadIdentity, LedgerDamaged, MalformedDocument, NoAgreement, RosterNotPinned
+from ceiba_protocol.errors import (
+    BadIdentity,
+    LedgerDamaged,
+    MalformedDocument,
+    NoAgreement,
+    RosterNotPinned,
+    UnknownJob,
+)
 from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, ask_passphrase, close_keys, open_keys
 from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.identity import Identity
@@ -25,6 +33,7 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 NUMBERS_FILE = "numbers.json"
 ASKED_FILE = "asked.json"
+JOBS_FOLDER = "jobs"
 CHECKPOINT_FILE = "checkpoint.json"
 LOCK_FILE = "lock"
 
@@ -43,6 +52,25 @@ class AskedJob(BaseModel):
     """Digest of the holders and the versions of their data."""
     rho: int | None
     """In millionths; None: without noise."""
+
+
+class KeptJob(BaseModel):
+    """A job that was asked from this folder, as another process needs it to open and show the answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    job_id: str
+    """32 hexadecimal digits."""
+    at: int
+    """Seconds since 1970 UTC."""
+    until: int
+    """Its deadline."""
+    manifest: SignedText
+    agreement: str
+    """The document that the manifest cites."""
+    table_schema: str
+    presentation: str
+    """How the answer is shown, in JSON."""
 
 
 _ASKED = TypeAdapter(tuple[AskedJob, ...])
@@ -165,6 +193,40 @@ class Home:
         except ValueError:
             raise LedgerDamaged(path=path, problem="it does not say what was asked") from None
 
+    # --- jobs that another process may wait for
+
+    def keep_job(self, job: KeptJob) -> None:
+        """To be called before the job is sent. What was kept a year before is forgotten."""
+        with self._alone():
+            (self.folder / JOBS_FOLDER).mkdir(mode=0o700, exist_ok=True)
+            for path in self._kept():
+                with suppress(FileNotFoundError):  # another program has cancelled it just now
+                    if path.stat().st_mtime < job.at - BUDGET_SECONDS:
+                        path.unlink()
+            self._write(f"{JOBS_FOLDER}/{job.job_id}.json", job.model_dump_json(indent=1).encode())
+
+    def forget_job(self, job_id: str) -> None:
+        """It is none any more if it was one."""
+        (self.folder / JOBS_FOLDER / f"{job_id}.json").unlink(missing_ok=True)
+
+    def kept_job(self, beginning: str) -> KeptJob:
+        """The one whose id begins so. Raises UnknownJob unless it is exactly one, and LedgerDamaged."""
+        names = [path for path in self._kept() if beginning and path.stem.startswith(beginning.lower())]
+        if len(names) != 1:
+            raise UnknownJob(job=beginning)
+        return _read_job(names[0])
+
+    def kept_jobs(self) -> list[KeptJob]:
+        """Newest first. Raises LedgerDamaged."""
+        found = []
+        for path in self._kept():
+            with suppress(FileNotFoundError):  # another program has cancelled it just now
+                found.append(_read_job(path))
+        return sorted(found, key=lambda job: (job.at, job.job_id), reverse=True)
+
+    def _kept(self) -> list[Path]:
+        return list((self.folder / JOBS_FOLDER).glob("*.json"))
+
     # --- the log
 
     def checkpoint(self) -> Signed | None:
@@ -211,3 +273,10 @@ class Home:
             os.fsync(folder)  # the new name, too, survives a power cut
         finally:
             os.close(folder)
+
+
+def _read_job(path: Path) -> KeptJob:
+    try:
+        return KeptJob.model_validate_json(path.read_bytes())
+    except ValueError:
+        raise LedgerDamaged(path=path, problem="it is not a job that was asked") from None

@@ -32,7 +32,7 @@ from ceiba_protocol.job import ENDED, State
 from ceiba_protocol.rounds import CLOCK_TOLERANCE, Opened, Question, open_result, read_manifest
 from ceiba_protocol.sums.paillier import ciphertext_bytes
 from ceiba_protocol.trust.agreement import Agreement
-from ceiba_protocol.trust.documents import GateShare, Refusal
+from ceiba_protocol.trust.documents import GateShare, Manifest, Refusal
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import JobReference, JobStatus, ResultPart, SubmitRequest
@@ -48,24 +48,33 @@ RETRY_SECONDS = 0.2
 
 
 class Job:
-    """A question that has been asked. `wait` gives the answer, however long ago it was asked in this process."""
+    """A question that has been asked. `wait` gives the answer, however long ago it was asked; in another process than
+    the one that asked, `space.job(id)` takes it up again."""
 
     def __init__(
         self, space: Space, jobs: JobsStub, query: Query, signed: Signed, agreement: Agreement, started: float
     ) -> None:
+        """`started`: when it was asked, in seconds since 1970."""
         self._space = space
         self._jobs = jobs
         self._query = query
         self._signed = signed
         self._started = started
         self.agreement = agreement
-        self._question = read_manifest(signed, agreement, space.roster, query.schema, int(time.time()))
+        # The window was checked when it was asked; who takes it up later may read what was answered in time.
+        now = Manifest.parse(signed.body).not_before
+        self._question = read_manifest(signed, agreement, space.roster, query.schema, now)
         self._reference = JobReference(job_id=bytes.fromhex(self.id))
 
     @property
     def id(self) -> str:
         """32 hexadecimal digits."""
         return self._question.manifest.job_id
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the holders are asked."""
+        return self._question.manifest
 
     def __repr__(self) -> str:
         return f"Job({self.id})"
@@ -87,14 +96,17 @@ class Job:
             watching.cancel()
 
     def cancel(self) -> None:
-        """End the job; holders forget it."""
+        """End the job; holders forget it, and this folder as well."""
         try:
             self._jobs.Cancel(self._reference, timeout=CALL_SECONDS)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._space.address) from None
+        self._space.home.forget_job(self.id)
 
-    def wait(self, progress: Progress = show_nothing) -> Result:
-        """The answer, once all holders have given their part and every check has passed. Ctrl-C cancels the job.
+    def wait(self, progress: Progress = show_nothing, *, cancels: bool = True) -> Result:
+        """The answer, once all holders have given their part and every check has passed.
+
+        Ctrl-C cancels the job, unless `cancels` is False: then it goes on, and `space.job(id)` takes it up again.
 
         Raises JobRefused, JobFailed, JobExpired, JobCancelled with the reason, and TotalRejected if a check fails.
         """
@@ -102,8 +114,8 @@ class Job:
             try:
                 status = self._watch(report)
             except KeyboardInterrupt:
-                with suppress(CeibaError):  # it may have ended meanwhile, and who interrupts wants out
-                    self.cancel()
+                if cancels:
+                    self.abandon()
                 raise
         if status.state != State.DONE:
             raise self._why(status)
@@ -115,9 +127,14 @@ class Job:
             holders=tuple(opened.holders),
             clipped=opened.clipped,
             wire_bytes=answer.wire_bytes,
-            seconds=time.monotonic() - self._started,
+            seconds=max(0.0, time.time() - self._started),
             receipt=Receipt(self._space, self._signed, hashlib.sha256(answer.total).hexdigest()),
         )
+
+    def abandon(self) -> None:
+        """Cancel it for somebody who interrupts and wants out: it may have ended meanwhile."""
+        with suppress(CeibaError):
+            self.cancel()
 
     # --- waiting
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import date, datetime, time
 from hashlib import shake_256
 
-from ceiba_protocol.program import Row
+from ceiba_protocol.program import DIGEST, Row, subject_digest
 from ceiba_protocol.schema import Column, ColumnType, Schema, days_since_epoch, microseconds_since_epoch
 
 WORD = 8
@@ -15,13 +15,19 @@ _FIRST, _LAST = date(2020, 1, 1), date(2025, 12, 31)
 
 
 def mock_rows(schema: Schema, columns: Iterable[str], rows: int, seed: int) -> list[Row]:
-    """`rows` rows with integer values as a snapshot has them: even over each domain, NULLs where they may be.
+    """`rows` rows with integer values as a snapshot has them: even over each domain, NULLs where they may be. Each is
+    about somebody else.
 
     The same schema and seed give the same values of a column, whichever others are asked for.
     """
     names = sorted(columns)
     values = [_values(schema.table, schema.column(name), rows, seed) for name in names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)] if names else [{}] * rows
+    made: list[Row] = [{}] * rows
+    if names:
+        made = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    if schema.subject_key is None:
+        return made
+    return [{**row, DIGEST: subject_digest(f"mock/{seed}/{number}")} for number, row in enumerate(made)]
 
 
 def _values(table: str, column: Column, rows: int, seed: int) -> list[int | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from math import isqrt, sqrt
-from typing import Any
+from typing import Any, TypeGuard
 
 from ceiba_protocol.disclosure.accounting import epsilon
 from ceiba_protocol.disclosure.grade import DEFAULT_RHO, MILLION, Disclosure, NoiseRule
@@ -89,34 +89,42 @@ def report_of(terms: NoiseTerms, variances: Sequence[int], steps: Sequence[Fract
 
 
 def half_width(use: Use, sums: Sequence[Total], variances: Sequence[int]) -> Any:
-    """Half of an output's 95 % interval: how far noise of one standard deviation in each sum moves it, by itself, added
-    up as variances are (the delta method, with differences for derivatives).
+    """Half of an output's 95 % interval: a number, a list for a small table, None where it is not defined."""
 
-    A number for a number, a list for a small table, None where it is not defined.
-    """
-    finished = use.statistic.finish(*(sums[place] for place in use.sums))
-    if isinstance(finished, list):
-        return [NORMAL_95 * sqrt(variances[place]) for place in use.sums]
-    if not isinstance(finished, int | float):
+    def finish(moved: Sequence[Total]) -> Output:
+        return use.statistic.finish(*(moved[place] for place in use.sums))
+
+    if isinstance(finish(sums), list):
+        return [NORMAL_95 * sqrt(variances[place]) * float(sums[place].step) for place in use.sums]
+    if not use.statistic.smooth:
         return None
-    noisy = {one for one in use.sums if variances[one]}
-    moved = [_moved(use.statistic.finish, sums, use.sums, one, isqrt(variances[one])) for one in noisy]
-    if any(one is None for one in moved):
+    return spread(finish, sums, sorted(set(use.sums)), variances)
+
+
+def spread(
+    finish: Callable[[Sequence[Total]], Output], sums: Sequence[Total], places: Sequence[int], variances: Sequence[int]
+) -> float | None:
+    """Half of a number's 95 % interval: how far noise of one standard deviation in each sum of `places` moves it, by
+    itself, added up as variances are (the delta method, with differences for derivatives).
+
+    None where it is not defined, or no number.
+    """
+    moved = [_moved(finish, sums, one, isqrt(variances[one])) for one in places if variances[one]]
+    if not _is_number(finish(sums)) or any(one is None for one in moved):
         return None
     return NORMAL_95 * sqrt(sum(one * one for one in moved if one is not None))
 
 
-def _moved(
-    finish: Callable[..., Output], sums: Sequence[Total], places: Sequence[int], moving: int, by: int
-) -> float | None:
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _moved(finish: Callable[[Sequence[Total]], Output], sums: Sequence[Total], moving: int, by: int) -> float | None:
     """Half of what `finish` changes when one sum moves from `by` below to `by` above; None if it ends in no number."""
     ends = []
     for sign in (1, -1):
-        shifted = [
-            Total(sums[place].units + (sign * by if place == moving else 0), sums[place].step) for place in places
-        ]
-        ends.append(finish(*shifted))
+        shifted = list(sums)
+        shifted[moving] = Total(sums[moving].units + sign * by, sums[moving].step)
+        ends.append(finish(shifted))
     above, below = ends
-    if not isinstance(above, int | float) or not isinstance(below, int | float):
-        return None
-    return (above - below) / 2
+    return (above - below) / 2 if _is_number(above) and _is_number(below) else None

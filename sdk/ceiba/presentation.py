@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
-from operator import eq, ge, gt, le, lt, ne
+from math import isfinite
+from operator import add, eq, ge, gt, le, lt, mul, ne, sub, truediv
 from typing import Any, NamedTuple
 
 from ceiba_protocol.errors import WrongType
@@ -25,10 +26,12 @@ from ceiba_protocol.expression import (
     Missing,
     Not,
     Number,
+    Part,
     Round,
     SubjectCount,
     TextValue,
     TruthValue,
+    columns_of,
 )
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.program import Comparison, round_half_away
@@ -40,10 +43,30 @@ Row = Mapping[str, Value]
 
 
 class Shown(NamedTuple):
-    """A column of the plan, and its title in the result."""
+    """What a column of the result is computed from, in most cases one of the plan's columns, and its title."""
 
-    name: str
+    expression: Expression
     title: str
+
+    @classmethod
+    def plain(cls, name: str, title: str) -> Shown:
+        """One of the plan's columns as it is."""
+        return cls(ColumnValue(name=name), title)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The plan's columns that it depends on."""
+        return columns_of(self.expression)
+
+    @property
+    def is_plain(self) -> bool:
+        return isinstance(self.expression, ColumnValue)
+
+    def value(self, row: Row) -> Value:
+        """WITHHELD if anything that it is computed from was withheld. Raises WrongType."""
+        if isinstance(self.expression, ColumnValue):
+            return row[self.expression.name]
+        return WITHHELD if any(row[name] is WITHHELD for name in self.reads) else evaluate(self.expression, row)
 
 
 @dataclass(frozen=True)
@@ -62,11 +85,17 @@ class Presentation:
     order: tuple[Order, ...] = ()
     limit: int | None = None
     offset: int = 0
+    numeric: frozenset[str] = frozenset()
+    """The plan's groups whose labels are whole numbers, such as years."""
+    sets: tuple[frozenset[str], ...] = ()
+    """Grouping sets: the groups that rows are about, the others being summed over; empty: all groups."""
+    marks: tuple[tuple[str, str], ...] = ()
+    """Groups, and the names under which a row has 1 if it is a total over the group, or else 0."""
 
     @classmethod
     def of(cls, plan: Plan) -> Presentation:
         """Everything that the plan asks for, under its own names."""
-        return cls(tuple(Shown(part.name, part.name) for part in (*plan.groups, *plan.outputs)))
+        return cls(tuple(Shown.plain(part.name, part.name) for part in (*plan.groups, *plan.outputs)))
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -78,6 +107,7 @@ class Presentation:
 
     def choose(self, rows: Sequence[Row]) -> list[int]:
         """The places of the rows to show, in the order of SQL: HAVING, ORDER BY, OFFSET, LIMIT. Raises WrongType."""
+        rows = [self._with_titles(row) for row in rows]
         kept = [
             place for place, row in enumerate(rows) if self.having is None or _truth(evaluate(self.having, row)) is True
         ]
@@ -86,9 +116,13 @@ class Presentation:
         end = None if self.limit is None else self.offset + self.limit
         return kept[self.offset : end]
 
+    def _with_titles(self, row: Row) -> Row:
+        """A row by the plan's names, and by titles that are none of those."""
+        return {column.title: column.value(row) for column in self.shown} | dict(row)
+
     def show(self, row: Row) -> tuple[Value, ...]:
         """What of a row is shown."""
-        return tuple(row[column.name] for column in self.shown)
+        return tuple(column.value(row) for column in self.shown)
 
 
 def _ordered(places: list[int], rows: Sequence[Row], order: Order) -> list[int]:
@@ -136,6 +170,21 @@ def evaluate(expression: Expression, row: Row) -> Value:
         case SubjectCount():
             hint = "Ask for it as a statistic, and use its name."
             raise WrongType(operation="HAVING or ORDER BY", given="a number of subjects", hint=hint)
+        case Part():
+            hint = "Group by it, and use the group's name."
+            raise WrongType(operation="HAVING or ORDER BY", given="a part of a split", hint=hint)
+
+
+def is_smooth(expression: Expression) -> bool:
+    """Whether it is arithmetic alone, so that a small change of what it reads changes it a little."""
+    match expression:
+        case ColumnValue() | Number():
+            return True
+        case Arithmetic(left=left, right=right):
+            return is_smooth(left) and is_smooth(right)
+        case Round(value=inner):
+            return is_smooth(inner)
+    return False
 
 
 def _decided(decisive: bool, truths: list[bool | None]) -> bool | None:
@@ -209,20 +258,19 @@ def _require_number(value: Value) -> None:
 
 
 def _arithmetic(op: str, left: Value, right: Value) -> Value:
-    """Integers stay exact, quotients are floats; dividing by 0 gives NULL."""
+    """Integers stay exact, quotients are floats; dividing by 0 gives NULL, as does what is too large for a float."""
     _require_number(left)
     _require_number(right)
     if left is None or right is None:
         return None
-    match op:
-        case "add":
-            return left + right
-        case "subtract":
-            return left - right
-        case "multiply":
-            return left * right
-        case _:
-            return left / right if right else None
+    try:
+        found = _OPERATIONS[op](left, right)
+    except ArithmeticError:
+        return None
+    return found if isinstance(found, int) or isfinite(found) else None
+
+
+_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {"add": add, "subtract": sub, "multiply": mul, "divide": truediv}
 
 
 def _rounded(value: Value, digits: int) -> Value:

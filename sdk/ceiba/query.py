@@ -9,25 +9,28 @@ misspelt or of the wrong type is said then, by this process, and not by a holder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ceiba.analyses.methods import AnalysisMethods
 from ceiba.display import html_table, text_table
+from ceiba.labels import axis_labels
 from ceiba.mock import mock_rows
-from ceiba.presentation import Order, Presentation, Row
+from ceiba.presentation import Order, Presentation, Row, Shown, is_smooth
 from ceiba.released import Released
 from ceiba.result import Result
 from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
 from ceiba_protocol.errors import BadQuestion, UnknownColumn
-from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, to_text
-from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, grouped_sums
+from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, lower_number, to_text
+from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, fit_alone, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
-from ceiba_protocol.statistics import STATISTICS, Statistic, Total
-from ceiba_protocol.wording import describe, is_condition
+from ceiba_protocol.statistics import STATISTICS, WITHHELD, Statistic, Total
+from ceiba_protocol.statistics.quantile import Quantile
+from ceiba_protocol.wording import describe, is_condition, split_of
 
 if TYPE_CHECKING:
     import pandas
@@ -180,7 +183,8 @@ class Query:
         """Raises what is wrong with the question. HAVING and ORDER BY are tried on one made-up row."""
         require_shallow(self.asked)
         _ = self.program
-        if self.presentation.having is not None or self.presentation.order:
+        shown = self.presentation.shown
+        if self.presentation.having is not None or self.presentation.order or not all(one.is_plain for one in shown):
             self.presentation.apply([self._sample()])
 
     def plan(self) -> Plan:
@@ -204,14 +208,14 @@ class Query:
         expression = expression_of(condition)
         require_shallow(expression)
         for name in columns_of(expression):
-            self._plan_name(name)
+            self._column(name)
         if self.presentation.having is not None:
             expression = (Term(self.presentation.having) & Term(expression)).expression
         return replace(self, presentation=replace(self.presentation, having=expression))
 
     def order_by(self, *names: str, descending: bool = False) -> Query:
         """The result's rows sorted, NULL last. A second call sorts what is equal after the first."""
-        added = tuple(Order(ColumnValue(name=self._plan_name(name)), descending) for name in names)
+        added = tuple(Order(self._column(name), descending) for name in names)
         return replace(self, presentation=replace(self.presentation, order=(*self.presentation.order, *added)))
 
     def limit(self, rows: int, offset: int = 0) -> Query:
@@ -220,10 +224,12 @@ class Query:
             raise BadQuestion(problem="a limit is below zero", hint="Give 0 or more rows.")
         return replace(self, presentation=replace(self.presentation, limit=rows, offset=offset))
 
-    def _plan_name(self, name: str) -> str:
-        """The plan's name of a column of the result, which may be shown under another title."""
-        names = {part.name: part.name for part in (*self.asked.groups, *self.asked.outputs)}
-        names |= {column.title: column.name for column in self.presentation.shown}
+    def _column(self, name: str) -> Expression:
+        """What a column of the result is computed from; it may be shown under another title than the plan's name."""
+        names: dict[str, Expression] = {
+            part.name: ColumnValue(name=part.name) for part in (*self.asked.groups, *self.asked.outputs)
+        }
+        names |= {column.title: column.expression for column in self.presentation.shown}
         if name not in names:
             problem = f"the result has no column {name}; the nearest is {nearest(name, names)}"
             raise BadQuestion(problem=problem, hint="`query.columns` lists the result's columns.")
@@ -232,33 +238,100 @@ class Query:
     def _sample(self) -> Row:
         """The row that one data row, 1 in every sum, would give; it has no NULL that could hide a wrong type."""
         labels = [key.labels[0] for key in self.program.keys]
+        if self.program.fit is not None:
+            raise BadQuestion(problem="a fit has no rows to choose from", hint="Choose in its summary, once it is run.")
         sums = [Total(1, one.step) for one in self.program.sums]
         outputs = [use.statistic.finish(*(sums[place] for place in use.sums)) for use in self.program.uses]
         return self._row((*labels, *(1 if output is None else output for output in outputs)))
 
-    def _row(self, values: Sequence[Any]) -> Row:
-        """A finished row by name, with dates and truth values as Python has them."""
-        labels = (_label(key, label) for key, label in zip(self.asked.groups, values, strict=False))
-        names = [part.name for part in (*self.asked.groups, *self.asked.outputs)]
-        return dict(zip(names, (*labels, *values[len(self.asked.groups) :]), strict=True))
+    def _row(self, values: Sequence[Any], kept: Sequence[int] | None = None) -> Row:
+        """A finished row by name, with dates and truth values as Python has them. `kept`: the places of the groups
+        that it is about; for the others it has NULL, and its marks say that it is a total over them."""
+        groups = self.asked.groups
+        places = range(len(groups)) if kept is None else kept
+        labels = {groups[place].name: self.label_of(groups[place], values[n]) for n, place in enumerate(places)}
+        marks = {mark: int(name not in labels) for name, mark in self.presentation.marks}
+        outputs = zip((output.name for output in self.asked.outputs), values[len(places) :], strict=True)
+        return {key.name: labels.get(key.name) for key in groups} | marks | dict(outputs)
 
     def result(self, released: Released, **about: Any) -> Result:
         """Run by the merchant: the rows to show, from what all holders released; `about` fills in a Result's facts."""
-        rows = [self._row(row) for row in released.rows(self.program)]
+        rows, widths = [], []
+        for kept in self._groupings():
+            program, totals = released.summed_over(self.program, kept)
+            rows += [self._row(row, kept) for row in totals.rows(program)]
+            widths += self._half_widths(program, totals, kept)
         chosen = self.presentation.choose(rows)
-        widths = [self._row(row) for row in released.half_widths(self.program)]
         return Result(
             self.columns,
             [self.presentation.show(rows[place]) for place in chosen],
-            plus_minus=[self.presentation.show(widths[place]) for place in chosen] if widths else [],
+            plus_minus=[widths[place] for place in chosen] if widths else [],
             noise=released.report(self.program),
-            groups=tuple(column.title for column in self.presentation.shown if column.name in self._group_names),
+            remarks=tuple(self._remarks([rows[place] for place in chosen])),
+            groups=tuple(column.title for column in self.presentation.shown if column.reads <= self._about),
+            labels=self._labels(),
             **about,
         )
 
+    def _labels(self) -> dict[str, str]:
+        """What the axes of a figure call the result's columns."""
+        labels = axis_labels(self.asked, self.schema)
+        shown = ((column.title, column.expression) for column in self.presentation.shown)
+        names = ((title, one.name if isinstance(one, ColumnValue) else "") for title, one in shown)
+        return {title: labels.get(name, title) for title, name in names}
+
+    def _groupings(self) -> list[tuple[int, ...]]:
+        """The places of the groups that rows are about: all of them, or those of each grouping set."""
+        names = [key.name for key in self.asked.groups]
+        sets = self.presentation.sets or (frozenset(names),)
+        return [tuple(place for place, name in enumerate(names) if name in one) for one in sets]
+
+    def _half_widths(self, program: Program, released: Released, kept: Sequence[int]) -> list[tuple[Any, ...]]:
+        """For each row, half of each shown value's 95 % interval, None where there is none; no rows without noise."""
+        plain = [self._row(row, kept) for row in released.half_widths(program)]
+
+        def of(column: Shown) -> list[Any]:
+            if isinstance(column.expression, ColumnValue):
+                return [row[column.expression.name] for row in plain]
+            if not is_smooth(column.expression) or not all(one.statistic.smooth for one in self._outputs_of(column)):
+                return [None] * len(plain)
+            return released.half_widths_of(program, lambda values: column.value(self._row(values, kept)))
+
+        return list(zip(*map(of, self.presentation.shown), strict=True)) if plain else []
+
+    def label_of(self, key: GroupKey, label: Label) -> Label:
+        """A group's label as Python has it: in the plan, a condition's are the texts "true" and "false", a
+        split's are digits."""
+        if label is None:
+            return None
+        if key.name in self.presentation.numeric or split_of(key) is not None:
+            return int(str(label))
+        return label == "true" if is_condition(key) else label
+
+    def _outputs_of(self, column: Shown) -> list[Named]:
+        """The plan's outputs that a shown column is computed from."""
+        return [output for output in self.asked.outputs if output.name in column.reads]
+
+    def _remarks(self, rows: Sequence[Row]) -> Iterator[str]:
+        """How far quantiles may be off, and what to do where they are withheld."""
+        for column in self.presentation.shown:
+            for made in (output.statistic for output in self._outputs_of(column)):
+                if isinstance(made, Quantile) and made.inside and any(column.value(row) is WITHHELD for row in rows):
+                    yield f"Note: {column.title} needs people in every bin: name few bins, and narrow bounds."
+                elif isinstance(made, Quantile) and not self._is_exact(made):
+                    width = float(made.bin_width)
+                    yield f"Note: {column.title} is read from bins {width:g} wide: off by at most {width / 2:g}."
+
+    def _is_exact(self, quantile: Quantile) -> bool:
+        """Whether each of its bins has one possible value, in the middle."""
+        value = lower_number(quantile.value, self.schema, "A quantile")
+        middle = Fraction(quantile.low.value) + quantile.bin_width / 2
+        return quantile.bin_width == value.step and (middle / value.step).denominator == 1
+
     @property
-    def _group_names(self) -> set[str]:
-        return {key.name for key in self.asked.groups}
+    def _about(self) -> set[str]:
+        """The names of what says what a row is about."""
+        return {key.name for key in self.asked.groups} | {mark for _, mark in self.presentation.marks}
 
     # asking
 
@@ -283,16 +356,12 @@ class Query:
         """The same query on made-up rows of the schema. Touches no data and no network; means nothing."""
         start = perf_counter()
         made = mock_rows(self.schema, self.asked.columns, rows, seed)
-        released = Released(grouped_sums(self.program, made))
-        return self.result(released, job_id="mock", seconds=perf_counter() - start)
+        totals = grouped_sums(self.program, made) if self.program.fit is None else fit_alone(self.program, made)
+        return self.result(Released(totals), job_id="mock", seconds=perf_counter() - start)
 
     def __repr__(self) -> str:
         lines = [f"Query on {self.asked.table}, not asked yet", *describe(self.asked)[1:]]
+        lines += [f"  in all for {', '.join(sorted(one)) or 'everything'}" for one in self.presentation.sets]
         if self.presentation.having is not None:
             lines.append(f"  having {to_text(self.presentation.having)}")
         return "\n".join(lines)
-
-
-def _label(key: GroupKey, label: Label) -> Label:
-    """A group's label as Python has it: a condition's are the texts "true" and "false" in the plan."""
-    return label == "true" if is_condition(key) and label is not None else label

@@ -47,6 +47,11 @@ class Receipt:
         """What was last fetched. Raises NotReachable, NotYetDone, ReceiptRejected."""
         return self._fetched or self._fetch()
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Holder → the version of its dataset that the result is about."""
+        return Manifest.parse(self._manifest.body).versions
+
     def verify(self, wait: float = 10.0) -> list[papers.Step]:
         """Check everything that an auditor checks, and what only this process can: that it is about this result, and
         that the log still begins with what was seen of it before.

@@ -17,6 +17,7 @@ from ceiba_protocol.statistics import WITHHELD
 if TYPE_CHECKING:
     import pandas
     import pyarrow
+    from matplotlib.figure import Figure
 
     from ceiba.receipts import Receipt
 
@@ -57,6 +58,11 @@ class Result:
     """None for exact figures."""
     plus_minus: list[tuple[Any, ...]] = field(default_factory=list)
     """With noise, for each value half of its 95 % interval, None where there is none; of the noise alone."""
+    labels: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What a figure's axes call the columns, with their units; a column's name, where it is not in here."""
+
+    remarks: tuple[str, ...] = ()
+    """What is said about columns below the rows, such as how far a median may be off."""
 
     @property
     def withheld(self) -> list[dict[str, Any]]:
@@ -137,6 +143,17 @@ class Result:
         columns = {name: [None if value is WITHHELD else value for value in self[name]] for name in self.columns}
         return pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
 
+    def plot(self, *columns: str, title: str = "") -> Figure:
+        """A figure of these columns, by default of all that are not groups: `result.plot().savefig("result.png")`.
+
+        Bars, a histogram, a heat map for two keys, a line over dates; several columns are drawn side by side. What was
+        withheld is hatched, intervals of the noise are drawn. Raises BadQuestion where nothing can be drawn, such as
+        one single value, and MissingExtra without matplotlib.
+        """
+        from ceiba.plots.results import plot_result
+
+        return plot_result(self, columns, title)
+
     def notes(self) -> list[str]:
         """What a reader should know beside the rows: how many, from whom, and what was clipped."""
         facts = [f"{len(self.rows)} {'row' if len(self.rows) == 1 else 'rows'}"]
@@ -148,7 +165,7 @@ class Result:
             facts.append(f"{self.seconds:.2f} s")
         clipped = [f"{name} ({count})" for name, count in self.clipped.items() if count]
         note = f"Note: values outside the declared bounds were clipped in {', '.join(clipped)}."
-        return [", ".join(facts), *([note] if clipped else []), *self._protection()]
+        return [", ".join(facts), *([note] if clipped else []), *self.remarks, *self._protection()]
 
     def _protection(self) -> list[str]:
         """The noise, and what was withheld and why."""

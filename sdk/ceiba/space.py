@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from ceiba.catalogue import Catalogue, CatalogueEntry
 from ceiba.choosing import Wish
 from ceiba.home import AskedJob, Home
 from ceiba.jobs import Job
+from ceiba.kept import JobList, asked, keep
 from ceiba.noise import Wanted, terms_for
 from ceiba.progress import show_nothing, show_on_terminal
 from ceiba.query import Query, Table
@@ -147,8 +148,11 @@ class Space:
         entry = self.with_newest_roster(lambda: self._entry(name))
         return Table(entry.required_schema(), Pinned(self, dict(version)) if version else self)
 
-    def sql(self, text: str) -> Query:
+    def sql(self, text: str, parameters: Sequence[object] | None = None) -> Query:
         """A question in SQL, ready to be asked: `space.sql("SELECT ...").to_pandas()`.
+
+        `parameters`: a value for each `?` in it, as in `space.sql("SELECT ... WHERE age > ?", [50])`; they are never
+        read as SQL.
 
         Raises BadSQL, UnsupportedSQL (with the place), UnknownTable, UnknownColumn and the other errors of a query.
         """
@@ -160,7 +164,7 @@ class Space:
             schemas[table] = self.table(table).schema
             return schemas[table]
 
-        plan, presentation = parse(text, schema_of)
+        plan, presentation = parse(text, schema_of, parameters)
         return Query(schemas[plan.table], self, plan, presentation)
 
     # --- asking (what `Query.run`, `submit` and `explain` call)
@@ -188,21 +192,42 @@ class Space:
         `deadline`: seconds until the job ends even if a holder has not answered. Every job takes one of the agreement's
         numbers, also if it fails. Raises NoAgreement, NotAgreed, AgreementNotActive, UnknownAgreement, DatasetMissing.
         """
-        started = time.monotonic()
+        started = time.time()
         seconds = max(1, int(deadline.total_seconds() if isinstance(deadline, timedelta) else deadline))
         signed, agreed = self.with_newest_roster(
             lambda: self._manifest(query, self._wish(query, seconds, purpose), agreement, version or {}, noise)
         )
         job = Job(self, self._jobs, query, signed, agreed, started)
-        job.send()
+        self.home.keep_job(keep(query, job.manifest, signed, agreed))
+        try:
+            job.send()
+        except KeyboardInterrupt:
+            job.abandon()
+            raise
         return job
+
+    def job(self, beginning: str) -> Job:
+        """A job that this folder has asked, perhaps in another process, by its id or the id's first digits.
+
+        >>> space.job("f0618a39").wait()
+
+        Raises UnknownJob unless it is exactly one, and AgreementMismatch if a party has other keys since.
+        """
+        kept = self.home.kept_job(beginning)
+        query, signed, agreement = asked(kept, self)
+        return self.with_newest_roster(lambda: Job(self, self._jobs, query, signed, agreement, kept.at))
+
+    def jobs(self, newest: int = 20) -> JobList:
+        """The newest of the jobs that this folder has asked in the last year; shows itself as a table, with states."""
+        kept = self.home.kept_jobs()
+        return JobList(self, kept[:newest], max(0, len(kept) - newest))
 
     def _manifest(
         self, query: Query, wish: Wish, named: AgreementHandle | str | None, version: Versions, noise: Wanted
     ) -> tuple[Signed, Agreement]:
         """The signed manifest, and the agreement that it cites."""
         agreement = self.agreements.choose(wish, named).agreement
-        terms = terms_for(noise, agreement.disclosure)
+        terms = terms_for(_wanted(noise, query), agreement.disclosure)
         check_noise(terms, agreement)
         manifest = make_manifest(
             job_id=secrets.token_hex(16),
@@ -339,12 +364,18 @@ class Space:
 
 def _terms(noise: Wanted, query: Query, agreement: Agreement | CeibaError) -> NoiseTerms | None:
     """As `submit` would ask; without an agreement, by the least that the columns' grades demand."""
+    wanted = _wanted(noise, query)
     if isinstance(agreement, Agreement):
-        return terms_for(noise, agreement.disclosure)
+        return terms_for(wanted, agreement.disclosure)
     try:
-        return terms_for(noise, disclosure_for(query.plan().columns, query.schema))
+        return terms_for(wanted, disclosure_for(query.plan().columns, query.schema))
     except GradeForbids:
         return None
+
+
+def _wanted(noise: Wanted, query: Query) -> Wanted:
+    """A fit is exact, and says so by itself: its iterates have no noise."""
+    return False if noise is None and query.program.fit is not None else noise
 
 
 def _asked_job(manifest: Manifest) -> AskedJob:

@@ -13,18 +13,29 @@ from pydantic.fields import FieldInfo
 
 from ceiba.terms import built, column_or_term, expression_of, python_value, require_shallow
 from ceiba_protocol.errors import BadQuestion, UnknownStatistic
-from ceiba_protocol.expression import ColumnValue, Expression, Number, TextValue
+from ceiba_protocol.expression import (
+    ONE,
+    ColumnValue,
+    Expression,
+    Logic,
+    Number,
+    TextValue,
+    only_where,
+    present,
+)
 from ceiba_protocol.schema import nearest
 from ceiba_protocol.statistics import STATISTICS, Statistic
+from ceiba_protocol.statistics.count import Count
+from ceiba_protocol.statistics.fits.base import Fit
 
 Constructor = Callable[..., Statistic]
 
 
 @cache
 def _known() -> dict[str, tuple[type[Statistic], Mapping[str, Any]]]:
-    """Every name that stands for a statistic, with the options that the name fixes."""
+    """Every name that stands for a statistic, with the options that the name fixes. Fits are a table's methods."""
     by_sql = {name.lower(): (kind, fixed) for kind in STATISTICS.values() for name, fixed in kind.sql.items()}
-    return by_sql | {name: (kind, {}) for name, kind in STATISTICS.items()}
+    return by_sql | {name: (kind, {}) for name, kind in STATISTICS.items() if not issubclass(kind, Fit)}
 
 
 def statistic_names() -> list[str]:
@@ -61,6 +72,17 @@ def statistic(name: str) -> Constructor:
     construct.__doc__ = kind.__doc__
     construct.__signature__ = signature  # type: ignore[attr-defined]
     return construct
+
+
+def only_rows(made: Statistic, condition: Expression) -> Statistic:
+    """The statistic over the rows where the condition is true: SQL's FILTER. Not for subjects, which are not values."""
+    if isinstance(made, Count):
+        wanted = condition if made.value is None else Logic(op="and", terms=(condition, present(made.value)))
+        fields: dict[str, Any] = {"value": only_where(wanted, ONE)}
+    else:
+        values = [name for name, info in type(made).model_fields.items() if _mentions(info.annotation, ColumnValue)]
+        fields = {name: only_where(condition, getattr(made, name)) for name in values}
+    return built(type(made), **{**dict(made), **fields})
 
 
 def _parameter(field: str, info: FieldInfo) -> Parameter:

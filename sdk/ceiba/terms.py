@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any, Literal, TypeVar, overload
@@ -33,6 +33,7 @@ from ceiba_protocol.expression import (
     Missing,
     Not,
     Number,
+    Part,
     Round,
     TextValue,
     TruthValue,
@@ -41,7 +42,7 @@ from ceiba_protocol.expression import (
 from ceiba_protocol.plan import ByBucket, ByCalendar, ByCase, ByColumn, GroupKey, LabelBranch
 from ceiba_protocol.program import CalendarUnit, Comparison
 from ceiba_protocol.schema import nearest
-from ceiba_protocol.wording import is_condition, key_text
+from ceiba_protocol.wording import is_condition, key_text, parts_key, split_of
 
 MAX_NESTING = 56
 """Levels of a plan as JSON; the manifest around it adds a few, and 64 is where documents are refused."""
@@ -313,6 +314,25 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def split(seed: str, parts: int = 5) -> Term:
+    """Which of 2, 4, 5, 10 or 20 parts of a split a row's subject is in, from 0: the same at every holder, in every
+    version, whatever the rows are.
+
+    `heart.filter(ceiba.split("study 7") != 0)` to fit, and `== 0` to judge; or `group_by(ceiba.split("study 7"))`.
+    Under an agreement that protects small groups, the seed is the agreement's purpose. Needs a table with a subject
+    key; raises SplitNeedsSubjectKey when it is used with another.
+    """
+    if not isinstance(seed, str):
+        raise BadQuestion(problem="a split's seed is no text", hint='Write, for example, ceiba.split("study 7", 5).')
+    if parts not in SPLITS:
+        raise BadQuestion(problem=f"a split has no {parts} parts", hint="Choose 2, 4, 5, 10 or 20.")
+    return Term(built(Part, seed=_nfc(seed), parts=parts))
+
+
+SPLITS = (2, 4, 5, 10, 20)
+"""How many parts there can be: with any others, the parts of two splits would differ by few people."""
+
+
 # --- groups -----------------------------------------------------------------------------------------------------
 
 
@@ -321,11 +341,15 @@ class Grouping:
     """One grouping key with its name in the result."""
 
     key: GroupKey
+    written: str = ""
+    """As it was written, where the key does not say so any more."""
+    numeric: bool = False
+    """Whether its labels are whole numbers."""
 
     def alias(self, name: str) -> Grouping:
         """The same groups under another name."""
         kind: Callable[..., GroupKey] = type(self.key)
-        return Grouping(built(kind, **{**dict(self.key), "name": name}))
+        return replace(self, key=built(kind, **{**dict(self.key), "name": name}))
 
     def same_groups(self, other: Grouping) -> bool:
         """Whether both make the same groups, whatever they are called."""
@@ -334,7 +358,9 @@ class Grouping:
     @property
     def title(self) -> str:
         """The key as SQL would write it."""
-        if isinstance(self.key, ByCase) and not is_condition(self.key):
+        if self.written:
+            return self.written
+        if isinstance(self.key, ByCase) and not is_condition(self.key) and split_of(self.key) is None:
             return "case"
         return key_text(self.key)
 
@@ -354,6 +380,8 @@ def grouping(key: object) -> Grouping:
     require_shallow(expression)
     if isinstance(expression, ColumnValue):
         return Grouping(ByColumn(name=expression.name, column=expression.name))
+    if isinstance(expression, Part):
+        return Grouping(parts_key("part", expression))
     if not is_groupable(expression):
         hint = "Group numbers by bins, width_bucket(x, low, high, count), or by labels, case((condition, label), ...)."
         raise WrongType(operation="GROUP BY", given="a computed value", hint=hint)
@@ -363,8 +391,8 @@ def grouping(key: object) -> Grouping:
 
 
 def is_groupable(expression: Expression) -> bool:
-    """Whether an expression has public values by itself: a column's domain, or a condition's truth."""
-    return isinstance(expression, ColumnValue | Comparing | Logic | Not | Missing | TruthValue)
+    """Whether an expression has public values by itself: a column's domain, a condition's truth, a split's parts."""
+    return isinstance(expression, ColumnValue | Comparing | Logic | Not | Missing | TruthValue | Part)
 
 
 def _titled(made: Grouping) -> Grouping:

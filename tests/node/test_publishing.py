@@ -34,6 +34,7 @@ from ceiba_protocol.errors import (
 )
 from ceiba_protocol.expression import ColumnValue
 from ceiba_protocol.plan import ByColumn, Named, Plan, compile_plan, finish
+from ceiba_protocol.program import DIGEST
 from ceiba_protocol.schema import Schema, days_since_epoch, microseconds_since_epoch
 from ceiba_protocol.statistics import STATISTICS
 from tests.support.members import publisher
@@ -342,9 +343,11 @@ def test_without_a_subject_key_each_row_is_its_own_subject(store, tmp_path):
 
 
 def rows_of(snapshot: Snapshot) -> list[tuple[int, tuple[int | None, ...]]]:
-    """(subject, values) of each row, in order."""
+    """(subject, values) of each row, in order, without digests."""
     with duckdb.connect(str(snapshot.path), read_only=True) as database:
-        return [(row[-1], row[:-1]) for row in database.execute("SELECT * FROM rows").fetchall()]
+        found = database.execute("SELECT * FROM rows")
+        width = len([column for column in found.description or () if column[0] != DIGEST])
+        return [(row[width - 1], row[: width - 1]) for row in found.fetchall()]
 
 
 def values(folder: Path, *rows: int) -> Path:

@@ -10,17 +10,26 @@ from ceiba_protocol.job import ENDED, TRANSITIONS, Event, State, advance
 LEGAL = {
     ("waiting_for_approvals", "last_approval", "waiting_for_shares"),
     ("waiting_for_approvals", "last_approval_without_gate", "waiting_for_submissions"),
+    ("waiting_for_approvals", "last_approval_before_fit", "waiting_for_iterations"),
     ("waiting_for_approvals", "abstention", "waiting_for_approvals"),
     ("waiting_for_approvals", "refusal", "refused"),
     ("waiting_for_approvals", "revocation", "failed"),
     ("waiting_for_approvals", "deadline", "expired"),
     ("waiting_for_approvals", "cancellation", "cancelled"),
     ("waiting_for_shares", "last_share", "waiting_for_submissions"),
+    ("waiting_for_shares", "last_share_before_fit", "waiting_for_iterations"),
     ("waiting_for_shares", "abstention", "waiting_for_approvals"),
     ("waiting_for_shares", "refusal", "failed"),
     ("waiting_for_shares", "revocation", "failed"),
     ("waiting_for_shares", "deadline", "expired"),
     ("waiting_for_shares", "cancellation", "cancelled"),
+    ("waiting_for_iterations", "iteration", "waiting_for_iterations"),
+    ("waiting_for_iterations", "last_submission", "done"),
+    ("waiting_for_iterations", "abstention", "waiting_for_approvals"),
+    ("waiting_for_iterations", "refusal", "failed"),
+    ("waiting_for_iterations", "revocation", "failed"),
+    ("waiting_for_iterations", "deadline", "expired"),
+    ("waiting_for_iterations", "cancellation", "cancelled"),
     ("waiting_for_submissions", "last_submission", "done"),
     ("waiting_for_submissions", "abstention", "waiting_for_approvals"),
     ("waiting_for_submissions", "refusal", "failed"),
@@ -57,9 +66,15 @@ def test_every_state_is_reached_and_every_open_job_can_end() -> None:
 def test_nothing_is_done_without_all_rounds() -> None:
     """The only way to `done` is the last submission, and the only ways to where that counts are the last share of the
     gate, and the last approval where there is no gate; the only way to the gate is the last approval."""
-    assert [key for key, after in TRANSITIONS.items() if after is State.DONE] == [
-        (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION)
-    ]
+    assert {key for key, after in TRANSITIONS.items() if after is State.DONE} == {
+        (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION),
+        (State.WAITING_FOR_ITERATIONS, Event.LAST_SUBMISSION),
+    }
+    assert {key for key, after in TRANSITIONS.items() if after is State.WAITING_FOR_ITERATIONS} == {
+        (State.WAITING_FOR_SHARES, Event.LAST_SHARE_BEFORE_FIT),
+        (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_BEFORE_FIT),
+        (State.WAITING_FOR_ITERATIONS, Event.ITERATION),
+    }
     assert {key for key, after in TRANSITIONS.items() if after is State.WAITING_FOR_SUBMISSIONS} == {
         (State.WAITING_FOR_SHARES, Event.LAST_SHARE),
         (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_WITHOUT_GATE),

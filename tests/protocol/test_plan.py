@@ -28,6 +28,7 @@ from ceiba_protocol.expression import (
     ColumnValue,
     Comparing,
     Expression,
+    Logic,
     Missing,
     Not,
     Number,
@@ -35,6 +36,7 @@ from ceiba_protocol.expression import (
     SubjectCount,
     TextValue,
     lower,
+    lower_condition,
     lower_sum,
     number,
     to_text,
@@ -51,7 +53,7 @@ from ceiba_protocol.plan import (
     finish,
     grouped_sums,
 )
-from ceiba_protocol.program import CalendarUnit, Comparison, evaluate, round_half_away
+from ceiba_protocol.program import TRUE, CalendarUnit, Comparison, evaluate, round_half_away
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import Statistic
 from ceiba_protocol.statistics.count import Count
@@ -238,8 +240,8 @@ def test_a_deep_expression_costs_no_more_than_its_size() -> None:
 
 def test_more_sums_than_the_limit_are_refused_before_they_are_lowered() -> None:
     wide = Histogram(value=col("age"), low=Number(value="0"), high=Number(value="120"), bins=1000)
-    with pytest.raises(PlanTooLarge, match="limit of 3000"):
-        compile_plan(plan(*[wide] * 3), SCHEMA)
+    with pytest.raises(PlanTooLarge, match="limit of 6000"):
+        compile_plan(plan(*[wide] * 6), SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -327,3 +329,14 @@ def test_an_expression_reads_as_sql() -> None:
     assert to_text(Case(branches=(Branch(when=condition, then=col("price")),))) == (
         "CASE WHEN (age + 1) > 50 THEN price END"
     )
+
+
+def test_a_condition_that_is_remembered_is_not_taken_for_another_schemas() -> None:
+    """The same object, lowered under two schemas in turn."""
+    condition = Logic(op="and", terms=(Not(term=Missing(value=ColumnValue(name="x"))),) * 2)
+    column = {"name": "x", "type": "int", "minimum": 0, "maximum": 5}
+    nullable = Schema.from_plain({"table": "t", "columns": [column]})
+    never = Schema.from_plain({"table": "t", "columns": [{**column, "nullable": False}]})
+    for _ in range(2):
+        assert lower_condition(condition, nullable) != TRUE
+        assert lower_condition(condition, never) == TRUE

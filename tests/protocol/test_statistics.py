@@ -7,19 +7,23 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+import scipy.stats
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ceiba_protocol.expression import ColumnValue, Missing, Number
 from ceiba_protocol.plan import ByCase, LabelBranch, Named, Plan, compile_plan, finish, grouped_sums
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.statistics import STATISTICS, Output, Statistic
-from ceiba_protocol.statistics.base import root
+from ceiba_protocol.statistics import STATISTICS, WITHHELD, Output, Statistic
+from ceiba_protocol.statistics.base import Total, root
 from ceiba_protocol.statistics.correlation import Correlation
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.covariance import Covariance
 from ceiba_protocol.statistics.histogram import Histogram
 from ceiba_protocol.statistics.mean import Mean
+from ceiba_protocol.statistics.moments import Moments
+from ceiba_protocol.statistics.quantile import Quantile
+from ceiba_protocol.statistics.regression import Regression
 from ceiba_protocol.statistics.standard_deviation import StandardDeviation
 from ceiba_protocol.statistics.subjects import Subjects
 from ceiba_protocol.statistics.sum import Sum
@@ -66,6 +70,19 @@ def test_counts_sums_and_means_are_the_correctly_rounded_exact_values(
     assert answer(Count(value=X), rows) == len(xs)
     assert answer(Sum(value=X), rows) == (float(sum(xs)) if xs else None)
     assert answer(Mean(value=X), rows) == (float(sum(xs) / len(xs)) if xs else None)
+
+
+@given(columns)
+def test_moments_are_exact_over_complete_rows(rows: list[tuple[int | None, int | None]]) -> None:
+    found = answer(Moments(values=(X, Y, Number(value="1"))), rows)
+    assert isinstance(found, list)
+    sides = [*complete(rows), [Fraction(1)] * len(complete(rows)[0])]
+    for entry in found:
+        chosen = [sides[place] for place in (entry["left"], entry["right"]) if place is not None]
+        assert Fraction(entry["total"]) == sum(math.prod(row) for row in zip(*chosen, sides[2], strict=True))
+    places = [(entry["left"], entry["right"]) for entry in found]
+    assert places[:4] == [(None, None), (0, None), (1, None), (2, None)]
+    assert places[4:] == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
 
 
 @given(columns)
@@ -119,6 +136,66 @@ def test_histograms_agree_with_numpy(rows: list[tuple[int | None, int | None]], 
     assert got[-1] == {"from": 250.5, "to": None, "count": sum(x > high for x in xs)}
 
 
+@settings(deadline=None)
+@given(columns, st.sampled_from(["0", "0.25", "0.5", "0.9", "1"]))
+def test_quantiles_agree_with_numpy(rows: list[tuple[int | None, int | None]], q: str) -> None:
+    """Values are whole here, from -20 to 20, and bins one wide; values beyond the bounds have no place in them."""
+    rows = [(None if x is None else x // 5000 * 100, None) for x, _ in rows]
+    xs = [float(x) for x in of_x(rows)]
+    whole = Quantile(value=X, q=Number(value=q), low=Number(value="-15.5"), high=Number(value="15.5"), bins=31)
+    got = answer(whole, rows)
+    if not xs:
+        assert got is None
+        return
+    position = float(q) * (len(xs) - 1)
+    neighbours = [sorted(xs)[math.floor(position)], sorted(xs)[math.ceil(position)]]
+    if max(map(abs, neighbours)) > 15:
+        assert got is None
+        return
+    assert got == pytest.approx(np.quantile(xs, float(q)), rel=1e-9, abs=1e-9)
+    coarse = answer(whole.model_copy(update={"bins": 7}), rows)
+    assert isinstance(coarse, float) and abs(coarse - np.quantile(xs, float(q))) <= 31 / 7 / 2 + 1e-9
+
+
+def test_a_quantile_inside_its_bounds_counts_nothing_beyond_them() -> None:
+    bounds = {"low": Number(value="-0.5"), "high": Number(value="3.5"), "bins": 4}
+    inside = Quantile(value=X, q=Number(value="0.5"), inside=True, **bounds)
+    assert len(inside.sums()) == 4 and len(Quantile(value=X, q=Number(value="0.5"), **bounds).sums()) == 6
+    assert answer(inside, [(0, None), (300, None), (100, None)]) == 1
+    withheld = [Total(1, Fraction(1)), Total(0, Fraction(1), withheld=True), *[Total(5, Fraction(1))] * 2]
+    assert inside.finish(*withheld) is WITHHELD
+
+
+@given(columns)
+def test_the_least_squares_line_agrees_with_scipy(rows: list[tuple[int | None, int | None]]) -> None:
+    def part(name: str) -> Output:
+        return answer(Regression(y=Y, x=X, part=name), rows)
+
+    xs, ys = ([float(one) for one in side] for side in complete(rows))
+    assert part("count") == len(xs)
+    if len(set(xs)) < 2:
+        assert part("slope") is part("intercept") is part("r2") is None
+        assert (part("sxx") is None) == (not xs) and (part("avgx") is None) == (not xs)
+        return
+    line = scipy.stats.linregress(xs, ys)
+    scale = max(map(abs, ys)) or 1
+    assert part("slope") == pytest.approx(line.slope, rel=1e-7, abs=1e-9 * scale)
+    assert part("intercept") == pytest.approx(line.intercept, rel=1e-7, abs=1e-7 * scale)
+    assert part("r2") == pytest.approx(1.0 if len(set(ys)) == 1 else line.rvalue**2, rel=1e-7, abs=1e-9)
+    centred_x, centred_y = np.array(xs) - np.mean(xs), np.array(ys) - np.mean(ys)
+    assert part("sxx") == pytest.approx(centred_x @ centred_x, rel=1e-9)
+    assert part("syy") == pytest.approx(centred_y @ centred_y, rel=1e-9, abs=1e-9)
+    assert part("sxy") == pytest.approx(centred_x @ centred_y, rel=1e-7, abs=1e-6)
+    assert (part("avgx"), part("avgy")) == (pytest.approx(np.mean(xs)), pytest.approx(np.mean(ys)))
+
+
+def test_each_part_of_the_line_asks_for_no_more_than_it_needs() -> None:
+    sums = {
+        part: len(Regression(y=Y, x=X, part=part).sums()) for part in ("count", "avgx", "sxx", "sxy", "slope", "r2")
+    }
+    assert sums == {"count": 1, "avgx": 2, "sxx": 3, "sxy": 4, "slope": 5, "r2": 6}
+
+
 def test_nothing_cancels_where_floats_would() -> None:
     """Values with a large mean and a tiny spread: the textbook's float formula gives nonsense here."""
     rows = [(99_999, None), (100_000, None), (100_000, None)]
@@ -127,11 +204,14 @@ def test_nothing_cancels_where_floats_would() -> None:
 
 def test_every_statistic_is_documented_and_has_a_name_and_sql() -> None:
     assert set(STATISTICS) == {
-        "count", "subjects", "sum", "mean", "variance", "standard_deviation", "covariance", "correlation", "histogram"
+        "count", "subjects", "sum", "mean", "variance", "standard_deviation", "covariance", "correlation", "histogram",
+        "moments", "glm", "survival", "cox", "kmeans", "quantile", "regression",
     }  # fmt: skip
     for name, kind in STATISTICS.items():
         assert kind.__doc__ and kind.name() == name
-    assert [name for name, kind in STATISTICS.items() if not kind.sql] == ["subjects"], "it is COUNT(DISTINCT subject)"
+    assert sorted(name for name, kind in STATISTICS.items() if not kind.sql) == [
+        "cox", "glm", "kmeans", "moments", "subjects", "survival",
+    ]  # fmt: skip
 
 
 @given(st.lists(st.tuples(st.sampled_from([None, 1, 2]), st.integers(0, 3)), max_size=12))

@@ -222,6 +222,16 @@ def test_bins_hold_all_or_none_but_those_where_nobody_can_be() -> None:
     assert len(beside.together) == 3 and any(test.is_difference for test in beside.tests)
 
 
+def test_a_quantile_has_the_tests_of_its_bins_alone() -> None:
+    """Ages are 0 or more: where the bounds are inside, nobody is asked about what cannot be."""
+    half = {"value": AGE, "q": Number(value="0.5"), "low": Number(value="-0.5"), "bins": 2}
+    inside = support.tests_of(compiled(STATISTICS["quantile"](**half, high=Number(value="120.5"), inside=True)))
+    beyond = support.tests_of(compiled(STATISTICS["quantile"](**half, high=Number(value="50.5"))))
+    assert not any(test.is_difference for test in inside.tests) and inside.together == (1, 2)
+    assert inside.units == ((1,), (2,)) and all(len(needs) == 2 for needs in inside.needs[1:])
+    assert len(beyond.units) == 4 and len(beyond.together) == 3
+
+
 # --- choices and presences --------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
-"""The merchant's commands on agreements, and a query with its receipt."""
+"""The merchant's commands on agreements, a query with its receipt, jobs that are waited for later."""
 
+import csv
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,13 +11,17 @@ import pytest
 from typer.testing import CliRunner
 
 from ceiba.cli import app
+from ceiba.files import write_csv
+from ceiba.result import Result
 from ceiba.space import Space
-from ceiba_protocol.errors import BadQuestion, CeibaError, ReceiptRejected
+from ceiba_protocol.errors import BadQuestion, CeibaError, LedgerDamaged, ReceiptRejected, UnknownJob
+from ceiba_protocol.statistics import WITHHELD
 from ceiba_protocol.trust.agreement import Agreement
 from tests.support.coordinator import Coordinator, merchant_home
 from tests.support.members import MERCHANT, NOW, World
 
 SQL = "SELECT COUNT(*) AS n FROM health.heart"
+GROUPED = "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +97,133 @@ def test_made_up_rows_have_no_receipt_to_write(world: World, coordinator: Coordi
     with pytest.raises(BadQuestion):
         run("query", SQL, "--mock", "--receipt", str(tmp_path / "receipt.json"))
     assert not (tmp_path / "receipt.json").exists()
+
+
+GROUPED = "SELECT sex AS who, SUM(age) / COUNT(*) AS a FROM health.heart GROUP BY ROLLUP(sex) HAVING a > 1 ORDER BY a"
+
+
+def test_another_process_waits_for_the_answer(world: World, coordinator: Coordinator, tmp_path: Path) -> None:
+    """Each command reads the folder anew, as another process would; the answer is shown as it was asked for."""
+    coordinator.add(world.agreement)
+    job = run("query", GROUPED, "--submit").strip()
+    assert [manifest.job_id for manifest in coordinator.manifests] == [job]
+    assert json.loads(run("result", job[:8], "--json")) == [
+        {"who": "male", "a": 140 / 3},
+        {"who": None, "a": 301 / 6},
+        {"who": "female", "a": 161 / 3},
+    ]
+    (listed,) = json.loads(run("jobs", "--json"))
+    assert (listed["job"], listed["state"]) == (job, "done")
+    assert listed["question"].startswith("health.heart; group who = sex")
+    file = tmp_path / "receipt.json"
+    run("result", job, "--receipt", str(file))
+    assert "The receipt holds." in run("verify", str(file), "--roster", str(tmp_path / "roster.json"))
+
+
+def test_a_job_is_taken_up_again_after_its_deadline(
+    world: World, coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator.add(world.agreement)
+    job = run("query", SQL, "--submit").strip()
+    monkeypatch.setattr("time.time", lambda: NOW + 3600)
+    result = Space(merchant_home(world, tmp_path)).job(job).wait()
+    assert result.rows == [(6,)] and result.seconds == 3600
+
+
+def test_only_a_job_of_this_folder_is_taken_up(world: World, coordinator: Coordinator, tmp_path: Path) -> None:
+    coordinator.add(world.agreement)
+    one, other = (run("query", SQL, "--submit", "--json") for _ in range(2))
+    assert one != other
+    for unknown in ("f" * 32, "", "../roster"):
+        with pytest.raises(UnknownJob):
+            run("result", unknown)
+    (tmp_path / "jobs" / f"{'e' * 32}.json").write_text("{}")
+    with pytest.raises(LedgerDamaged):
+        run("result", "e" * 32)
+
+
+def test_jobs_are_forgotten_after_a_year(world: World, coordinator: Coordinator, tmp_path: Path) -> None:
+    coordinator.add(world.agreement)
+    old, newer = (run("query", SQL, "--submit").strip() for _ in range(2))
+    for job, days in ((old, 366), (newer, 364)):
+        os.utime(tmp_path / "jobs" / f"{job}.json", (0, NOW - days * 86_400))
+    newest = run("query", SQL, "--submit").strip()
+    assert {one.job_id for one in merchant_home(world, tmp_path).kept_jobs()} == {newer, newest}
+    assert "Older ones, not shown: 1" in run("jobs", "--newest", "1")
+
+
+def test_ctrl_c_cancels_a_query_and_leaves_nothing(world: World, coordinator: Coordinator, tmp_path: Path) -> None:
+    coordinator.add(world.agreement)
+    coordinator.interrupts = True
+    stopped: Any = CliRunner().invoke(app, ["query", SQL])
+    assert stopped.exit_code == 130 and "cancelled" in stopped.stderr
+    assert coordinator.cancelled == [manifest.job_id for manifest in coordinator.manifests]
+    assert merchant_home(world, tmp_path).kept_jobs() == []
+
+
+def test_ctrl_c_while_it_is_sent_cancels_as_well(
+    world: World, coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator.add(world.agreement)
+
+    def interrupt(request: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(coordinator, "Jobs_Submit", interrupt)
+    stopped: Any = CliRunner().invoke(app, ["query", SQL, "--submit"])
+    assert stopped.exit_code == 130 and len(coordinator.cancelled) == 1
+    assert merchant_home(world, tmp_path).kept_jobs() == []
+
+
+def test_ctrl_c_at_a_submitted_job_only_ends_the_waiting(world: World, coordinator: Coordinator) -> None:
+    coordinator.add(world.agreement)
+    job = run("query", SQL, "--submit").strip()
+    coordinator.interrupts = True
+    stopped: Any = CliRunner().invoke(app, ["result", job])
+    assert stopped.exit_code == 130 and "goes on" in stopped.stderr and coordinator.cancelled == []
+    coordinator.interrupts = False
+    assert json.loads(run("result", job, "--json")) == [{"n": 6}]
+
+
+def test_rows_are_written_for_a_spreadsheet(world: World, coordinator: Coordinator, tmp_path: Path) -> None:
+    coordinator.add(world.agreement)
+    file = tmp_path / "rows.csv"
+    run("query", GROUPED, "--csv", str(file))
+    assert list(csv.reader(file.open())) == [
+        ["who", "a"],
+        ["male", str(140 / 3)],
+        ["", str(301 / 6)],
+        ["female", str(161 / 3)],
+    ]
+    noisy = Result(("g", "n"), [("x, y", 5), (None, WITHHELD)], groups=("g",), plus_minus=[("x, y", 1.5), (None, None)])
+    write_csv(noisy, file)
+    assert file.read_bytes() == b'g,n,n_plus_minus\r\n"x, y",5,1.5\r\n,withheld,\r\n'
+
+
+def test_a_result_is_drawn(world: World, coordinator: Coordinator, tmp_path: Path) -> None:
+    coordinator.add(world.agreement)
+    file = tmp_path / "n.svg"
+    run("query", "SELECT sex, COUNT(*) AS n FROM health.heart GROUP BY sex", "--mock", "--plot", str(file))
+    assert "<svg" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--plot", "out.xyz"),
+        ("--csv", "/nowhere/at/all.csv"),
+        ("--csv", "."),
+        ("--submit", "--csv", "x.csv"),
+        ("--submit", "--mock"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_asked(
+    world: World, coordinator: Coordinator, options: tuple[str, ...]
+) -> None:
+    coordinator.add(world.agreement)
+    with pytest.raises(BadQuestion):
+        run("query", SQL, *options)
+    assert coordinator.manifests == []
 
 
 def test_joining_prints_the_words_of_the_keys(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,7 @@ _NULLABLE = st.one_of(st.none(), st.integers(-3, 3))
 @given(st.lists(st.tuples(_NULLABLE, _NULLABLE), max_size=12), st.booleans(), st.booleans(), st.booleans())
 def test_sorting_is_stable_with_nulls_where_they_were_asked(rows: Any, down: bool, up: bool, first: bool) -> None:
     order = (Order(ColumnValue(name="a"), down, first), Order(ColumnValue(name="b"), up))
-    shown = Presentation((Shown("a", "a"), Shown("b", "b")), order=order)
+    shown = Presentation((Shown.plain("a", "a"), Shown.plain("b", "b")), order=order)
     result = shown.apply([{"a": a, "b": b} for a, b in rows])
 
     def place(value: int | None, descending: bool, nulls_first: bool) -> tuple[int, int]:
@@ -195,7 +195,7 @@ _SOME = st.one_of(_WITHHELD_OR_NULL, st.integers(-3, 3))
 @given(st.lists(st.tuples(_SOME, _SOME), max_size=12), st.booleans(), st.booleans())
 def test_withheld_is_sorted_and_kept_as_null_is(rows: Any, down: bool, first: bool) -> None:
     """Otherwise ORDER BY and HAVING would tell something about it."""
-    columns = (Shown("a", "a"), Shown("b", "b"))
+    columns = (Shown.plain("a", "a"), Shown.plain("b", "b"))
     conditions = [col("a") > 0, ~(col("a") > 0), col("a").isnull(), (col("a") + col("b")) < 1, col("a").notnull()]
     for having in (None, *(condition.expression for condition in conditions)):
         order = (Order(ColumnValue(name="a"), down, first), Order(ColumnValue(name="b")))

@@ -17,6 +17,7 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
+from ceiba.statistics import statistic_names
 from ceiba_coordinator.config import Settings as CoordinatorSettings
 from ceiba_node.config import Settings as NodeSettings
 from ceiba_node.house_rules import Policy
@@ -149,11 +150,11 @@ def table_problems() -> Iterator[str]:
 
 
 def _names(cells: str) -> list[str]:
-    return re.findall("`([A-Za-z_]+)`", cells)
+    return re.findall("`([A-Za-z_][A-Za-z_0-9]*)`", cells)
 
 
 def _python_names() -> set[str]:
-    return {*STATISTICS, *(name.lower() for kind in STATISTICS.values() for name in kind.sql)}
+    return set(statistic_names())
 
 
 def section_problems() -> Iterator[str]:

@@ -61,6 +61,9 @@ class Coordinator:
         self.results: list[ResultPart] = []
         self.status = JobStatus(state=State.DONE)
         self.manifests: list[Manifest] = []
+        self.cancelled: list[str] = []
+        self.interrupts = False
+        """Whether somebody presses Ctrl-C while waiting."""
 
     # --- agreements
 
@@ -140,8 +143,13 @@ class Coordinator:
         self.release(signed_by(OPERATOR, release))
         return self.status
 
-    def Jobs_Watch(self, _request: Any) -> Iterator[JobStatus]:
-        yield self.status
+    def Jobs_Watch(self, _request: Any) -> "_Watching":
+        return _Watching(self)
+
+    def Jobs_Cancel(self, request: Any) -> JobStatus:
+        self.cancelled.append(request.job_id.hex())
+        self.status = JobStatus(state=State.CANCELLED)
+        return self.status
 
     def Jobs_Result(self, _request: Any) -> Iterator[ResultPart]:
         yield from self.results
@@ -188,3 +196,22 @@ class Coordinator:
         return SimpleNamespace(
             unary_unary=method, unary_stream=method, stream_unary=method, stream_stream=method, close=lambda: None
         )
+
+
+class _Watching:
+    """A stream of one status."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coming = iter([coordinator.status])
+        self._interrupts = coordinator.interrupts
+
+    def __iter__(self) -> Iterator[JobStatus]:
+        return self
+
+    def __next__(self) -> JobStatus:
+        if self._interrupts:
+            raise KeyboardInterrupt
+        return next(self._coming)
+
+    def cancel(self) -> None:
+        pass

@@ -1,6 +1,6 @@
 """A space without a network: its tables have schemas and no holders, and every question is answered by `mock`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,11 +24,14 @@ class OfflineSpace:
     ) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def table(self, name: str) -> Table:
         return Table(self.schemas[name], self)
 
-    def sql(self, text: str) -> Query:
-        plan, presentation = parse(text, self.schemas.__getitem__)
+    def sql(self, text: str, parameters: Sequence[object] | None = None) -> Query:
+        plan, presentation = parse(text, self.schemas.__getitem__, parameters)
         return Query(self.schemas[plan.table], self, plan, presentation)
 
     def run(self, query: Query, **_options: Any) -> Result:

@@ -15,6 +15,7 @@ from ceiba_protocol.expression import (
     Missing,
     Not,
     Number,
+    Part,
     Round,
     TextValue,
     TruthValue,
@@ -31,7 +32,7 @@ from ceiba_protocol.plan import (
     Program,
     compile_plan,
 )
-from ceiba_protocol.program import SUBJECT, CalendarUnit, Comparison, Row
+from ceiba_protocol.program import DIGEST, SUBJECT, CalendarUnit, Comparison, Row, subject_digest
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import STATISTICS
 
@@ -63,6 +64,7 @@ def schemas(draw):
     return Schema.from_plain(
         {
             "table": "t",
+            "subject_key": "who",
             "columns": [
                 {"name": "whole", "type": "int", **nullable, **bounds(-1000, 1000)},
                 {"name": "small", "type": "int", **bounds(-3, 3)},
@@ -88,7 +90,8 @@ def rows_of(schema: Schema, subjects: int = 4) -> st.SearchStrategy[list[Row]]:
         return st.none() | known if column.nullable else known
 
     columns = {column.name: values(column) for column in schema.columns}
-    return st.lists(st.fixed_dictionaries({**columns, SUBJECT: st.integers(0, subjects - 1)}), max_size=12)
+    rows = st.fixed_dictionaries({**columns, SUBJECT: st.integers(0, subjects - 1)})
+    return st.lists(rows.map(lambda row: {**row, DIGEST: subject_digest(str(row[SUBJECT]))}), max_size=12)
 
 
 LITERALS = st.sampled_from(["0", "1", "-1", "2", "7", "-0.5", "0.01", "1000", "33.3"]).map(lambda v: Number(value=v))
@@ -105,11 +108,18 @@ def conditions(number, condition):
         lambda c: Comparing(comparison=c, left=column("day"), right=TextValue(value="1970-01-01")),
         st.sampled_from(Comparison),
     )
+    part = st.builds(
+        lambda c, parts, of: Comparing(comparison=c, left=Part(seed="s", parts=parts), right=Number(value=str(of))),
+        st.sampled_from(Comparison),
+        st.sampled_from([2, 5]),
+        st.integers(-1, 5),
+    )
     terms = st.lists(condition, min_size=1, max_size=3).map(tuple)
     return (
         compare
         | kind
         | day
+        | part
         | st.builds(Logic, op=st.sampled_from(["and", "or"]), terms=terms)
         | st.builds(lambda term: Not(term=term), condition)
         | st.builds(lambda value: Missing(value=value), number | condition | st.just(column("day")))

@@ -9,7 +9,7 @@ import duckdb
 
 from ceiba_node.quantising import column_type, identifier
 from ceiba_node.snapshots import Snapshot
-from ceiba_protocol.program import SUBJECT, Row
+from ceiba_protocol.program import DIGEST, SUBJECT, Row
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.v1.common_pb2 import Signed
 
@@ -22,10 +22,11 @@ def write_snapshot(folder: Path, schema: Schema, rows: Sequence[Row]) -> Snapsho
     names = [column.name for column in schema.columns]
     columns = [f"{identifier(column.name)} {column_type(column)}" for column in schema.columns]
     with duckdb.connect(str(path)) as database:
-        database.execute(f"CREATE TABLE rows ({', '.join([*columns, f'{identifier(SUBJECT)} BIGINT'])})")
+        own = [f"{identifier(name)} BIGINT" for name in (SUBJECT, DIGEST)]
+        database.execute(f"CREATE TABLE rows ({', '.join([*columns, *own])})")
         if rows:
-            values = [[*(row[name] for name in names), row.get(SUBJECT, 0)] for row in rows]
-            marks = "(" + ", ".join("?" * (len(names) + 1)) + ")"
+            values = [[*(row[name] for name in names), row.get(SUBJECT, 0), row.get(DIGEST)] for row in rows]
+            marks = "(" + ", ".join("?" * (len(names) + 2)) + ")"
             flat = [value for row in values for value in row]
             database.execute(f"INSERT INTO rows VALUES {', '.join([marks] * len(values))}", flat)
     now = datetime(2026, 1, 1, tzinfo=UTC)

@@ -106,6 +106,7 @@ def samples() -> list[Document]:
             attempt=0,
             context_digest=digest("context"),
             released="a0",
+            iterate="",
             ciphertexts=1_000_000,
             ciphertext_digest=digest("ciphertexts"),
             commitment=digest("commitment"),

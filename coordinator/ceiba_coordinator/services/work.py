@@ -15,7 +15,8 @@ from ceiba_coordinator.log import Log
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.services.calls import Callers, Context, Desk, answering, streaming
 from ceiba_protocol.errors import MalformedMessage, MessageTooLarge, TooSlow
-from ceiba_protocol.trust.documents import GateShare, Submission
+from ceiba_protocol.fit_rounds import MOST_BYTES
+from ceiba_protocol.trust.documents import FitShare, GateShare, Submission
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.v1 import work_pb2 as pb
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -56,7 +57,8 @@ class Sent:
     """What one stream has carried, so that it carries nothing twice."""
 
     jobs: dict[bytes, set[tuple[str, int]]] = field(default_factory=dict)
-    """By job: kinds of task, each with the number of holders who had left, which is the attempt."""
+    """By job: kinds of task, each with the number of holders who had left, which is the attempt, or with a fit's
+    round."""
     agreements: set[tuple[str, int]] = field(default_factory=set)
     checkpoint: Signed | None = None
 
@@ -120,7 +122,7 @@ class Work(WorkServicer):
         for task in self._jobs.tasks(holder):
             kinds = sent.jobs.setdefault(task.job_id, set())
             aborts = task.gate.aborts or task.contribute.aborts
-            kind = (task.WhichOneof("kind") or "", task.approve.attempt or len(aborts))
+            kind = (task.WhichOneof("kind") or "", task.fit.iteration or task.approve.attempt or len(aborts))
             if kind not in kinds:
                 kinds.add(kind)
                 tasks.append(task)
@@ -142,6 +144,8 @@ class Work(WorkServicer):
                 await self._desk.run(self._jobs.refuse, first.refusal, holder, abort)
             case "gate_share":
                 await self._share(first.gate_share, parts, holder)
+            case "fit_share":
+                await self._share_fit(first.fit_share, parts, holder)
             case "submission":
                 await self._contribute(first.submission, parts, holder)
             case "pending":
@@ -163,10 +167,24 @@ class Work(WorkServicer):
         words = await collect(parts, "words", await self._desk.run(self._jobs.expected_words, job_id))
         await self._desk.run(self._jobs.share, signed, words, job_id, holder)
 
+    async def _share_fit(self, signed: Signed, parts: AsyncIterator[pb.WorkPart], holder: str) -> None:
+        job_id = bytes.fromhex(FitShare.parse(signed.body).job_id)
+        words = await collect(parts, "words", MOST_BYTES)
+        await self._desk.run(self._jobs.share_fit, signed, words, job_id, holder)
+
     async def _contribute(self, signed: Signed, parts: AsyncIterator[pb.WorkPart], holder: str) -> None:
         job_id = bytes.fromhex(Submission.parse(signed.body).job_id)
         ciphertexts = await collect(parts, "ciphertexts", await self._desk.run(self._jobs.expected_bytes, job_id))
         await self._desk.run(self._jobs.contribute, signed, ciphertexts, job_id, holder)
+
+    @streaming
+    async def FitShares(self, request: pb.FitSharesRequest, context: Context) -> AsyncIterator[pb.SharePart]:
+        holder = await self._callers.name(context, Role.HOLDER)
+        job_id, iteration = request.job_id, request.iteration
+        for share in await self._desk.run(self._jobs.fit_shares, job_id, holder, iteration):
+            yield pb.SharePart(share=share)
+            for part in chunks(await self._desk.run(self._jobs.fit_words, job_id, iteration, share.signer)):
+                yield pb.SharePart(words=part)
 
     @streaming
     async def Shares(self, request: pb.SharesRequest, context: Context) -> AsyncIterator[pb.SharePart]:

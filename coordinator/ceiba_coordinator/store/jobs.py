@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from ceiba_coordinator.store import tables
 from ceiba_coordinator.store.rows import Rows, read_signed
@@ -25,6 +25,8 @@ class StoredJob:
     attempt: int
     deadline: int
     """Seconds since 1970 UTC."""
+    iteration: int = 0
+    """Of a fit: how many rounds are complete."""
     refusal: Signed | None = None
     """The one that ended it."""
     ended_because: str | None = None
@@ -130,6 +132,35 @@ class JobRows(Rows):
             rows = connection.execute(query.where(table.c.holder.in_(holders)) if holders else query)
             return {row.holder: row.ciphertexts for row in rows if row.ciphertexts is not None}
 
+    # --- rounds of a fit
+
+    def add_fit_share(self, job_id: bytes, iteration: int, holder: str, share: Signed, words: bytes) -> None:
+        with self.transaction() as connection:
+            row = {"job_id": job_id, "iteration": iteration, "holder": holder, "words": words}
+            connection.execute(insert(tables.fit_shares).values(share=share.SerializeToString(), **row))
+
+    def fit_shares(self, job_id: bytes, iteration: int) -> dict[str, Signed]:
+        """By holder: what was sent to that round, without its words."""
+        table = tables.fit_shares
+        query = select(table.c.holder, table.c.share).where(_is(table, job_id), table.c.iteration == iteration)
+        with self.transaction() as connection:
+            rows = connection.execute(query.order_by(table.c.holder))
+            return {row.holder: Signed.FromString(row.share) for row in rows}
+
+    def fit_words(self, job_id: bytes, iteration: int, holder: str) -> bytes:
+        """Empty if nothing was sent."""
+        table = tables.fit_shares
+        query = select(table.c.words).where(_is(table, job_id), table.c.iteration == iteration)
+        with self.transaction() as connection:
+            return bytes(connection.execute(query.where(table.c.holder == holder)).scalar() or b"")
+
+    def forget_fit(self, job_id: bytes) -> None:
+        """The rounds of a job that has ended are of no more use; the log keeps their digests."""
+        with self.transaction() as connection:
+            connection.execute(delete(tables.fit_shares).where(_is(tables.fit_shares, job_id)))
+
+    # --- the gate's words
+
     def words(self, job_id: bytes, holder: str) -> bytes:
         """What a holder has sent to the gate; empty if nothing."""
         table = tables.seats
@@ -152,6 +183,7 @@ def _stored_job(row: Row[Any]) -> StoredJob:
         State(row.state),
         row.attempt,
         row.deadline,
+        row.iteration,
         read_signed(row.refusal),
         row.ended_because,
         read_signed(row.release),

@@ -13,7 +13,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -107,6 +107,7 @@ jobs = Table(
     Column("number", Integer, nullable=False),  # of the agreement's jobs
     Column("state", String(32), nullable=False, index=True),
     Column("attempt", Integer, nullable=False),
+    Column("iteration", Integer, nullable=False, default=0),  # of a fit: rounds that are complete
     Column("deadline", BigInteger, nullable=False),  # seconds since 1970 UTC
     Column("refusal", LargeBinary),  # Signed; the one that ended the job
     Column("ended_because", String(64)),  # code of an error
@@ -132,6 +133,17 @@ seats = Table(
     Column("pending", Boolean, nullable=False, default=False),  # a person there has to decide
 )
 """One row for each holder of each job: what it has answered so far."""
+
+fit_shares = Table(
+    "fit_shares",
+    metadata,
+    Column("job_id", LargeBinary(16), ForeignKey("jobs.job_id"), primary_key=True),
+    Column("iteration", Integer, primary_key=True),
+    Column("holder", String(64), primary_key=True),
+    Column("share", LargeBinary, nullable=False),  # Signed FitShare
+    Column("words", LargeBinary, nullable=False),
+)
+"""What holders have sent to the rounds of a fit, until the job has ended."""
 
 log_entries = Table(
     "log_entries",

@@ -6,23 +6,34 @@ error texts can quote values, so none leaves this module; the operator reads the
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 
 from ceiba_node.engines.evidence import Dominance, Evidence, Gathering, NotOurs, cell_of, magnitudes_of
+from ceiba_node.engines.products import Products, products_of
 from ceiba_node.engines.rendering import render
-from ceiba_node.engines.statements import render_bounded, render_flags, render_magnitudes
+from ceiba_node.engines.statements import (
+    render_bounded,
+    render_factors,
+    render_flags,
+    render_magnitudes,
+    render_readings,
+)
 from ceiba_node.quiet import quietly
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.disclosure.grade import Disclosure
 from ceiba_protocol.disclosure.support import Tests
 from ceiba_protocol.errors import EngineFailed, JobCancelled, SnapshotDamaged
-from ceiba_protocol.plan import Program
+from ceiba_protocol.plan import ROW_COUNT, Program, rows_of
+from ceiba_protocol.statistics.fits.base import FitRows
 
 T = TypeVar("T")
 
@@ -98,8 +109,11 @@ class DuckDBEngine:
 
         Safe to call from several threads. Raises SnapshotDamaged, EngineFailed, JobCancelled, ValueOutOfRange.
         """
-        sql, parameters = render(program)
+        products = products_of(program, _MOST_ROWS)
         with self._running(snapshot, cancellation) as query:
+            if products is not None:
+                return _products(query, program, products)
+            sql, parameters = render(program)
             return _spread(program, query.rows(sql, parameters))
 
     def bounded_sums(
@@ -156,6 +170,14 @@ class DuckDBEngine:
                 for start, end in query.ranges_of_subjects(0 if one_row_each else len(dominance.sums)):
                     dominance.add(query.rows(statement.sql, statement.part(start, end)))
         return gathering.finish(dominance.finish(tests, rules))
+
+    def fit_rows(self, snapshot: Snapshot, program: Program, cancellation: Cancellation | None = None) -> FitRows:
+        """What a fit reads of the rows in which nothing is missing: what `plan.fit_rows` gives, in some order. All of
+        them are in memory: 8 bytes for each reading. Raises what `grouped_sums` does."""
+        statement = render_readings(program)
+        with self._running(snapshot, cancellation) as query:
+            arrays = query.arrays(statement.sql, statement.parameters)
+            return rows_of(program, _cells(program, arrays), [arrays[f"#r{at}"] for at in range(len(program.readings))])
 
     def close(self) -> None:
         """Close every snapshot; later questions open theirs again."""
@@ -234,6 +256,36 @@ class _Query:
 def _rows_at_once(bytes_each: int) -> int:
     """How many rows, or groups of rows, are in memory together if each takes so much beside its keys and subject."""
     return max(_FEWEST_ROWS, min(_MOST_ROWS, _PART_BYTES // (_KEY_BYTES + bytes_each)))
+
+
+def _cells(program: Program, arrays: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    """[rows]: each row's cell, from its keys. Raises NotOurs."""
+    keys = [arrays[f"#k{at}"] for at in range(len(program.keys))]
+    if not keys:
+        return np.zeros(len(arrays["#r0"]), dtype=np.int64)
+    columns = [np.ma.filled(key.astype(object), None) if np.ma.isMaskedArray(key) else key for key in keys]
+    known: dict[tuple[Any, ...], int] = {}
+    found = np.empty(len(keys[0]), dtype=np.int64)
+    for row, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        if values not in known:
+            known[values] = cell_of(program, values)
+        found[row] = known[values]
+    return found
+
+
+def _products(query: _Query, program: Program, products: Products) -> list[int]:
+    """All sums, the row count first. A factor that is NULL adds nothing."""
+    ((count,),) = query.rows(*render(replace(program, sums=program.sums[: ROW_COUNT + 1])))
+    ((rows,),) = query.rows(_ROWS, [])
+    statement = render_factors(program, products.condition, products.factors)
+    totals = [0] * len(products.pairs)
+    step = min(products.rows, _rows_at_once(_KEY_BYTES * len(products.factors)))
+    for start in range(0, rows or 0, step):
+        arrays = query.arrays(statement.sql, statement.part(start, start + step))
+        columns = [np.ma.filled(arrays[f"#f{at}"], 0).astype(np.float64) for at in range(len(products.factors))]
+        part = products.sums(np.column_stack(columns))
+        totals = [total + more for total, more in zip(totals, part, strict=True)]
+    return [count or 0, *totals]
 
 
 def _spread(program: Program, rows: Iterable[tuple[int | None, ...]]) -> list[int]:

@@ -14,8 +14,10 @@ from sqlglot import exp
 from ceiba_protocol import program
 from ceiba_protocol.plan import Program
 from ceiba_protocol.program import (
+    DIGEST,
     FALSE,
     NULL,
+    PART_HEX,
     SUBJECT,
     SUBJECTS,
     TRUE,
@@ -34,14 +36,20 @@ from ceiba_protocol.program import (
     Multiply,
     Negation,
     Node,
+    Part,
     RoundedQuotient,
     children,
 )
 
+LONG = 8
+"""Terms of a condition that is worth a name of its own."""
 ROWS = "rows"
 """The table of a snapshot."""
 _WIDTHS = ((31, "INTEGER"), (63, "BIGINT"), (127, "HUGEINT"))
 """Bits of magnitude that a type holds. Narrower sums are faster: DuckDB adds up to 63 bits without carrying."""
+_BEFORE_ALL = -1
+"""The stage of intermediate columns that reads the table itself."""
+_KINDS = {name: exp.DataType.build(name).this for name in ("INTEGER", "BIGINT", "HUGEINT", "DATE", "VARCHAR")}
 _COMPARISONS: dict[Comparison, type[exp.Binary]] = {
     Comparison.EQUAL: exp.EQ,
     Comparison.NOT_EQUAL: exp.NEQ,
@@ -62,11 +70,11 @@ def render(compiled: Program) -> tuple[str, list[int]]:
     keys = [renderer.plain(key.node) for key in compiled.keys]
     sums = [renderer.total(one.node) for one in compiled.sums]
     condition = None if compiled.condition is None else renderer.condition(compiled.condition)
-    query = exp.select(*keys, *sums).from_(renderer.source())
+    query = exp.select(*keys, *sums, copy=False).from_(renderer.source(), copy=False)
     if condition is not None:
-        query = query.where(condition)
+        query = query.where(condition, copy=False)
     if keys:
-        query = query.group_by(*(exp.Literal.number(place + 1) for place in range(len(keys))))
+        query = query.group_by(*(exp.Literal.number(place + 1) for place in range(len(keys))), copy=False)
     return query.sql(dialect="duckdb"), renderer.parameters
 
 
@@ -83,6 +91,11 @@ def type_for(magnitude: int) -> str:
     raise AssertionError
 
 
+def cast(value: exp.Expr, name: str) -> exp.Expression:
+    """CAST to a type of DuckDB's. sqlglot's own `cast` reads the name anew each time, which large programs feel."""
+    return exp.Cast(this=value, to=exp.DataType(this=_KINDS[name]))
+
+
 def binary(kind: type[exp.Binary], left: exp.Expression, right: exp.Expression) -> exp.Expression:
     return exp.Paren(this=kind(this=left, expression=right))
 
@@ -90,6 +103,10 @@ def binary(kind: type[exp.Binary], left: exp.Expression, right: exp.Expression) 
 def _integer(value: int) -> exp.Expression:
     """A constant of the formula itself, never of the question."""
     return exp.Literal.number(value)
+
+
+def _call(function: str, *arguments: exp.Expression) -> exp.Expression:
+    return exp.Anonymous(this=function, expressions=list(arguments))
 
 
 class Renderer:
@@ -104,6 +121,8 @@ class Renderer:
         if between is not None:
             self.bounds = (self.parameter(0), self.parameter(0))
         self._stages: dict[int, dict[Node, tuple[str, exp.Expression]]] = {}
+        self._long: dict[int, tuple[Node, str]] = {}
+        """Conditions under a name, by identity: comparing long ones costs more than rendering them."""
 
     # --- the parts of the statement ----------------------------------------------------------------------------
 
@@ -116,7 +135,7 @@ class Renderer:
             source = exp.select(exp.Star()).from_(source).where(part).subquery()
         for _, columns in sorted(self._stages.items()):
             extra = [exp.alias_(value, name, quoted=True) for name, value in columns.values()]
-            source = exp.select(exp.Star(), *extra).from_(source).subquery()
+            source = exp.select(exp.Star(), *extra, copy=False).from_(source, copy=False).subquery(copy=False)
         return source
 
     def total(self, node: Node) -> exp.Expression:
@@ -150,13 +169,13 @@ class Renderer:
         wanted = type_for(magnitude)
         match node:
             case Load():
-                return exp.cast(self.plain(node), wanted)
+                return cast(self.plain(node), wanted)
             case Constant(value=value):
-                return exp.cast(exp.Null() if value is None else self.parameter(value), wanted)
+                return cast(exp.Null() if value is None else self.parameter(value), wanted)
             case _ if node.is_truth:
-                return exp.cast(self.condition(node), wanted)
+                return cast(self.condition(node), wanted)
         rendered, own = self._compute(node)
-        return rendered if own == wanted else exp.cast(rendered, wanted)
+        return rendered if own == wanted else cast(rendered, wanted)
 
     def _compute(self, node: Node) -> tuple[exp.Expression, str]:
         """The node's formula and the type that it is computed in."""
@@ -171,10 +190,13 @@ class Renderer:
                 return self._floor_quotient(value, divisor)
             case CalendarStart(day=day, unit=unit):
                 return self._calendar_start(day, unit)
+            case Part():
+                return self._part(node), "INTEGER"
             case Choose(branches=branches, otherwise=otherwise):
                 size = magnitude_of(node)
                 arms = [exp.If(this=self.condition(c), true=self.number(value, size)) for c, value in branches]
-                return exp.Case(ifs=arms, default=self.number(otherwise, size)), type_for(size)
+                default = None if otherwise == NULL else self.number(otherwise, size)
+                return exp.Case(ifs=arms, default=default), type_for(size)
         raise NotImplementedError(type(node).__name__)
 
     def parameter(self, value: int) -> exp.Expression:
@@ -212,11 +234,25 @@ class Renderer:
             weeks = program.floor_quotient(program.add(day, program.constant(3)), 7)
             start = program.add(program.scale(weeks, 7), program.constant(-3))
             return self.number(start, magnitude_of(start)), type_for(magnitude_of(start))
-        epoch = exp.cast(exp.Literal.string("1970-01-01"), "DATE")
-        moment = binary(exp.Add, epoch, exp.cast(self.plain(day), "INTEGER"))
-        first = exp.cast(exp.func("date_trunc", exp.Literal.string(unit.value), moment, dialect="duckdb"), "DATE")
+        epoch = cast(exp.Literal.string("1970-01-01"), "DATE")
+        moment = binary(exp.Add, epoch, cast(self.plain(day), "INTEGER"))
+        first = cast(exp.func("date_trunc", exp.Literal.string(unit.value), moment, dialect="duckdb"), "DATE")
         days = exp.Anonymous(this="date_diff", expressions=[exp.Literal.string("day"), epoch.copy(), first])
-        return exp.cast(days, "INTEGER"), "INTEGER"
+        return cast(days, "INTEGER"), "INTEGER"
+
+    def _part(self, node: Part) -> exp.Expression:
+        """`program.part_of` the row's digest, computed once for each row, before all other intermediate columns."""
+        stage = self._stages.setdefault(_BEFORE_ALL, {})
+        if node not in stage:
+            digest = exp.column(exp.to_identifier(DIGEST, quoted=True))
+            key = cast(self.parameter(node.key), "VARCHAR")
+            text = _call("concat", key, exp.Literal.string(":"), cast(digest, "VARCHAR"))
+            kept = _call("substr", _call("sha256", text), _integer(1), _integer(PART_HEX))
+            hashed = cast(_call("concat", exp.Literal.string("0x"), kept), "BIGINT")
+            scaled = binary(exp.Mul, hashed, cast(self.parameter(node.parts), "BIGINT"))
+            part = binary(exp.IntDiv, scaled, _integer(1 << 4 * PART_HEX))
+            stage[node] = (f"#{sum(map(len, self._stages.values()))}", cast(part, "INTEGER"))
+        return cast(exp.column(exp.to_identifier(stage[node][0], quoted=True)), "INTEGER")
 
     def _named(self, node: Node, magnitude: int) -> exp.Expression:
         """The node's value under a name, so that a formula may use it more than once.
@@ -229,7 +265,7 @@ class Renderer:
         if node not in stage:
             value = self.number(node, magnitude)
             stage[node] = (f"#{sum(map(len, self._stages.values()))}", value)
-        return exp.cast(exp.column(exp.to_identifier(stage[node][0], quoted=True)), type_for(magnitude))
+        return cast(exp.column(exp.to_identifier(stage[node][0], quoted=True)), type_for(magnitude))
 
     # --- conditions --------------------------------------------------------------------------------------------
 
@@ -239,6 +275,8 @@ class Renderer:
             case Compare(comparison=comparison, left=left, right=right):
                 size = magnitude_of(left, right)
                 return binary(_COMPARISONS[comparison], self._side(left, size), self._side(right, size))
+            case AllOf(terms=terms) if len(terms) >= LONG:
+                return self._long_condition(node, terms)
             case AllOf(terms=terms):
                 return self._joined(exp.And, terms)
             case AnyOf(terms=terms):
@@ -249,6 +287,15 @@ class Renderer:
                 inner = self.condition(value) if value.is_truth else self.plain(value)
                 return exp.Paren(this=exp.Is(this=inner, expression=exp.Null()))
         return binary(exp.EQ, self.number(node, 1), _integer(1))
+
+    def _long_condition(self, node: Node, terms: tuple[Node, ...]) -> exp.Expression:
+        """Under a name: thousands of sums over complete rows share one condition of a hundred terms."""
+        if id(node) not in self._long:
+            rendered = self._joined(exp.And, terms)
+            stage = self._stages.setdefault(_rounding_depth(node), {})
+            name, _ = stage.setdefault(node, (f"#{sum(map(len, self._stages.values()))}", rendered))
+            self._long[id(node)] = node, name
+        return exp.column(exp.to_identifier(self._long[id(node)][1], quoted=True))
 
     def _side(self, node: Node, magnitude: int) -> exp.Expression:
         """One side of a comparison; a column stays bare, so that DuckDB can skip row groups by their statistics."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlglot import exp
 
-from ceiba_node.engines.rendering import Renderer, magnitude_of, type_for
+from ceiba_node.engines.rendering import Renderer, cast, magnitude_of, type_for
 from ceiba_protocol import program
 from ceiba_protocol.plan import Program, SumOf
 from ceiba_protocol.program import SUBJECT, SUBJECTS, TRUE, Node
@@ -37,6 +37,26 @@ def render_flags(compiled: Program, conditions: Sequence[Node]) -> Statement:
     flags = [exp.Coalesce(this=renderer.condition(one), expressions=[exp.false()]) for one in conditions]
     columns = [*_list("k", keys), _as(_wide(renderer.subject()), SUBJECT), *_list("f", flags)]
     return _statement(_filtered(renderer, compiled, columns), renderer)
+
+
+def render_readings(compiled: Program) -> Statement:
+    """For every row that a fit uses: the keys `#k0`, `#k1`, …, and its readings `#r0`, `#r1`, …."""
+    renderer = Renderer()
+    keys = [_wide(key) for key in _keys(renderer, compiled)]
+    readings = [_wide(renderer.number(one.node, magnitude_of(one.node))) for one in compiled.readings]
+    is_used = renderer.condition(compiled.is_used)
+    query = _filtered(renderer, compiled, [*_list("k", keys), *_list("r", readings)])
+    return _statement(query.where(is_used), renderer)
+
+
+def render_factors(compiled: Program, condition: Node, factors: Sequence[Node]) -> Statement:
+    """For every row of a part that passes the filter and for which the condition is TRUE: `#f0`, `#f1`, …, NULL where a
+    factor is. Parts are ranges of row numbers."""
+    renderer = Renderer(between=ROW_NUMBER)
+    columns = [_wide(renderer.number(factor, magnitude_of(factor))) for factor in factors]
+    rendered = None if condition == TRUE else renderer.condition(condition)
+    query = _filtered(renderer, compiled, _list("f", columns))
+    return _statement(query if rendered is None else query.where(rendered), renderer)
 
 
 def render_magnitudes(compiled: Program, sums: Sequence[SumOf], one_row_each: bool) -> Statement:
@@ -95,14 +115,14 @@ def _cuts(cells_per_subject: int) -> exp.Select:
 def _clipped(renderer: Renderer, node: Node) -> exp.Expr:
     """What a subject adds to a cell: the sum over its rows, as far as one row could have made it."""
     if node in (TRUE, SUBJECTS):
-        return exp.cast(exp.Literal.number(1), "INTEGER")
+        return cast(exp.Literal.number(1), "INTEGER")
     size = magnitude_of(node)
     total = exp.Coalesce(this=renderer.total(node), expressions=[exp.Literal.number(0)])
     lowest, highest = (renderer.number(program.constant(end), size) for end in (min(node.low, 0), max(node.high, 0)))
     inside = exp.Anonymous(
         this="greatest", expressions=[exp.Anonymous(this="least", expressions=[total, highest]), lowest]
     )
-    return exp.cast(inside, type_for(size))
+    return cast(inside, type_for(size))
 
 
 # --- the parts of a statement ------------------------------------------------------------------------------------
@@ -128,7 +148,7 @@ def _column(name: str, table: str | None = None) -> exp.Column:
 
 
 def _wide(value: exp.Expr) -> exp.Expr:
-    return exp.cast(value, "BIGINT")
+    return cast(value, "BIGINT")
 
 
 def _list(letter: str, values: Sequence[exp.Expr]) -> list[exp.Expr]:

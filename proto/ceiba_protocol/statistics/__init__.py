@@ -6,7 +6,9 @@ A statistic is a finishing step over sums of row expressions (DESIGN §5). To ad
 """
 
 import importlib
+import inspect
 import pkgutil
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
@@ -16,7 +18,15 @@ from ceiba_protocol.statistics.base import WITHHELD, Output, Statistic, Total, W
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-STATISTICS: dict[str, type[Statistic]] = {kind.name(): kind for kind in Statistic.__subclasses__()}
+
+def _concrete(kind: type[Statistic]) -> Iterator[type[Statistic]]:
+    for below in kind.__subclasses__():
+        if not inspect.isabstract(below):
+            yield below
+        yield from _concrete(below)
+
+
+STATISTICS: dict[str, type[Statistic]] = {kind.name(): kind for kind in _concrete(Statistic)}  # type: ignore[type-abstract]
 """Every statistic by its name."""
 
 if TYPE_CHECKING:

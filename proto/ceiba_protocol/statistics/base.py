@@ -26,8 +26,9 @@ class Withheld(Enum):
 
 WITHHELD = Withheld.WITHHELD
 
-Output = int | float | None | Withheld | list[dict[str, Any]]
-"""A finished value: an exact integer, a correctly rounded float, None where SQL says NULL, or a small table."""
+Output = int | float | None | Withheld | list[dict[str, Any]] | dict[str, Any]
+"""A finished value: an exact integer, a correctly rounded float, None where SQL says NULL, a small table, or the
+figures of a fit by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ class Statistic(Document, ABC):
     """SQL functions that mean this statistic, each with the options that it fixes."""
     disjoint: ClassVar[bool] = False
     """Whether no row adds to two of its sums, so that each of them can be released or withheld by itself."""
+
+    smooth: ClassVar[bool] = True
+    """Whether a small change of a sum changes it a little, so that noise in the sums gives it an interval."""
 
     @classmethod
     def name(cls) -> str:

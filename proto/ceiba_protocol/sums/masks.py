@@ -8,7 +8,7 @@ a statistics library.
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -102,16 +102,26 @@ def expand_words(seed: bytes, count: int) -> Words:
     return np.frombuffer(stream, dtype="<u8")
 
 
-def combined_words(me: str, secret_key: bytes, peers: Mapping[str, bytes], context_digest: bytes, count: int) -> Words:
-    """As `combined_mask`, in words modulo 2^64."""
+def add_words(left: Words, right: Words) -> Words:
+    """left + right modulo 2^64, word by word."""
+    return left + right
+
+
+def negate_words(words: Words) -> Words:
+    """−words modulo 2^64."""
+    return ~words + np.uint64(1)
+
+
+def combined_words(
+    me: str, secret_key: bytes, peers: Mapping[str, bytes], context_digest: bytes, count: int,
+    add: Callable[[Words, Words], Words] = add_words, negate: Callable[[Words], Words] = negate_words,
+) -> Words:  # fmt: skip
+    """As `combined_mask`, in words: modulo 2^64, or as `add` and `negate` have it."""
     if me in peers or not peers:
         raise SetMismatch(problem=f"{me} needs peers, and is none of its own")
     _GUARD.claim(me, secret_key, context_digest)
     total = np.zeros(count, dtype=np.uint64)
     for peer, public_key in peers.items():
         mask = expand_words(shared_seed(secret_key, public_key, context_digest, me, peer), count)
-        if me < peer:
-            total += mask
-        else:
-            total -= mask
+        total = add(total, mask if me < peer else negate(mask))
     return total

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from ceiba_protocol.canonical import Digest, Document, FieldName, HexDigest, JobId, MemberName, Seconds, TableName, Text
 from ceiba_protocol.disclosure.grade import Disclosure, disclosure_for
 from ceiba_protocol.errors import AgreementMismatch, CeibaError, IllegalNotice, NotAgreed, TooFewHolders
+from ceiba_protocol.expression import seeds_of
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.statistics import STATISTICS
@@ -163,10 +164,17 @@ def check_covers(agreement: Agreement, plan: Plan) -> None:
         "the table": {plan.table} - {agreement.table},
         "columns": plan.columns - set(agreement.columns),
         "operations": operations_of(plan) - set(agreement.operations),
+        "another seed of a split than its purpose:": foreign_seeds(agreement, plan),
     }
     for what, missing in used.items():
         if missing:
             raise NotAgreed(agreement=agreement.agreement_id, what=f"{what} {', '.join(sorted(missing))}")
+
+
+def foreign_seeds(agreement: Agreement, plan: Plan) -> frozenset[str]:
+    """Seeds of splits other than the agreement's purpose, where cells are protected: whoever chose seeds could choose
+    ever new sets of people that it knows (ADR 0019)."""
+    return seeds_of(plan) - {agreement.purpose} if agreement.disclosure.has_gate else frozenset()
 
 
 def operations_of(plan: Plan) -> set[str]:

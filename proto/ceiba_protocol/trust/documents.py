@@ -144,6 +144,12 @@ class GateShare(Document):
     """The leader's only: the group's key, sealed to each holder of the set. Without it the masks stay on the sum."""
 
 
+class FitShare(GateShare):
+    """What a holder has sent to one iteration of a fit, without the words themselves (§4.1)."""
+
+    iteration: Annotated[int, Field(ge=0, le=1000)]
+
+
 class Submission(Document):
     """What a holder has sent for one round, without the ciphertexts themselves (step 6)."""
 
@@ -156,6 +162,9 @@ class Submission(Document):
     released: Hex
     """What the gate lets pass: one bit for each cell and test, as `disclosure.gate.pack_released` writes it. The same
     from every holder. Empty without a gate."""
+    iterate: Hex
+    """Digest of the fit's last state, which its figures are made of: the same from every holder. Empty without a
+    fit."""
     ciphertexts: Annotated[int, Field(ge=1, le=1_000_000)]
     ciphertext_digest: HexDigest
     """SHA-256 of the ciphertexts' bytes."""

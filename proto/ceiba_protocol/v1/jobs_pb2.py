@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ceiba_protocol.v1 import common_pb2 as ceiba__protocol_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65iba_protocol/v1/jobs.proto\x12\x08\x63\x65iba.v1\x1a\x1e\x63\x65iba_protocol/v1/common.proto\"3\n\rSubmitRequest\x12\"\n\x08manifest\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.Signed\"\x1e\n\x0cJobReference\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\"\x82\x02\n\tJobStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07holders\x18\x03 \x03(\t\x12\x10\n\x08\x61pproved\x18\x04 \x03(\t\x12\x11\n\tsubmitted\x18\x05 \x03(\t\x12\x0e\n\x06online\x18\x06 \x03(\t\x12!\n\x07refusal\x18\x07 \x01(\x0b\x32\x10.ceiba.v1.Signed\x12\x10\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x03\x12\x0e\n\x06shared\x18\x0c \x03(\t\x12\x0c\n\x04left\x18\t \x03(\t\x12\x0f\n\x07pending\x18\n \x03(\t\x12\x1a\n\rended_because\x18\x0b \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_ended_because\"\xd5\x01\n\nResultPart\x12$\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12&\n\nsubmission\x18\x02 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x15\n\x0b\x63iphertexts\x18\x03 \x01(\x0cH\x00\x12\x0f\n\x05total\x18\x04 \x01(\x0cH\x00\x12!\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12&\n\ngate_share\x18\x06 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x42\x06\n\x04part2\xe7\x01\n\x04Jobs\x12\x36\n\x06Submit\x12\x17.ceiba.v1.SubmitRequest\x1a\x13.ceiba.v1.JobStatus\x12\x36\n\x05Watch\x12\x16.ceiba.v1.JobReference\x1a\x13.ceiba.v1.JobStatus0\x01\x12\x38\n\x06Result\x12\x16.ceiba.v1.JobReference\x1a\x14.ceiba.v1.ResultPart0\x01\x12\x35\n\x06\x43\x61ncel\x12\x16.ceiba.v1.JobReference\x1a\x13.ceiba.v1.JobStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65iba_protocol/v1/jobs.proto\x12\x08\x63\x65iba.v1\x1a\x1e\x63\x65iba_protocol/v1/common.proto\"3\n\rSubmitRequest\x12\"\n\x08manifest\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.Signed\"\x1e\n\x0cJobReference\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\"\x96\x02\n\tJobStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07holders\x18\x03 \x03(\t\x12\x10\n\x08\x61pproved\x18\x04 \x03(\t\x12\x11\n\tsubmitted\x18\x05 \x03(\t\x12\x0e\n\x06online\x18\x06 \x03(\t\x12!\n\x07refusal\x18\x07 \x01(\x0b\x32\x10.ceiba.v1.Signed\x12\x10\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x03\x12\x0e\n\x06shared\x18\x0c \x03(\t\x12\x12\n\niterations\x18\r \x01(\r\x12\x0c\n\x04left\x18\t \x03(\t\x12\x0f\n\x07pending\x18\n \x03(\t\x12\x1a\n\rended_because\x18\x0b \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_ended_because\"\xd5\x01\n\nResultPart\x12$\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12&\n\nsubmission\x18\x02 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x15\n\x0b\x63iphertexts\x18\x03 \x01(\x0cH\x00\x12\x0f\n\x05total\x18\x04 \x01(\x0cH\x00\x12!\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12&\n\ngate_share\x18\x06 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x42\x06\n\x04part2\xe7\x01\n\x04Jobs\x12\x36\n\x06Submit\x12\x17.ceiba.v1.SubmitRequest\x1a\x13.ceiba.v1.JobStatus\x12\x36\n\x05Watch\x12\x16.ceiba.v1.JobReference\x1a\x13.ceiba.v1.JobStatus0\x01\x12\x38\n\x06Result\x12\x16.ceiba.v1.JobReference\x1a\x14.ceiba.v1.ResultPart0\x01\x12\x35\n\x06\x43\x61ncel\x12\x16.ceiba.v1.JobReference\x1a\x13.ceiba.v1.JobStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBREFERENCE']._serialized_start=127
   _globals['_JOBREFERENCE']._serialized_end=157
   _globals['_JOBSTATUS']._serialized_start=160
-  _globals['_JOBSTATUS']._serialized_end=418
-  _globals['_RESULTPART']._serialized_start=421
-  _globals['_RESULTPART']._serialized_end=634
-  _globals['_JOBS']._serialized_start=637
-  _globals['_JOBS']._serialized_end=868
+  _globals['_JOBSTATUS']._serialized_end=438
+  _globals['_RESULTPART']._serialized_start=441
+  _globals['_RESULTPART']._serialized_end=654
+  _globals['_JOBS']._serialized_start=657
+  _globals['_JOBS']._serialized_end=888
 # @@protoc_insertion_point(module_scope)

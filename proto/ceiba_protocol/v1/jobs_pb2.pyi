@@ -80,6 +80,7 @@ class JobStatus(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
+    ITERATIONS_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     ENDED_BECAUSE_FIELD_NUMBER: _builtins.int
@@ -89,6 +90,8 @@ class JobStatus(_message.Message):
     """A state of ceiba_protocol/job.py, such as "waiting_for_approvals"."""
     deadline: _builtins.int
     """End of the job's window, seconds since 1970-01-01 UTC."""
+    iterations: _builtins.int
+    """Rounds of a fit that are complete; 0 for other questions."""
     ended_because: _builtins.str
     """Why the job failed without a holder's refusal: the stable code of an error in ceiba_protocol/errors.py, such as
     "unknown_member" after a revocation; absent otherwise.
@@ -137,13 +140,14 @@ class JobStatus(_message.Message):
         refusal: _common_pb2.Signed | None = ...,
         deadline: _builtins.int = ...,
         shared: _abc.Iterable[_builtins.str] | None = ...,
+        iterations: _builtins.int = ...,
         left: _abc.Iterable[_builtins.str] | None = ...,
         pending: _abc.Iterable[_builtins.str] | None = ...,
         ended_because: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "ended_because", b"ended_because", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "approved", b"approved", "deadline", b"deadline", "ended_because", b"ended_because", "holders", b"holders", "job_id", b"job_id", "left", b"left", "online", b"online", "pending", b"pending", "refusal", b"refusal", "shared", b"shared", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "approved", b"approved", "deadline", b"deadline", "ended_because", b"ended_because", "holders", b"holders", "iterations", b"iterations", "job_id", b"job_id", "left", b"left", "online", b"online", "pending", b"pending", "refusal", b"refusal", "shared", b"shared", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ended_because: _TypeAlias = _typing.Literal["ended_because"]  # noqa: Y015
     _WhichOneofArgType__ended_because: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because"]  # noqa: Y015

@@ -55,6 +55,7 @@ class Task(_message.Message):
     APPROVE_FIELD_NUMBER: _builtins.int
     CONTRIBUTE_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
+    FIT_FIELD_NUMBER: _builtins.int
     FORGET_FIELD_NUMBER: _builtins.int
     ROSTER_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
@@ -72,6 +73,10 @@ class Task(_message.Message):
     @_builtins.property
     def gate(self) -> Global___GateTask:
         """Sent while the job waits for shares of the gate and the holder has given none."""
+
+    @_builtins.property
+    def fit(self) -> Global___FitTask:
+        """Sent while the job waits for a round of its fit and the holder has sent neither a share of it nor a submission."""
 
     @_builtins.property
     def forget(self) -> Global___ForgetTask:
@@ -96,16 +101,17 @@ class Task(_message.Message):
         approve: Global___ApproveTask | None = ...,
         contribute: Global___ContributeTask | None = ...,
         gate: Global___GateTask | None = ...,
+        fit: Global___FitTask | None = ...,
         forget: Global___ForgetTask | None = ...,
         roster: Global___RosterTask | None = ...,
         agreement: _agreements_pb2.AgreementEvidence | None = ...,
         witness: Global___WitnessTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "forget", b"forget", "gate", b"gate", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "fit", b"fit", "forget", b"forget", "gate", b"gate", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "forget", b"forget", "gate", b"gate", "job_id", b"job_id", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "fit", b"fit", "forget", b"forget", "gate", b"gate", "job_id", b"job_id", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["approve", "contribute", "gate", "forget", "roster", "agreement", "witness"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["approve", "contribute", "gate", "fit", "forget", "roster", "agreement", "witness"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -222,6 +228,48 @@ class GateTask(_message.Message):
 Global___GateTask: _TypeAlias = GateTask  # noqa: Y015
 
 @_typing.final
+class FitTask(_message.Message):
+    """A round of a fit: fetch the shares of the round before, derive the state, sum, mask. Answered with a FitShare and its
+    words, or, if the state is final, with a Submission and its ciphertexts, or with a Refusal.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITERATION_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    ABORTS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    iteration: _builtins.int
+    """The round, from 0. All rounds before it are complete."""
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
+        """As in ContributeTask."""
+
+    @_builtins.property
+    def aborts(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
+        """As in ContributeTask."""
+
+    @_builtins.property
+    def checkpoint(self) -> _common_pb2.Signed:
+        """As in ContributeTask."""
+
+    def __init__(
+        self,
+        *,
+        iteration: _builtins.int = ...,
+        approvals: _abc.Iterable[_common_pb2.Signed] | None = ...,
+        aborts: _abc.Iterable[_common_pb2.Signed] | None = ...,
+        checkpoint: _common_pb2.Signed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborts", b"aborts", "approvals", b"approvals", "checkpoint", b"checkpoint", "iteration", b"iteration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FitTask: _TypeAlias = FitTask  # noqa: Y015
+
+@_typing.final
 class ContributeTask(_message.Message):
     """The gate's shares are there, or there is no gate: compute, mask, encrypt. Where there is a gate, the holder calls
     Work.Shares first. Answered with a Submission and its ciphertexts, or a Refusal.
@@ -282,7 +330,7 @@ Global___ForgetTask: _TypeAlias = ForgetTask  # noqa: Y015
 
 @_typing.final
 class WorkPart(_message.Message):
-    """Parts of one answer, in order: one signed document, then, after a Submission, its ciphertexts, after a GateShare, its
+    """Parts of one answer, in order: one signed document, then, after a Submission, its ciphertexts, after a share, its
     words, and after a Refusal possibly an AbortToken. Or only `pending`.
     """
 
@@ -296,6 +344,7 @@ class WorkPart(_message.Message):
     PENDING_FIELD_NUMBER: _builtins.int
     GATE_SHARE_FIELD_NUMBER: _builtins.int
     WORDS_FIELD_NUMBER: _builtins.int
+    FIT_SHARE_FIELD_NUMBER: _builtins.int
     ciphertexts: _builtins.bytes
     """Ciphertexts: fixed-width big-endian integers below n², at most 1 MiB a part."""
     pending: _builtins.bytes
@@ -322,6 +371,10 @@ class WorkPart(_message.Message):
     def gate_share(self) -> _common_pb2.Signed:
         """A GateShare, signed by the calling holder."""
 
+    @_builtins.property
+    def fit_share(self) -> _common_pb2.Signed:
+        """A FitShare, signed by the calling holder; its words follow, two for each sum, the lower one first."""
+
     def __init__(
         self,
         *,
@@ -333,12 +386,13 @@ class WorkPart(_message.Message):
         pending: _builtins.bytes = ...,
         gate_share: _common_pb2.Signed | None = ...,
         words: _builtins.bytes = ...,
+        fit_share: _common_pb2.Signed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "fit_share", b"fit_share", "gate_share", b"gate_share", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "fit_share", b"fit_share", "gate_share", b"gate_share", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "refusal", "submission", "ciphertexts", "abort", "pending", "gate_share", "words"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "refusal", "submission", "ciphertexts", "abort", "pending", "gate_share", "words", "fit_share"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -367,8 +421,34 @@ class SharesRequest(_message.Message):
 Global___SharesRequest: _TypeAlias = SharesRequest  # noqa: Y015
 
 @_typing.final
+class FitSharesRequest(_message.Message):
+    """Names a round of a fit of the calling holder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.bytes
+    """16 bytes. MUST be refused if the caller is none of the job's holders."""
+    iteration: _builtins.int
+    """The round, from 0."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.bytes = ...,
+        iteration: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FitSharesRequest: _TypeAlias = FitSharesRequest  # noqa: Y015
+
+@_typing.final
 class SharePart(_message.Message):
-    """One piece of the gate's shares: each holder's document, then its words."""
+    """One piece of the shares of a gate or of a fit's round: each holder's document, then its words."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -378,7 +458,7 @@ class SharePart(_message.Message):
     """Part of the words of the last share, as in WorkPart. The receiver MUST compare them with the signed digest."""
     @_builtins.property
     def share(self) -> _common_pb2.Signed:
-        """A GateShare, signed by its holder. MUST be verified against the receiver's own pinned roster."""
+        """A GateShare or FitShare, signed by its holder. MUST be verified against the receiver's own pinned roster."""
 
     def __init__(
         self,

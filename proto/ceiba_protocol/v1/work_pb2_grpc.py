@@ -49,6 +49,11 @@ class WorkStub:
                 request_serializer=ceiba__protocol_dot_v1_dot_work__pb2.SharesRequest.SerializeToString,
                 response_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.SharePart.FromString,
                 _registered_method=True)
+        self.FitShares = channel.unary_stream(
+                '/ceiba.v1.Work/FitShares',
+                request_serializer=ceiba__protocol_dot_v1_dot_work__pb2.FitSharesRequest.SerializeToString,
+                response_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.SharePart.FromString,
+                _registered_method=True)
 
 
 class WorkServicer:
@@ -77,6 +82,14 @@ class WorkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FitShares(self, request, context):
+        """What all holders of a job have sent to one round of a fit: for each a FitShare, followed by its words. Only for its
+        holders, once the round is complete and until the job has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +106,11 @@ def add_WorkServicer_to_server(servicer, server):
             'Shares': grpc.unary_stream_rpc_method_handler(
                     servicer.Shares,
                     request_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.SharesRequest.FromString,
+                    response_serializer=ceiba__protocol_dot_v1_dot_work__pb2.SharePart.SerializeToString,
+            ),
+            'FitShares': grpc.unary_stream_rpc_method_handler(
+                    servicer.FitShares,
+                    request_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.FitSharesRequest.FromString,
                     response_serializer=ceiba__protocol_dot_v1_dot_work__pb2.SharePart.SerializeToString,
             ),
     }
@@ -176,6 +194,33 @@ class Work:
             target,
             '/ceiba.v1.Work/Shares',
             ceiba__protocol_dot_v1_dot_work__pb2.SharesRequest.SerializeToString,
+            ceiba__protocol_dot_v1_dot_work__pb2.SharePart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FitShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ceiba.v1.Work/FitShares',
+            ceiba__protocol_dot_v1_dot_work__pb2.FitSharesRequest.SerializeToString,
             ceiba__protocol_dot_v1_dot_work__pb2.SharePart.FromString,
             options,
             channel_credentials,

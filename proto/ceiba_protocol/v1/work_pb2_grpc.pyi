@@ -41,6 +41,10 @@ class WorkStub:
     """What all holders of a job have sent to the gate: for each a GateShare, followed by its words. Only for its holders,
     while the job waits for submissions.
     """
+    FitShares: _grpc.UnaryStreamMultiCallable[_work_pb2.FitSharesRequest, _work_pb2.SharePart]
+    """What all holders of a job have sent to one round of a fit: for each a FitShare, followed by its words. Only for its
+    holders, once the round is complete and until the job has ended.
+    """
 
 @_typing.type_check_only
 class WorkAsyncStub(WorkStub):
@@ -54,6 +58,10 @@ class WorkAsyncStub(WorkStub):
     Shares: _aio.UnaryStreamMultiCallable[_work_pb2.SharesRequest, _work_pb2.SharePart]  # type: ignore[assignment]
     """What all holders of a job have sent to the gate: for each a GateShare, followed by its words. Only for its holders,
     while the job waits for submissions.
+    """
+    FitShares: _aio.UnaryStreamMultiCallable[_work_pb2.FitSharesRequest, _work_pb2.SharePart]  # type: ignore[assignment]
+    """What all holders of a job have sent to one round of a fit: for each a FitShare, followed by its words. Only for its
+    holders, once the round is complete and until the job has ended.
     """
 
 class WorkServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +91,16 @@ class WorkServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_work_pb2.SharePart], _abc.AsyncIterator[_work_pb2.SharePart]]:
         """What all holders of a job have sent to the gate: for each a GateShare, followed by its words. Only for its holders,
         while the job waits for submissions.
+        """
+
+    @_abc_1.abstractmethod
+    def FitShares(
+        self,
+        request: _work_pb2.FitSharesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_work_pb2.SharePart], _abc.AsyncIterator[_work_pb2.SharePart]]:
+        """What all holders of a job have sent to one round of a fit: for each a FitShare, followed by its words. Only for its
+        holders, once the round is complete and until the job has ended.
         """
 
 def add_WorkServicer_to_server(servicer: WorkServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,6 +7,8 @@ its place in the text. No text of the merchant ever becomes SQL again: a holder 
 Import this package when it is needed: sqlglot takes a while to load.
 """
 
+from collections.abc import Sequence
+
 from ceiba.presentation import Presentation
 from ceiba.sql.question import Question, SchemaOf
 from ceiba.sql.source import Source
@@ -17,14 +19,14 @@ from ceiba_protocol.plan import Plan
 __all__ = ["SchemaOf", "parse"]
 
 
-def parse(sql: str, schema_of: SchemaOf) -> tuple[Plan, Presentation]:
-    """The plan of a question in SQL, and how its result is shown.
+def parse(sql: str, schema_of: SchemaOf, values: Sequence[object] | None = None) -> tuple[Plan, Presentation]:
+    """The plan of a question in SQL, and how its result is shown. `values` stand for its `?`, if it may have some.
 
     Raises BadSQL for what is no SQL, UnsupportedSQL for what is not in the subset, UnknownTable, UnknownColumn, and
     the errors of the Python API. Types are checked when the plan is compiled.
     """
     try:
-        source = Source.read(sql)
+        source = Source.read(sql, values)
         return Question(source, schema_of).read()
     except RecursionError:
         raise PlanTooLarge(what="nesting", limit=MAX_NESTING) from None

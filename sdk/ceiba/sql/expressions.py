@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import date, datetime
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Literal
 
 from sqlglot import exp
 
+from ceiba.sql.functions import is_literal
+from ceiba.sql.patterns import matching
 from ceiba.sql.refusals import Refusal
 from ceiba.sql.source import Source
 from ceiba.terms import Grouping, Term, case, joined, literal, python_value
@@ -31,6 +33,28 @@ class Reader:
         raise NotImplementedError
 
     def call(self, node: exp.Anonymous) -> Term:
+        raise NotImplementedError
+
+    def chosen(self, node: exp.Expr, branches: list[Any], otherwise: Any) -> Term:
+        """CASE, whose outcomes may be text only where they make groups, or where rows are finished. With conditions as
+        outcomes it is one."""
+        made: Term | Grouping = case(*branches, otherwise=otherwise)
+        if isinstance(made, Grouping):
+            hint = "Labels make groups: use it in GROUP BY, or give numbers."
+            self.source.refuse(node, Refusal("A CASE with text here", hint, "CASE"))
+        values = [value for _, value in branches] + ([] if otherwise is None else [otherwise])
+        return made == 1 if self.are_conditions(values) else made
+
+    def date_part(self, node: exp.Expr) -> Term:
+        """EXTRACT(year FROM x), YEAR(x), date_part('year', x): a number."""
+        raise NotImplementedError
+
+    def are_conditions(self, terms: Sequence[Term]) -> bool:
+        """Whether they are all known to be true or false, rather than numbers."""
+        raise NotImplementedError
+
+    def labels(self, node: exp.Expr) -> tuple[str, ...] | None:
+        """The public values of a column of text; None if there are none."""
         raise NotImplementedError
 
     def rounding(self, node: exp.Anonymous) -> Term:
@@ -126,12 +150,18 @@ def _is(reader: Reader, node: exp.Is) -> Term:
     return reader.source.refuse(node, Refusal("IS with this operand", "Write IS NULL, IS TRUE or IS FALSE.", "IS"))
 
 
+def _if(reader: Reader, node: exp.If) -> Term:
+    return reader.chosen(node, *if_parts(reader, node))
+
+
+def if_parts(reader: Reader, node: exp.If) -> tuple[list[Any], Any]:
+    """IF(condition, value, other) as the branches of a CASE, and what it is otherwise."""
+    default = node.args.get("false")
+    return [(reader.term(node.this), _outcome(reader, node.args["true"]))], _otherwise(reader, default)
+
+
 def _case(reader: Reader, node: exp.Case) -> Term:
-    made: Term | Grouping = case(*branches_of(reader, node), otherwise=otherwise_of(reader, node))
-    if isinstance(made, Grouping):
-        hint = "Labels make groups: use it in GROUP BY, or give numbers."
-        reader.source.refuse(node, Refusal("A CASE with text here", hint, "CASE"))
-    return made
+    return reader.chosen(node, branches_of(reader, node), otherwise_of(reader, node))
 
 
 def branches_of(reader: Reader, node: exp.Case) -> list[Any]:
@@ -145,7 +175,10 @@ def branches_of(reader: Reader, node: exp.Case) -> list[Any]:
 
 
 def otherwise_of(reader: Reader, node: exp.Case) -> Any:
-    default = node.args.get("default")
+    return _otherwise(reader, node.args.get("default"))
+
+
+def _otherwise(reader: Reader, default: exp.Expr | None) -> Any:
     return None if default is None or type(default) is exp.Null else _outcome(reader, default)
 
 
@@ -174,6 +207,75 @@ def _cast(reader: Reader, node: exp.Cast) -> Term:
         reader.source.bad(node, "a literal is no date or time; write DATE '2026-01-31'")
 
 
+def _distinct(*, negate: bool) -> Callable[[Reader, Any], Term]:
+    """IS NOT DISTINCT FROM: equal, or both NULL; never NULL itself. `negate`: IS DISTINCT FROM."""
+
+    def handler(reader: Reader, node: exp.Binary) -> Term:
+        _require_parentheses(reader, node)
+        sides = [bare(node.left), bare(node.right)]
+        terms = [reader.term(side) for side in sides if type(side) is not exp.Null]
+        nulls = [Term(TruthValue(value=False)) if is_literal(term) else term.isnull() for term in terms]
+        same = joined("and", nulls) if nulls else Term(TruthValue(value=True))
+        if len(terms) == 2:
+            same = (terms[0] == terms[1]) & ~nulls[0] & ~nulls[1] | same
+        return ~same if negate else same
+
+    return handler
+
+
+def _like(reader: Reader, node: exp.Like | exp.ILike, escape: str = "") -> Term:
+    """IN the labels that match. What matches none is FALSE, and NULL for NULL, as `x <> x` is."""
+    labels, pattern = reader.labels(bare(node.this)), bare(node.expression)
+    if labels is None:
+        hint = "Only a column of text with a declared domain is matched, because only its values are public."
+        reader.source.refuse(node, Refusal("LIKE on anything but a column with a domain", hint, node.key.upper()))
+    if type(pattern) is not exp.Literal or not pattern.is_string:
+        reader.source.refuse(node, Refusal("LIKE with this pattern", "Write the pattern as text.", node.key.upper()))
+    found = matching(pattern.this, labels, escape=escape, ignore_case=type(node) is exp.ILike)
+    term = reader.term(node.this)
+    matches = term.isin(found) if found else term != term
+    return ~matches if node.args.get("negate") else matches
+
+
+def _escaped_like(reader: Reader, node: exp.Escape) -> Term:
+    like, escape = node.this, node.expression
+    if type(like) not in (exp.Like, exp.ILike) or type(escape) is not exp.Literal or len(escape.this) > 1:
+        reader.source.bad(node, "ESCAPE takes one character, after a LIKE")
+    return _like(reader, like, escape.this)
+
+
+def _date_arithmetic(reader: Reader, node: exp.Expr) -> date | None:
+    """A literal date, perhaps with days added; None for anything else."""
+    node = bare(node)
+    if type(node) is exp.Cast and node.to.this is exp.DType.DATE:
+        return date.fromisoformat(str(python_value(_cast(reader, node))))
+    if not isinstance(node, exp.Add | exp.Sub):
+        return None
+    start, days_text = _date_arithmetic(reader, node.left), bare(node.right)
+    if start is None or type(days_text) is not exp.Literal or not days_text.this.isdecimal() or days_text.is_string:
+        return None
+    try:
+        days = timedelta(int(days_text.this))
+        return start + days if type(node) is exp.Add else start - days
+    except OverflowError:
+        reader.source.bad(node, "a date lies beyond the calendar")
+
+
+def _sum(operation: Callable[[Term, Term], Term]) -> Callable[[Reader, Any], Term]:
+    """+ and -, also of a literal date and a number of days, and of two literal dates."""
+
+    def handler(reader: Reader, node: exp.Binary) -> Term:
+        shifted = _date_arithmetic(reader, node)
+        if shifted is not None:
+            return Term(literal(shifted))
+        dates = [_date_arithmetic(reader, side) for side in (node.left, node.right)]
+        if type(node) is exp.Sub and dates[0] is not None and dates[1] is not None:
+            return Term(literal((dates[0] - dates[1]).days))
+        return operation(reader.term(node.left), reader.term(node.right))
+
+    return handler
+
+
 _COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.EQ: eq,
     exp.NEQ: ne,
@@ -191,8 +293,8 @@ _HANDLERS: dict[type[exp.Expr], Callable[[Reader, Any], Term]] = {
     exp.Boolean: lambda _, node: Term(TruthValue(value=node.this)),
     exp.Null: _null,
     exp.Paren: lambda reader, node: reader.term(node.this),
-    exp.Add: _arithmetic(lambda left, right: left + right),
-    exp.Sub: _arithmetic(lambda left, right: left - right),
+    exp.Add: _sum(lambda left, right: left + right),
+    exp.Sub: _sum(lambda left, right: left - right),
     exp.Mul: _arithmetic(lambda left, right: left * right),
     exp.Div: _arithmetic(lambda left, right: left / right),
     exp.Neg: lambda reader, node: -reader.term(node.this),
@@ -203,6 +305,13 @@ _HANDLERS: dict[type[exp.Expr], Callable[[Reader, Any], Term]] = {
     exp.In: _in,
     exp.Is: _is,
     exp.Case: _case,
+    exp.If: _if,
+    exp.Like: _like,
+    exp.ILike: _like,
+    exp.Escape: _escaped_like,
+    exp.NullSafeEQ: _distinct(negate=False),
+    exp.NullSafeNEQ: _distinct(negate=True),
+    exp.Extract: lambda reader, node: reader.date_part(node),
     exp.Cast: _cast,
 }
 """All of the row algebra. A class that is not here is refused."""

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from sqlglot import exp
 
+from ceiba.analyses.extremes import NO_EXTREMES
+
 
 class Refusal(NamedTuple):
     """Why a construct is outside the subset; `word` is the keyword to point at."""
@@ -15,11 +17,12 @@ class Refusal(NamedTuple):
 
 ONE_TABLE = "Ask about one table; joining on persons would show who is in both."
 NO_ROWS = "Rows are never released: group by it, or put it into an aggregate such as AVG."
-FROM_RESULT = "Select the aggregates, and compute with them in the result."
-NO_EXTREMES = "Extremes and quantiles are not computed; use HISTOGRAM(x, low, high, bins)."
+QUANTILES = "Use MEDIAN(x) or APPROX_QUANTILE(x, q), which are read from bins."
 READ_ONLY = "A question starts with SELECT."
 
-PARAMETER = Refusal("A parameter", "Write the value into the SQL, or use the Python API.")
+PARAMETER = Refusal(
+    "A parameter", "Write the value into the SQL, or give it: space.sql(text, [50]), with ? in its place."
+)
 _CONDITION = "Use comparisons, IN and BETWEEN; for patterns, IN with the values of the column's domain."
 REFUSED: dict[type[exp.Expr], Refusal] = {
     exp.Subquery: Refusal("A subquery", ONE_TABLE, "SELECT"),
@@ -31,19 +34,13 @@ REFUSED: dict[type[exp.Expr], Refusal] = {
     exp.Intersect: Refusal("INTERSECT", "Ask two questions.", "INTERSECT"),
     exp.Except: Refusal("EXCEPT", "Ask two questions.", "EXCEPT"),
     exp.Window: Refusal("A window function", "Use GROUP BY.", "OVER"),
-    exp.Filter: Refusal("FILTER", "Aggregate a CASE: SUM(CASE WHEN condition THEN x END).", "FILTER"),
-    exp.WithinGroup: Refusal("WITHIN GROUP", NO_EXTREMES, "WITHIN"),
+    exp.WithinGroup: Refusal("WITHIN GROUP", QUANTILES, "WITHIN"),
     exp.Distinct: Refusal("DISTINCT", "Counting distinct values needs each row's value; use GROUP BY.", "DISTINCT"),
     exp.Order: Refusal("ORDER BY inside a function", "Aggregates do not depend on an order.", "ORDER"),
     exp.Star: Refusal("*", NO_ROWS),
     exp.Placeholder: PARAMETER,
     exp.Parameter: PARAMETER,
-    exp.Like: Refusal("LIKE", _CONDITION, "LIKE"),
-    exp.ILike: Refusal("ILIKE", _CONDITION, "ILIKE"),
     exp.SimilarTo: Refusal("SIMILAR TO", _CONDITION, "SIMILAR"),
-    exp.NullSafeEQ: Refusal("IS NOT DISTINCT FROM", _CONDITION, "DISTINCT"),
-    exp.NullSafeNEQ: Refusal("IS DISTINCT FROM", _CONDITION, "DISTINCT"),
-    exp.If: Refusal("IF", "Write CASE WHEN condition THEN x ELSE y END.", "IF"),
     exp.Mod: Refusal("%", "Use +, -, *, / and ROUND.", "%"),
     exp.IntDiv: Refusal("//", "Use ROUND(a / b, digits).", "//"),
     exp.Pow: Refusal("A power", "Multiply the value by itself."),
@@ -51,14 +48,14 @@ REFUSED: dict[type[exp.Expr], Refusal] = {
     exp.Interval: Refusal("INTERVAL", "Write the date that you mean: DATE '2026-01-31'.", "INTERVAL"),
     exp.CurrentDate: Refusal("CURRENT_DATE", "Write the date that you mean: DATE '2026-01-31'.", "CURRENT_DATE"),
     exp.CurrentTimestamp: Refusal("CURRENT_TIMESTAMP", "Write the time that you mean.", "CURRENT_TIMESTAMP"),
-    exp.Extract: Refusal("EXTRACT", "Group by date_trunc('month', column).", "EXTRACT"),
-    exp.Rollup: Refusal("ROLLUP", "Ask one question for each grouping.", "ROLLUP"),
-    exp.Cube: Refusal("CUBE", "Ask one question for each grouping.", "CUBE"),
-    exp.GroupingSets: Refusal("GROUPING SETS", "Ask one question for each grouping.", "GROUPING SETS"),
+    exp.Rollup: Refusal("ROLLUP here", "Write GROUP BY ROLLUP (a, b).", "ROLLUP"),
+    exp.Cube: Refusal("CUBE here", "Write GROUP BY CUBE (a, b).", "CUBE"),
+    exp.GroupingSets: Refusal("GROUPING SETS here", "Write GROUP BY GROUPING SETS ((a), ()).", "GROUPING SETS"),
     exp.Join: Refusal("A join", ONE_TABLE, "JOIN"),
     exp.Lateral: Refusal("LATERAL", ONE_TABLE, "LATERAL"),
     exp.TableSample: Refusal("A sample", "Every row counts.", "SAMPLE"),
     exp.Pivot: Refusal("PIVOT", "Pivot the result.", "PIVOT"),
+    exp.Filter: Refusal("FILTER here", "It follows an aggregate: SUM(x) FILTER (WHERE condition).", "FILTER"),
     exp.Fetch: Refusal("FETCH", "Use LIMIT.", "FETCH"),
     exp.With: Refusal("WITH (a common table expression)", ONE_TABLE, "WITH"),
     exp.Qualify: Refusal("QUALIFY", "Use HAVING.", "QUALIFY"),
@@ -75,4 +72,5 @@ OTHER_STATEMENTS = {
 }
 
 FUNCTION_HINTS = dict.fromkeys(("MIN", "MAX", "FIRST", "LAST", "ANY_VALUE", "ARG_MIN", "ARG_MAX"), NO_EXTREMES)
-FUNCTION_HINTS |= dict.fromkeys(("MEDIAN", "QUANTILE", "QUANTILE_CONT", "QUANTILE_DISC", "MODE"), NO_EXTREMES)
+FUNCTION_HINTS |= dict.fromkeys(("QUANTILE", "QUANTILE_CONT", "QUANTILE_DISC"), QUANTILES)
+FUNCTION_HINTS |= dict.fromkeys(("PERCENTILE_CONT", "PERCENTILE_DISC"), QUANTILES) | {"MODE": NO_EXTREMES}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
@@ -12,6 +12,7 @@ from sqlglot.errors import ParseError, TokenError
 from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.tokenizer_core import Token, TokenType
 
+from ceiba.sql.parameters import with_values
 from ceiba.sql.refusals import OTHER_STATEMENTS, PARAMETER, READ_ONLY, REFUSED, Refusal
 from ceiba_protocol.errors import BadSQL, UnsupportedSQL
 
@@ -38,8 +39,11 @@ class Source:
     select: exp.Select
 
     @classmethod
-    def read(cls, sql: str) -> Source:
+    def read(cls, sql: str, values: Sequence[object] | None = None) -> Source:
+        """`values`: for the places marked `?`; None: there are no such places."""
         tokens = _tokenize(sql)
+        if values is not None:
+            tokens = with_values(tokens, values)
         _require_one_question(sql, tokens)
         try:
             statements = CeibaSQL().parser().parse(tokens, sql)
@@ -66,6 +70,11 @@ class Source:
     def bad(self, node: exp.Expr, problem: str) -> NoReturn:
         line, column = self.place(node)
         raise BadSQL(line=line, column=column, problem=problem)
+
+
+def written(node: exp.Expr) -> str:
+    """A node as SQL on one line, for titles."""
+    return node.sql(dialect=CeibaSQL, comments=False)
 
 
 def _outwards(node: exp.Expr) -> Iterator[exp.Expr]:

@@ -200,12 +200,14 @@ def believes_any_words(original: Any) -> Any:
 
 def not_bound(original: Any) -> Any:
     """The release's masks are the same whatever was sent to the gate."""
-    return lambda commitment, released: dataclasses.replace(commitment.context, gate_transcript_digest=bytes(32))
+    return lambda commitment, released, iterate="": dataclasses.replace(
+        commitment.context, gate_transcript_digest=bytes(32)
+    )
 
 
 def bound_to_the_shares(original: Any) -> Any:
     """The release's masks are the same whatever the gate decided on these shares."""
-    return lambda commitment, released: commitment.context
+    return lambda commitment, released, iterate="": commitment.context
 
 
 CHECKS: dict[str, Callable[[], None]] = {

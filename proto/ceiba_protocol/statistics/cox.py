@@ -1,0 +1,311 @@
+"""Cox's proportional hazards by Newton's method at the holders (PROTOCOL §4.1)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from gmpy2 import log, mpfr
+from pydantic import Field
+
+from ceiba_protocol.canonical import BigInt
+from ceiba_protocol.design import DesignColumn, Factor
+from ceiba_protocol.errors import (
+    BadModel,
+    Collinear,
+    NoEvents,
+    NotConverged,
+    PlanTooLarge,
+    Separation,
+    WeightsConcentrated,
+)
+from ceiba_protocol.expression import Expression, Number
+from ceiba_protocol.statistics.fits.base import (
+    FLOAT_SLOTS,
+    GRID_BITS,
+    MAX_SUMS,
+    Columns,
+    Fit,
+    FitRows,
+    FitState,
+    Floats,
+    Frame,
+    float_values,
+    read_floats,
+    to_sums,
+)
+from ceiba_protocol.statistics.fits.exact import Singular, exactly, factorise, from_grid, on_grid, symmetric, triangle
+from ceiba_protocol.statistics.fits.newton import CONVERGED, HALVINGS, LARGEST_COEFFICIENT, require_spread
+from ceiba_protocol.statistics.fits.scaling import (
+    ROWS_A_PARAMETER,
+    Scaling,
+    moment_sums,
+    require_rows,
+    scaling_of,
+    unscale,
+)
+from ceiba_protocol.statistics.fits.times import Counts, counted, ends, minimum_of, places, points, steps_of
+
+
+class CoxState(FitState):
+    """Coefficients are multiples of 2^-40 for scaled columns."""
+
+    phase: Literal["scaling", "newton"] = "scaling"
+    scaling: Scaling = Scaling()
+    ends: tuple[tuple[int, ...], ...] = ()
+    """For each stratum, the points of the grid at which its steps end."""
+    events: tuple[int, ...] = ()
+    """In each step, over all strata."""
+    rows: int = 0
+    beta: tuple[BigInt, ...] = ()
+    before: tuple[BigInt, ...] = ()
+    likelihood: BigInt | None = None
+    """At `before`."""
+    at_zero: BigInt = 0
+    """The log-likelihood without covariates."""
+    iterations: int = 0
+    halvings: int = 0
+    released: tuple[BigInt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    cells: Counts
+    places: Counts
+    events: Floats
+    columns: Floats
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Over some rows: Σθ, Σθ·x and Σθ·x·xᵀ as its upper triangle, for θ = exp(β·x)."""
+
+    none: Any
+    one: npt.NDArray[Any]
+    two: npt.NDArray[Any]
+
+
+class Cox(Fit):
+    """Maximum partial likelihood (Cox 1972) with ties by Efron (1977) or Breslow (1974), the same optimum as on pooled
+    rows; groups are strata, each with its own baseline.
+
+    Times are those of `Survival`; where they are merged, those within a step are ties, stratum by stratum.
+    """
+
+    statistic: Literal["cox"] = "cox"
+    time: Expression
+    event: Expression
+    """Above 0 for whom it has happened at that time; whoever else is censored then."""
+    columns: Annotated[tuple[DesignColumn, ...], Field(min_length=1)]
+    ties: Literal["efron", "breslow"] = "efron"
+    grid: Number = Number(value="1")
+    max_iterations: Annotated[int, Field(ge=1, le=100)] = 30
+
+    takes_groups = True
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def _parts(self) -> int:
+        """Sums of one kind in one step: θ, θ·x, θ·x·xᵀ."""
+        size = len(self.columns)
+        return 1 + size + size * (size + 1) // 2
+
+    def design(self) -> Sequence[DesignColumn]:
+        return [
+            *self.columns,
+            DesignColumn(name="time", factors=(Factor(value=self.time),)),
+            DesignColumn(name="event", factors=(Factor(value=self.event),)),
+        ]
+
+    def check(self, frame: Frame) -> None:
+        super().check(frame)
+        size = points(frame.readings[self.variables().index(self.time)], self.grid)
+        if 2 * frame.cells * size + 4 * len(self.columns) > MAX_SUMS:
+            raise PlanTooLarge(what="number of strata times points of the time grid", limit=MAX_SUMS // 2)
+        Columns(self, self.columns, frame).bounds()
+        if float(self.grid.value) <= 0:
+            raise BadModel(problem="the time grid has no width above 0")
+
+    # --- the rounds
+
+    def begin(self, frame: Frame) -> CoxState:
+        return CoxState()
+
+    def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
+        variables = self.variables()
+        times, events = (rows.values[:, variables.index(value)] for value in (self.time, self.event))
+        columns = Columns(self, self.columns, frame).values(rows)
+        return Prepared(rows.cells, places(times, self.grid), events, columns)
+
+    def _points(self, frame: Frame) -> int:
+        return points(frame.readings[self.variables().index(self.time)], self.grid)
+
+    def width(self, state: CoxState, frame: Frame) -> int:
+        size = len(self.columns)
+        if state.phase == "scaling":
+            return 1 + 4 * size + 2 * frame.cells * self._points(frame)
+        kinds = 2 if self.ties == "efron" else 1
+        return len(state.events) * kinds * self._parts + size + 2
+
+    def measure(self, state: CoxState, prepared: Prepared, frame: Frame) -> list[int]:
+        if state.phase == "scaling":
+            moments = moment_sums(prepared.columns, Columns(self, self.columns, frame).bounds())
+            counts = counted(prepared.cells, prepared.places, prepared.events, (frame.cells, self._points(frame)))
+            return to_sums(moments) + [int(count) for count in counts.reshape(-1)]
+        x = state.scaling.apply(prepared.columns)
+        beta = np.array([math.ldexp(one, -GRID_BITS) for one in state.beta])
+        with np.errstate(over="ignore", invalid="ignore"):
+            theta = np.exp(x @ beta)
+            require_spread(theta, frame)
+            step = steps_of(state.ends, self._points(frame))[prepared.cells, prepared.places]
+            died = prepared.events > 0
+            sums = [_by_step(step, theta, x, len(state.events))]
+            if self.ties == "efron":
+                sums.append(_by_step(step[died], theta[died], x[died], len(state.events)))
+            last = [x[died].sum(axis=0), [theta.sum(), (theta**2).sum()]]
+        return to_sums(np.concatenate([np.concatenate(sums, axis=1).reshape(-1), *last]))
+
+    def advance(self, state: CoxState, totals: Sequence[int], frame: Frame) -> CoxState:
+        with exactly():
+            return self._start(totals, frame) if state.phase == "scaling" else self._step(state, totals, frame)
+
+    def _start(self, totals: Sequence[int], frame: Frame) -> CoxState:
+        size = 1 + 4 * len(self.columns)
+        rows = totals[0] >> GRID_BITS
+        require_rows(rows, len(self.columns), frame)
+        scaling = scaling_of(totals[:size], Columns(self, self.columns, frame), frame, centred=True)
+        counts = np.array(totals[size:], dtype=np.int64).reshape(frame.cells, -1, 2)
+        found = [ends(leaving, minimum_of(frame)) for leaving in counts.sum(axis=2).tolist()]
+        steps = steps_of(found, counts.shape[1])
+        events = np.zeros(sum(map(len, found)) + 1, dtype=np.int64)
+        np.add.at(events, np.minimum(steps, len(events) - 1), counts[:, :, 0])
+        if not events.sum():
+            raise NoEvents(what="these rows")
+        return CoxState(
+            phase="newton",
+            scaling=scaling,
+            ends=tuple(map(tuple, found)),
+            events=tuple(events[:-1].tolist()),
+            rows=rows,
+            beta=(0,) * len(self.columns),
+        )
+
+    def _step(self, state: CoxState, totals: Sequence[int], frame: Frame) -> CoxState:
+        """One step of Newton's method; half of the last one where the likelihood has fallen."""
+        size = len(self.columns)
+        numbers = np.array([from_grid(total, GRID_BITS) for total in totals], dtype=object)
+        weight, square = numbers[-2:]
+        if frame.is_guarded and weight**2 < max(frame.minimum, ROWS_A_PARAMETER * size) * square:
+            raise WeightsConcentrated
+        if state.iterations >= self.max_iterations:
+            raise NotConverged(iterations=self.max_iterations)
+        by_step = numbers[: -size - 2].reshape(len(state.events), -1, self._parts)
+        likelihood, score, information = self._partial(state, by_step, numbers[-size - 2 : -2])
+        known = on_grid(likelihood, GRID_BITS)
+        if (
+            state.likelihood is not None
+            and likelihood < from_grid(state.likelihood, GRID_BITS) - abs(likelihood) * CONVERGED
+        ):
+            return self._halved(state)
+        try:
+            factors = factorise(symmetric(list(information), size))
+        except Singular as error:
+            name = self.names[error.place]
+            raise Collinear(column=name) if state.iterations == 0 else Separation(column=name) from None
+        change = factors.solve(list(score))
+        beta = [one + on_grid(step, GRID_BITS) for one, step in zip(state.beta, change, strict=True)]
+        for name, one in zip(self.names, beta, strict=True):
+            if abs(one) > LARGEST_COEFFICIENT << GRID_BITS:
+                raise Separation(column=name)
+        at_zero = known if state.iterations == 0 else state.at_zero
+        if max(map(abs, change)) <= CONVERGED:
+            coefficients = [from_grid(one, GRID_BITS) for one in beta]
+            raw, covariance = unscale(coefficients, factors.inverse(), state.scaling, intercept=False)
+            counts = [mpfr(state.rows), mpfr(sum(state.events)), mpfr(state.iterations + 1)]
+            likelihoods = [likelihood, from_grid(at_zero, GRID_BITS)]
+            figures = [*raw, *(covariance[i][j] for i, j in triangle(size)), *likelihoods, *counts]
+            return state.model_copy(update={"is_final": True, "released": tuple(float_values(map(float, figures)))})
+        return state.model_copy(
+            update={
+                "before": state.beta,
+                "beta": tuple(beta),
+                "likelihood": known,
+                "at_zero": at_zero,
+                "iterations": state.iterations + 1,
+                "halvings": 0,
+            }
+        )
+
+    def _halved(self, state: CoxState) -> CoxState:
+        if state.halvings >= HALVINGS:
+            raise NotConverged(iterations=state.iterations)
+        beta = tuple((one + before) // 2 for one, before in zip(state.beta, state.before, strict=True))
+        return state.model_copy(update={"beta": beta, "halvings": state.halvings + 1})
+
+    def _partial(self, state: CoxState, by_step: Any, of_events: Any) -> tuple[mpfr, Any, Any]:
+        """The log partial likelihood, its gradient and the information, from the sums of each step."""
+        size = len(self.columns)
+        beta = [from_grid(one, GRID_BITS) for one in state.beta]
+        likelihood = sum((b * x for b, x in zip(beta, of_events, strict=True)), mpfr(0))
+        score, pairs = np.array(of_events, dtype=object), triangle(size)
+        information = np.array([mpfr(0)] * len(pairs), dtype=object)
+        step = len(state.events)
+        for its_ends in reversed(state.ends):
+            risk = np.array([mpfr(0)] * self._parts, dtype=object)
+            for _ in its_ends:
+                step -= 1
+                risk = risk + by_step[step, 0]
+                died = by_step[step, 1] if self.ties == "efron" else None
+                count = state.events[step]
+                for order in range(count if died is not None else min(count, 1)):
+                    times = 1 if died is not None else count
+                    at_risk = risk if died is None else risk - died * (mpfr(order) / count)
+                    mean = at_risk[1 : 1 + size] / at_risk[0]
+                    products = np.array([mean[i] * mean[j] for i, j in pairs], dtype=object)
+                    likelihood -= times * log(at_risk[0])
+                    score = score - times * mean
+                    information = information + times * (at_risk[1 + size :] / at_risk[0] - products)
+        return likelihood, score, information
+
+    # --- the answer
+
+    def slots(self, frame: Frame) -> list[int]:
+        size = len(self.columns)
+        return [*FLOAT_SLOTS] * (size + size * (size + 1) // 2 + 5)
+
+    def values(self, state: CoxState, frame: Frame) -> list[int]:
+        return list(state.released)
+
+    def read(self, values: Sequence[int]) -> dict[str, Any]:
+        """`coefficients`, their `covariance`, `log_likelihood`, `log_likelihood_at_zero`, `rows`, `events`,
+        `iterations`."""
+        size = len(self.columns)
+        figures = read_floats(values)
+        covariance = [[0.0] * size for _ in range(size)]
+        for (i, j), value in zip(triangle(size), figures[size:], strict=False):
+            covariance[i][j] = covariance[j][i] = value
+        likelihood, at_zero, rows, events, iterations = figures[-5:]
+        return {
+            "names": self.names,
+            "coefficients": figures[:size],
+            "covariance": covariance,
+            "log_likelihood": likelihood,
+            "log_likelihood_at_zero": at_zero,
+            "rows": int(rows),
+            "events": int(events),
+            "iterations": int(iterations),
+        }
+
+
+def _by_step(step: Counts, theta: Floats, x: Floats, steps: int) -> Floats:
+    """[steps, parts]: Σθ, Σθ·x, Σθ·x·xᵀ of the rows that leave in each step."""
+    upper = np.triu_indices(x.shape[1])
+    parts = np.column_stack([np.ones(len(x)), x, x[:, upper[0]] * x[:, upper[1]]]) * theta[:, None]
+    found = np.zeros((steps, parts.shape[1]))
+    np.add.at(found, step, parts)
+    return found

@@ -1,0 +1,335 @@
+"""Generalised linear models by Newton's method at the holders (PROTOCOL §4.1)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from gmpy2 import log, mpfr
+from pydantic import Field
+
+from ceiba_protocol.canonical import BigInt
+from ceiba_protocol.design import DesignColumn
+from ceiba_protocol.errors import (
+    BadModel,
+    Collinear,
+    NotConverged,
+    Separation,
+    WeightsConcentrated,
+)
+from ceiba_protocol.expression import Comparing, Expression, Number, number
+from ceiba_protocol.program import Comparison
+from ceiba_protocol.statistics.fits.base import (
+    FLOAT_SLOTS,
+    GRID_BITS,
+    Columns,
+    Fit,
+    FitRows,
+    FitState,
+    Floats,
+    Frame,
+    float_values,
+    read_floats,
+    to_sums,
+)
+from ceiba_protocol.statistics.fits.exact import Singular, exactly, factorise, from_grid, on_grid, symmetric, triangle
+from ceiba_protocol.statistics.fits.newton import CONVERGED, HALVINGS, LARGEST_COEFFICIENT, require_spread
+from ceiba_protocol.statistics.fits.scaling import (
+    ROWS_A_PARAMETER,
+    Scaling,
+    moment_sums,
+    require_rows,
+    scaling_of,
+    unscale,
+)
+
+
+class Family(StrEnum):
+    """Each with its usual link: identity, logit, log, log."""
+
+    GAUSSIAN = "gaussian"
+    BINOMIAL = "binomial"
+    POISSON = "poisson"
+    NEGATIVE_BINOMIAL = "negative_binomial"
+
+
+class GlmState(FitState):
+    """Coefficients are multiples of 2^-40 for scaled columns, the intercept first."""
+
+    phase: Literal["scaling", "newton"] = "scaling"
+    scaling: Scaling = Scaling()
+    beta: tuple[BigInt, ...] = ()
+    before: tuple[BigInt, ...] = ()
+    """The coefficients before the last step, to which halving goes back."""
+    deviance: BigInt | None = None
+    """At `before`."""
+    rows: int = 0
+    iterations: int = 0
+    halvings: int = 0
+    released: tuple[BigInt, ...] = ()
+    """The final figures; empty before."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    columns: Floats
+    response: Floats
+    offset: Floats
+    weights: Floats
+
+
+class GLM(Fit):
+    """Maximum likelihood (McCullagh and Nelder 1989, §2.5): the same optimum as on pooled rows.
+
+    A weight multiplies a row's share of the likelihood; rows with a weight of 0 or less are left out. A negative
+    binomial's `alpha` is its given dispersion: variance μ + alpha·μ².
+    """
+
+    statistic: Literal["glm"] = "glm"
+    family: Family
+    response: DesignColumn
+    columns: tuple[DesignColumn, ...]
+    intercept: bool = True
+    offset: DesignColumn | None = None
+    weights: DesignColumn | None = None
+    alpha: Number = Number(value="1")
+    max_iterations: Annotated[int, Field(ge=1, le=100)] = 30
+
+    @property
+    def parameters(self) -> int:
+        return len(self.columns) + self.intercept
+
+    @property
+    def names(self) -> list[str]:
+        return [*(["Intercept"] if self.intercept else []), *(column.name for column in self.columns)]
+
+    def design(self) -> Sequence[DesignColumn]:
+        others = [one for one in (self.offset, self.weights) if one is not None]
+        return [*self.columns, self.response, *others]
+
+    def conditions(self) -> Sequence[Expression]:
+        if self.weights is None:
+            return ()
+        (factor,) = self.weights.factors
+        return [Comparing(comparison=Comparison.GREATER, left=factor.value, right=number(0))]
+
+    def check(self, frame: Frame) -> None:
+        super().check(frame)
+        if self.parameters == 0:
+            raise BadModel(problem="it has neither a column nor an intercept")
+        if self.weights is not None and len(self.weights.factors) != 1:
+            raise BadModel(problem="weights are one column, not a product")
+        ((low, high),) = Columns(self, [self.response], frame).bounds()
+        if self.family is Family.BINOMIAL and not 0 <= low <= high <= 1:
+            raise BadModel(problem=f"the outcome {self.response.name} is not between 0 and 1, by its schema's bounds")
+        if self.family in (Family.POISSON, Family.NEGATIVE_BINOMIAL) and low < 0:
+            raise BadModel(problem=f"the outcome {self.response.name} can be negative, by its schema's bounds")
+        if self.family is Family.NEGATIVE_BINOMIAL and not float(self.alpha.value) > 0:
+            raise BadModel(problem="the dispersion alpha of a negative binomial is not above 0")
+        Columns(self, self.columns, frame).bounds()
+
+    # --- the rounds
+
+    def begin(self, frame: Frame) -> GlmState:
+        return GlmState()
+
+    def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
+        def one(column: DesignColumn | None, otherwise: float) -> Floats:
+            if column is None:
+                return np.full(len(rows.values), otherwise)
+            return Columns(self, [column], frame).values(rows)[:, 0]
+
+        columns = Columns(self, self.columns, frame).values(rows)
+        return Prepared(columns, one(self.response, 0.0), one(self.offset, 0.0), one(self.weights, 1.0))
+
+    def width(self, state: GlmState, frame: Frame) -> int:
+        size = self.parameters
+        return 4 + 4 * len(self.columns) if state.phase == "scaling" else size * (size + 1) // 2 + size + 4
+
+    def measure(self, state: GlmState, prepared: Prepared, frame: Frame) -> list[int]:
+        if state.phase == "scaling":
+            bounds = Columns(self, self.columns, frame).bounds()
+            with np.errstate(over="ignore"):
+                exposure = np.exp(prepared.offset) if self._has_log_link else prepared.offset
+            sums = [prepared.weights.sum(), (prepared.weights * prepared.response).sum()]
+            sums.append((prepared.weights * exposure).sum())
+            return to_sums([*moment_sums(prepared.columns, bounds), *map(float, sums)])
+        return to_sums(self._newton_sums(state, prepared, frame))
+
+    @property
+    def _has_log_link(self) -> bool:
+        return self.family in (Family.POISSON, Family.NEGATIVE_BINOMIAL)
+
+    def _newton_sums(self, state: GlmState, prepared: Prepared, frame: Frame) -> Floats:
+        """XᵀWX's upper triangle, the score, deviance, log-likelihood, Σw, Σw²."""
+        scaled = state.scaling.apply(prepared.columns)
+        x = np.column_stack([np.ones(len(scaled)), scaled]) if self.intercept else scaled
+        beta = np.array([math.ldexp(one, -GRID_BITS) for one in state.beta])
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            working = _working(self.family, x @ beta + prepared.offset, prepared, float(self.alpha.value))
+            weights = working.weights
+            require_spread(weights, frame)
+            information = (x * weights[:, None]).T @ x
+            score = x.T @ working.residuals
+            last = [working.deviance, working.likelihood, weights.sum(), (weights**2).sum()]
+        upper = information[np.triu_indices(self.parameters)]
+        return np.concatenate([upper, score, last])
+
+    def advance(self, state: GlmState, totals: Sequence[int], frame: Frame) -> GlmState:
+        with exactly():
+            return self._start(totals, frame) if state.phase == "scaling" else self._step(state, totals, frame)
+
+    def _start(self, totals: Sequence[int], frame: Frame) -> GlmState:
+        *moments, weight, response, exposure = totals
+        require_rows(moments[0] >> GRID_BITS, self.parameters, frame)
+        columns = Columns(self, self.columns, frame)
+        scaling = scaling_of(moments, columns, frame, centred=self.intercept)
+        beta = [0] * self.parameters
+        if self.intercept:
+            beta[0] = on_grid(_link_of_mean(self.family, weight, response, exposure), GRID_BITS)
+        return GlmState(phase="newton", scaling=scaling, beta=tuple(beta), rows=moments[0] >> GRID_BITS)
+
+    def _step(self, state: GlmState, totals: Sequence[int], frame: Frame) -> GlmState:
+        """One step of Newton's method; half of the last one where the deviance has grown."""
+        size = self.parameters
+        pairs = size * (size + 1) // 2
+        numbers = [from_grid(total, GRID_BITS) for total in totals]
+        deviance, _, weight, square = numbers[pairs + size :]
+        if frame.is_guarded and weight**2 < max(frame.minimum, ROWS_A_PARAMETER * size) * square:
+            raise WeightsConcentrated
+        if state.iterations >= self.max_iterations:
+            raise NotConverged(iterations=self.max_iterations)
+        if state.deviance is not None and deviance > from_grid(state.deviance, GRID_BITS) + abs(deviance) * CONVERGED:
+            return self._halved(state)
+        try:
+            factors = factorise(symmetric(numbers[:pairs], size))
+        except Singular as error:
+            name = self.names[error.place]
+            raise Collinear(column=name) if state.iterations == 0 else Separation(column=name) from None
+        change = factors.solve(numbers[pairs : pairs + size])
+        beta = [one + on_grid(step, GRID_BITS) for one, step in zip(state.beta, change, strict=True)]
+        self._require_bounded(beta)
+        if max(map(abs, change)) <= CONVERGED:
+            coefficients = [from_grid(one, GRID_BITS) for one in beta]
+            raw, covariance = unscale(coefficients, factors.inverse(), state.scaling, intercept=self.intercept)
+            figures = [*raw, *(covariance[i][j] for i, j in triangle(size)), *self._last(numbers, state)]
+            return state.model_copy(update={"is_final": True, "released": tuple(float_values(map(float, figures)))})
+        return state.model_copy(
+            update={
+                "before": state.beta,
+                "beta": tuple(beta),
+                "deviance": totals[pairs + size],
+                "iterations": state.iterations + 1,
+                "halvings": 0,
+            }
+        )
+
+    def _require_bounded(self, beta: Sequence[int]) -> None:
+        if self.family is Family.GAUSSIAN:
+            return
+        for name, one in list(zip(self.names, beta, strict=True))[int(self.intercept) :]:
+            if abs(one) > LARGEST_COEFFICIENT << GRID_BITS:
+                raise Separation(column=name)
+
+    def _halved(self, state: GlmState) -> GlmState:
+        if state.halvings >= HALVINGS:
+            raise NotConverged(iterations=state.iterations)
+        beta = tuple((one + before) // 2 for one, before in zip(state.beta, state.before, strict=True))
+        return state.model_copy(update={"beta": beta, "halvings": state.halvings + 1})
+
+    def _last(self, numbers: Sequence[mpfr], state: GlmState) -> list[mpfr]:
+        """Deviance, log-likelihood, rows, iterations."""
+        size = self.parameters
+        at = size * (size + 1) // 2 + size
+        return [numbers[at], numbers[at + 1], mpfr(state.rows), mpfr(state.iterations + 1)]
+
+    # --- the answer
+
+    def slots(self, frame: Frame) -> list[int]:
+        size = self.parameters
+        return [*FLOAT_SLOTS] * (size + size * (size + 1) // 2 + 4)
+
+    def values(self, state: GlmState, frame: Frame) -> list[int]:
+        return list(state.released)
+
+    def read(self, values: Sequence[int]) -> dict[str, Any]:
+        """`coefficients`, `covariance` (the inverse of the information, for a dispersion of 1), `deviance`,
+        `log_likelihood` (with a Gaussian, 0), `rows`, `iterations`."""
+        size = self.parameters
+        figures = read_floats(values)
+        covariance = [[0.0] * size for _ in range(size)]
+        for (i, j), value in zip(triangle(size), figures[size:], strict=False):
+            covariance[i][j] = covariance[j][i] = value
+        deviance, likelihood, rows, iterations = figures[-4:]
+        return {
+            "names": self.names,
+            "coefficients": figures[:size],
+            "covariance": covariance,
+            "deviance": deviance,
+            "log_likelihood": likelihood,
+            "rows": int(rows),
+            "iterations": int(iterations),
+        }
+
+
+@dataclass(frozen=True)
+class Working:
+    """What one iteration needs of a holder's rows."""
+
+    weights: Floats
+    residuals: Floats
+    """Weights times working residuals: the score is Xᵀ of it."""
+    deviance: float
+    likelihood: float
+
+
+def _working(family: Family, eta: Floats, prepared: Prepared, alpha: float) -> Working:
+    """For each family with its link: w = a·(dμ/dη)²/V(μ), a·(y − μ)·(dμ/dη)/V(μ), and what they add to the deviance
+    and the log-likelihood."""
+    y, a = prepared.response, prepared.weights
+    match family:
+        case Family.GAUSSIAN:
+            return Working(a, a * (y - eta), _total(a * (y - eta) ** 2), 0.0)
+        case Family.BINOMIAL:
+            mu = 1 / (1 + np.exp(-eta))
+            likelihood = a * (y * eta - np.logaddexp(0, eta))  # logaddexp(0, η) = log(1 + exp η)
+            saturated = a * (_xlogx(y) + _xlogx(1 - y))
+            return Working(a * mu * (1 - mu), a * (y - mu), 2 * _total(saturated - likelihood), _total(likelihood))
+        case Family.POISSON:
+            mu = np.exp(eta)
+            deviance = 2 * a * (_xlogx(y) - y * eta - (y - mu))
+            return Working(a * mu, a * (y - mu), _total(deviance), _total(a * (y * eta - mu - _log_gamma(y + 1))))
+        case Family.NEGATIVE_BINOMIAL:
+            mu, size = np.exp(eta), 1 / alpha
+            ratio, spread = np.log1p(alpha * mu), 1 + alpha * mu
+            deviance = 2 * a * (_xlogx(y) - y * eta - (y + size) * (np.log1p(alpha * y) - ratio))
+            counts = _log_gamma(y + size) - math.lgamma(size) - _log_gamma(y + 1)
+            likelihood = a * (y * (eta + math.log(alpha) - ratio) - size * ratio + counts)
+            return Working(a * mu / spread, a * (y - mu) / spread, _total(deviance), _total(likelihood))
+
+
+def _total(values: Floats) -> float:
+    return float(values.sum())
+
+
+def _xlogx(x: Floats) -> Floats:
+    """x·log x, 0 at 0."""
+    return np.asarray(x * np.log(np.where(x > 0, x, 1.0)))
+
+
+def _log_gamma(x: Floats) -> Floats:
+    """Each value once: outcomes that are counts have few."""
+    distinct, places = np.unique(x, return_inverse=True)
+    return np.array([math.lgamma(one) for one in distinct])[places]
+
+
+def _link_of_mean(family: Family, weight: int, response: int, exposure: int) -> mpfr:
+    """Where the intercept starts: the link of the outcome's mean, 0 where that is not defined."""
+    w, y, e = (from_grid(total, GRID_BITS) for total in (weight, response, exposure))
+    if family is Family.GAUSSIAN:
+        return (y - e) / w if w > 0 else mpfr(0)
+    if family is Family.BINOMIAL:
+        return log(y / (w - y)) if 0 < y < w else mpfr(0)
+    return log(y / e) if y > 0 and e > 0 else mpfr(0)

@@ -1,0 +1,128 @@
+"""Who is at risk, has the event, and is censored at each time: what Kaplan–Meier, Nelson–Aalen and log-rank tests are
+made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ceiba_protocol.canonical import BigInt
+from ceiba_protocol.design import DesignColumn, Factor
+from ceiba_protocol.errors import PlanTooLarge
+from ceiba_protocol.expression import Expression, Number
+from ceiba_protocol.statistics.fits.base import (
+    MAX_SUMS,
+    Fit,
+    FitRows,
+    FitState,
+    Frame,
+)
+from ceiba_protocol.statistics.fits.times import Counts, counted, minimum_of, places, points
+
+
+class SurvivalState(FitState):
+    released: tuple[BigInt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    counts: Counts
+    """[cells, points, 2]"""
+
+
+class Survival(Fit):
+    """The life table of each group (Kaplan and Meier 1958), exact on its grid of times.
+
+    Times are 0, 1·grid, 2·grid, …; a time between two of them counts at the later one. For public data these are the
+    table's times. Otherwise the holders merge them, the same for all groups, until enough subjects of every group leave
+    at each; the merged times follow from sums that only the holders see.
+    """
+
+    statistic: Literal["survival"] = "survival"
+    time: Expression
+    event: Expression
+    """Above 0 for whom it has happened at that time; whoever else is censored then."""
+    grid: Number = Number(value="1")
+
+    takes_groups = True
+    per_cell = True
+
+    def design(self) -> Sequence[DesignColumn]:
+        return [
+            DesignColumn(name="time", factors=(Factor(value=self.time),)),
+            DesignColumn(name="event", factors=(Factor(value=self.event),)),
+        ]
+
+    def sums(self) -> Sequence[Expression]:
+        """Only the rows: how many have the event, in small groups nobody, is what is asked."""
+        return super().sums()[:1]
+
+    def check(self, frame: Frame) -> None:
+        super().check(frame)
+        if 2 * frame.cells * points(frame.readings[0], self.grid) > MAX_SUMS:
+            raise PlanTooLarge(what="number of groups times points of the time grid", limit=MAX_SUMS // 2)
+
+    def begin(self, frame: Frame) -> SurvivalState:
+        return SurvivalState()
+
+    def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
+        size = (frame.cells, points(frame.readings[0], self.grid))
+        times, events = rows.values[:, self._place(self.time)], rows.values[:, self._place(self.event)]
+        return Prepared(counted(rows.cells, places(times, self.grid), events, size))
+
+    def _place(self, value: Expression) -> int:
+        return self.variables().index(value)
+
+    def width(self, state: SurvivalState, frame: Frame) -> int:
+        return 2 * frame.cells * points(frame.readings[0], self.grid)
+
+    def measure(self, state: SurvivalState, prepared: Prepared, frame: Frame) -> list[int]:
+        counts = prepared.counts if frame.passed is None else prepared.counts * np.array(frame.passed)[:, None, None]
+        return [int(count) for count in counts.reshape(-1)]
+
+    def advance(self, state: SurvivalState, totals: Sequence[int], frame: Frame) -> SurvivalState:
+        """Merge the times. The step's figures stand at its end, and 0 at the points within it."""
+        counts = np.array(totals, dtype=np.int64).reshape(frame.cells, -1, 2)
+        merged = np.zeros_like(counts)
+        leaving = counts.sum(axis=2)
+        present = leaving[leaving.sum(axis=1) > 0]
+        start = 0
+        for end in _common_ends(present, minimum_of(frame)):
+            merged[:, end] = counts[:, start : end + 1].sum(axis=1)
+            start = end + 1
+        return SurvivalState(is_final=True, released=tuple(merged.reshape(-1).tolist()))
+
+    def slots(self, frame: Frame) -> list[int]:
+        return [frame.rows] * (2 * points(frame.readings[0], self.grid))
+
+    def values(self, state: SurvivalState, frame: Frame) -> list[int]:
+        return list(state.released)
+
+    def read(self, values: Sequence[int]) -> dict[str, Any]:
+        """Lists of the same length: `times`, and at each `at_risk` just before it, `events`, `censored`."""
+        counts = np.array(values, dtype=np.int64).reshape(-1, 2)
+        leaving = counts.sum(axis=1)
+        at_risk = leaving[::-1].cumsum()[::-1]
+        kept = np.flatnonzero(leaving)
+        return {
+            "times": [float(place) * float(self.grid.value) for place in kept],
+            "at_risk": at_risk[kept].tolist(),
+            "events": counts[kept, 0].tolist(),
+            "censored": counts[kept, 1].tolist(),
+        }
+
+
+def _common_ends(leaving: Counts, minimum: int) -> list[int]:
+    """[cells, points] → the ends of steps in each of which enough leave in every cell that has anybody."""
+    if minimum == 1:
+        return np.flatnonzero(leaving.sum(axis=0)).tolist()
+    found, left = list[int](), np.zeros(len(leaving), dtype=np.int64)
+    for place in range(leaving.shape[1]):
+        left += leaving[:, place]
+        if left.size and left.min() >= minimum and leaving[:, place].any():
+            found.append(place)
+            left[:] = 0
+    if left.any():
+        found = [*found[:-1], int(np.flatnonzero(leaving.sum(axis=0))[-1])]
+    return found
