@@ -23,7 +23,7 @@ GRID_BITS = 40
 """Sums and iterates are multiples of 2^-40 (PROTOCOL §4.1)."""
 MAX_SUMS = 200_000
 """Of one iteration: 3.2 MB from each holder."""
-LARGEST_SUM = 2.0**80
+LARGEST_SUM = 2.0**79
 """Of one holder, in magnitude; with the grid and the holders it stays within 128 bits."""
 MAX_COLUMNS = 100
 
