@@ -29,9 +29,10 @@ from ceiba.analyses.cells import (
     standing_notes,
     stats,
 )
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
 from ceiba.query import Query, Table
 from ceiba.result import Result
+from ceiba.summary import TablePart
 from ceiba.terms import Term
 from ceiba_protocol.errors import BadQuestion
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from ceiba.analysis import TablePart
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart
 from ceiba.terms import Grouping, Term, col, grouping, joined
 from ceiba_protocol.errors import BadQuestion, MissingExtra
 from ceiba_protocol.expression import columns_of

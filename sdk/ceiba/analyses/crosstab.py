@@ -36,10 +36,11 @@ from ceiba.analyses.cells import (
     stats,
     tests_part,
 )
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.statistics import Withheld
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ceiba.analyses.coefficients import coefficient_rows, require_scipy
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
 from ceiba.formula import ModelSpec, read_formula, require_binary
+from ceiba.summary import TablePart
 from ceiba.terms import built, literal
 from ceiba_protocol.design import DesignColumn, Factor, Function
 from ceiba_protocol.errors import BadQuestion
@@ -80,7 +81,7 @@ class GlmOutcome(Outcome):
             ("AIC", self.aic),
             ("iterations", self.iterations),
         ]
-        parts = [TablePart("coefficients", columns, rows), TablePart("fit", ("", "value"), facts)]
+        parts = [TablePart("coefficients", columns, rows), TablePart.of_facts("fit", facts)]
         if self.family is not Family.GAUSSIAN:
             parts.insert(1, TablePart(*self._ratios(rows)))
         return parts

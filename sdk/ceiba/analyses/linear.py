@@ -25,9 +25,10 @@ from ceiba.analyses.exact import (
     read_moments,
     times,
 )
-from ceiba.analysis import Outcome, TablePart
+from ceiba.analysis import Outcome
 from ceiba.formula import INTERCEPT, ModelSpec, read_formula
 from ceiba.models import FittedModel, LinkFunction, Origin
+from ceiba.summary import TablePart
 from ceiba.terms import Scalar
 from ceiba_protocol.design import DesignColumn, Function
 from ceiba_protocol.errors import BadQuestion, MissingExtra
@@ -110,7 +111,7 @@ class LinearFit(Outcome):
         ]
         return [
             TablePart("Coefficients", ("", "coefficient", "std. error", "t", "p", *ends), rows),
-            TablePart("Fit", ("", "value"), facts),
+            TablePart.of_facts("Fit", facts),
         ]
 
     def f_test(self, *names: str) -> tuple[float, float]:
@@ -167,7 +168,7 @@ class RidgeFit(Outcome):
             ("effective degrees of freedom", self.effective_degrees),
         ]
         rows = list(self.model.coefficients.items())
-        return [TablePart("Coefficients", ("", "coefficient"), rows), TablePart("Fit", ("", "value"), facts)]
+        return [TablePart("Coefficients", ("", "coefficient"), rows), TablePart.of_facts("Fit", facts)]
 
     def notes(self) -> list[str]:
         """Why there are no p-values."""

@@ -16,8 +16,9 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from ceiba.analyses.exact import require_ungrouped
-from ceiba.analysis import Analysis, AnalysisJob, Outcome, TablePart
+from ceiba.analysis import Analysis, AnalysisJob, Outcome
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart
 from ceiba.terms import Grouping, Scalar, Term, case, column_or_term, grouping, literal
 from ceiba_protocol.errors import BadQuestion, MissingExtra, UnboundedColumn
 from ceiba_protocol.expression import Kind, Number, columns_of, lower, lower_number, number
@@ -248,7 +249,7 @@ class Roc(Outcome):
             facts += [("degrees of freedom", found.degrees), ("p", found.p)]
         rows = [(one.low, one.high, one.events, one.others, one.observed, one.predicted) for one in self.bins]
         titles = ("from", "to", "events", "others", "observed", "predicted")
-        return [TablePart("Figures", ("", "value"), facts), TablePart("Bins", titles, rows)]
+        return [TablePart.of_facts("Figures", facts), TablePart("Bins", titles, rows)]
 
     def _total(self, name: str) -> int | None:
         counts = [getattr(one, name) for one in self.bins]
@@ -433,7 +434,7 @@ class Stability(Outcome):
         """The index, and the shares in each bin."""
         rows = [(one.low, one.high, one.expected, one.actual, one.contribution) for one in self.bins]
         titles = ("from", "to", "expected", "actual", "contribution")
-        return [TablePart("Index", ("", "value"), [("PSI", self.psi)]), TablePart("Bins", titles, rows)]
+        return [TablePart.of_facts("Index", [("PSI", self.psi)]), TablePart("Bins", titles, rows)]
 
     def notes(self) -> list[str]:
         """The customary reading, and what was merged or is missing."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ceiba.analyses.cells import require_ungrouped
 from ceiba.analyses.coefficients import coefficient_rows, require_scipy
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
 from ceiba.formula import ModelSpec, read_formula
+from ceiba.summary import TablePart
 from ceiba.terms import Term, built, column_or_term, literal
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.expression import Number
@@ -358,7 +359,7 @@ class CoxOutcome(Outcome):
         return [
             TablePart("coefficients", columns, rows),
             TablePart("hazard ratios", ("", "hazard ratio", "[0.025", "0.975]"), ratios),
-            TablePart("fit", ("", "value"), facts),
+            TablePart.of_facts("fit", facts),
         ]
 
     def plot(self, **options: Any) -> Figure:

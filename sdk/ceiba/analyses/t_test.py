@@ -25,9 +25,10 @@ from ceiba.analyses.cells import (
     stats,
     tests_part,
 )
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
 from ceiba.query import Query, Table
 from ceiba.result import Result
+from ceiba.summary import TablePart
 from ceiba.terms import Term
 from ceiba_protocol.errors import BadQuestion
 
