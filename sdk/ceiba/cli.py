@@ -13,7 +13,7 @@ import typer
 from ceiba.agreements_cli import DEFAULT_FOLDER, AsJson, Folder
 from ceiba.agreements_cli import app as agreements_app
 from ceiba.home import Home
-from ceiba.progress import show_nothing, show_on_terminal
+from ceiba.progress import shown_by_default
 from ceiba_protocol.errors import BadQuestion, CeibaError, Fault
 from ceiba_protocol.joining import check_pin, confirm_pin, fetch_roster, join, read_token
 from ceiba_protocol.trust.rendering import printable
@@ -160,7 +160,7 @@ def result_of(
 
     check_files(csv, plot)
     with connect(identity=identity) as space, interruptible("Interrupted; the job goes on."):
-        result = space.job(job).wait(show_on_terminal if sys.stderr.isatty() else show_nothing, cancels=False)
+        result = space.job(job).wait(shown_by_default(), cancels=False)
         show(result, as_json, receipt, csv, plot)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from ceiba.progress import Progress, Report, show_nothing, unanswered
+from ceiba.progress import Progress, Report, in_words, show_nothing, unanswered
 from ceiba.query import Query
 from ceiba.receipts import Receipt
 from ceiba.released import Released
@@ -86,7 +86,7 @@ class Job:
                 self._jobs.Submit(SubmitRequest(manifest=self._signed), timeout=CALL_SECONDS)
 
     def status(self) -> JobStatus:
-        """The job's state now, and who has answered."""
+        """The job's state now, who has answered, and how many rounds of a fit are complete (`iterations`)."""
         watching = self._jobs.Watch(self._reference, timeout=CALL_SECONDS)
         try:
             return next(watching)
@@ -94,6 +94,11 @@ class Job:
             raise from_rpc_error(error, self._space.address) from None
         finally:
             watching.cancel()
+
+    def progress(self) -> str:
+        """What the job is doing now, in words, and whom it waits for: `round 4 of the fit among 3 holders`."""
+        status = self.status()
+        return status.state if status.state in ENDED else in_words(status)
 
     def cancel(self) -> None:
         """End the job; holders forget it, and this folder as well."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from ceiba.home import AskedJob, Home
 from ceiba.jobs import Job
 from ceiba.kept import JobList, asked, keep
 from ceiba.noise import Wanted, terms_for
-from ceiba.progress import show_nothing, show_on_terminal
+from ceiba.progress import show, show_nothing, shown_by_default
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba_protocol.disclosure.grade import disclosure_for
@@ -170,10 +169,10 @@ class Space:
     # --- asking (what `Query.run`, `submit` and `explain` call)
 
     def run(self, query: Query, **options: Any) -> Result:
-        """Ask and wait; options as for `submit`, and `progress` (True, False, or None: if there is a terminal)."""
+        """Ask and wait; options as for `submit`, and `progress`: True, False, or None for a terminal or notebook."""
         wanted = options.pop("progress", None)
-        shown = sys.stderr.isatty() if wanted is None else wanted
-        return self.submit(query, **options).wait(show_on_terminal if shown else show_nothing)
+        progress = shown_by_default() if wanted is None else show() if wanted else show_nothing
+        return self.submit(query, **options).wait(progress)
 
     def submit(
         self,
