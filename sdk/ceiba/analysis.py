@@ -133,6 +133,14 @@ class AnalysisJob(Generic[Found]):
         """32 hexadecimal digits."""
         return str(self.job.id)
 
+    def status(self) -> Any:
+        """As `Job.status`."""
+        return self.job.status()
+
+    def progress(self) -> str:
+        """As `Job.progress`."""
+        return str(self.job.progress())
+
     def wait(self, **options: Any) -> Found:
         """The outcome. Raises what `Job.wait` does."""
         return self.finish(self.job.wait(**options))

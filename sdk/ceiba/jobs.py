@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -57,10 +57,12 @@ class Job:
         """`started`: when it was asked, in seconds since 1970."""
         self._space = space
         self._jobs = jobs
-        self._query = query
+        self.query = query
         self._signed = signed
         self._started = started
         self.agreement = agreement
+        self.remarks: tuple[str, ...] = ()
+        """What its result says beside what follows from the question."""
         # The window was checked when it was asked; who takes it up later may read what was answered in time.
         now = Manifest.parse(signed.body).not_before
         self._question = read_manifest(signed, agreement, space.roster, query.schema, now)
@@ -126,7 +128,7 @@ class Job:
             raise self._why(status)
         answer = self._fetch()
         opened = self._open(answer)
-        return self._query.result(
+        result = self.query.result(
             Released(opened.sums, opened.sent, self._question.manifest.noise, opened.variances),
             job_id=self.id,
             holders=tuple(opened.holders),
@@ -135,6 +137,7 @@ class Job:
             seconds=max(0.0, time.time() - self._started),
             receipt=Receipt(self._space, self._signed, hashlib.sha256(answer.total).hexdigest()),
         )
+        return replace(result, remarks=(*result.remarks, *self.remarks))
 
     def abandon(self) -> None:
         """Cancel it for somebody who interrupts and wants out: it may have ended meanwhile."""

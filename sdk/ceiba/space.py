@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from ceiba.agreements import AgreementHandle, Agreements
+from ceiba.analysis import AnalysisJob
 from ceiba.catalogue import Catalogue, CatalogueEntry
 from ceiba.choosing import Wish
 from ceiba.home import AskedJob, Home
@@ -23,6 +24,7 @@ from ceiba.kept import JobList, asked, keep
 from ceiba.noise import Wanted, terms_for
 from ceiba.progress import show, show_nothing, shown_by_default
 from ceiba.query import Query, Table
+from ceiba.reattaching import taken_up
 from ceiba.result import Result
 from ceiba_protocol.disclosure.grade import disclosure_for
 from ceiba_protocol.disclosure.noise import versions_digest
@@ -205,13 +207,24 @@ class Space:
             raise
         return job
 
-    def job(self, beginning: str) -> Job:
+    def job(self, beginning: str) -> Job | AnalysisJob[Any]:
         """A job that this folder has asked, perhaps in another process, by its id or the id's first digits.
 
         >>> space.job("f0618a39").wait()
 
-        Raises UnknownJob unless it is exactly one, and AgreementMismatch if a party has other keys since.
+        Of an analysis it gives the same outcome, if its arguments were plain values; if some were terms, a result that
+        says how to finish it. Raises UnknownJob unless it is exactly one, and AgreementMismatch if a party has other
+        keys since.
         """
+        job = self.plain_job(beginning)
+        analysis = taken_up(job.query, lambda condition: Table(job.query.schema, self, condition))
+        if analysis is not None:
+            return AnalysisJob(job, analysis.finish)
+        job.remarks = () if job.query.analysis is None else (job.query.analysis.note,)
+        return job
+
+    def plain_job(self, beginning: str) -> Job:
+        """The same without what an analysis makes of it. Raises what `job` does."""
         kept = self.home.kept_job(beginning)
         query, signed, agreement = asked(kept, self)
         return self.with_newest_roster(lambda: Job(self, self._jobs, query, signed, agreement, kept.at))

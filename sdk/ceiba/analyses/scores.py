@@ -22,6 +22,7 @@ from ceiba.summary import TablePart
 from ceiba.terms import Grouping, Scalar, Term, case, column_or_term, grouping, literal
 from ceiba_protocol.errors import BadQuestion, MissingExtra, UnboundedColumn
 from ceiba_protocol.expression import Kind, Number, columns_of, lower, lower_number, number
+from ceiba_protocol.job import State
 
 if TYPE_CHECKING:
     from ceiba.query import Query, Table
@@ -459,6 +460,14 @@ class _TwoJobs:
     @property
     def id(self) -> str:
         return str(self.first.id)
+
+    def status(self) -> Any:
+        """Of the one that is not done."""
+        first = self.first.status()
+        return self.second.status() if first.state == State.DONE else first
+
+    def progress(self) -> str:
+        return f"{self.first.progress()}, and {self.second.progress()}"
 
     def wait(self, **options: Any) -> tuple[Result, Result]:
         return self.first.wait(**options), self.second.wait(**options)
