@@ -778,8 +778,8 @@ class LedgerDamaged(CeibaError):
 
 class MissingExtra(CeibaError):
     code, fault, status = "missing_extra", Fault.CALLER, "FAILED_PRECONDITION"
-    text = "{feature} needs the package {package}, which is not installed."
-    remedy = "Install it: pip install {package}"
+    text = "{feature} needs {package}, which is not installed."
+    remedy = "Install it: pip install '{package}'"
 
 
 class InternalError(CeibaError):

@@ -68,7 +68,16 @@ def _plain(parameters: Any, bound: dict[str, Any]) -> dict[str, JsonValue] | Non
     arguments: dict[str, Any] = {}
     for name, value in list(bound.items())[1:]:
         arguments |= value if parameters[name].kind is Parameter.VAR_KEYWORD else {name: value}
-    return arguments if all(map(_is_plain, arguments.values())) else None
+    if not all(map(_is_plain, arguments.values())):
+        return None
+    return {name: _listed(value) for name, value in arguments.items()}
+
+
+def _listed(value: Any) -> JsonValue:
+    """With lists for tuples."""
+    if isinstance(value, dict):
+        return {key: _listed(one) for key, one in value.items()}
+    return [_listed(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _is_plain(value: object) -> bool:

@@ -14,6 +14,8 @@ from ceiba.analyses.t_test import TTest
 from ceiba.analysis import AnalysisJob
 from ceiba.cli import app
 from ceiba.files import write_csv
+from ceiba.query import Table
+from ceiba.reattaching import taken_up
 from ceiba.result import Result
 from ceiba.space import Space
 from ceiba_protocol.errors import BadQuestion, CeibaError, LedgerDamaged, ReceiptRejected, UnknownJob
@@ -139,6 +141,22 @@ def test_another_process_gets_the_same_outcome_of_an_analysis(
     assert json.loads(run("result", job.id, "--json"))["Tests"][0]["test"] == "Student"
     assert run("result", job.id).startswith("t-test\n")
     assert json.loads(run("jobs", "--json"))[0]["state"] == "done"
+
+
+def test_every_plain_argument_is_kept(world: World, coordinator: Coordinator, tmp_path: Path) -> None:
+    """Sequences, options by name, mappings."""
+    with Space(merchant_home(world, tmp_path)) as space:
+        heart = space.table("health.heart")
+        asked = [
+            heart.anova("age", by=("sex",)),
+            heart.logistic("I(age > 30) ~ sex", weights="age"),
+            heart.standardised_rate(events="age", by="sex", population={"female": 1.5, "male": 2}),
+            heart.filter(heart.age > 3).kmeans(["age", "chol"], clusters=2),
+        ]
+        for analysis in asked:
+            again = taken_up(analysis.query, lambda condition: Table(heart.schema, space, condition))
+            assert again is not None and again.query.plan() == analysis.query.plan()
+            assert again.query.analysis == analysis.query.analysis
 
 
 def test_of_an_analysis_whose_arguments_are_not_kept_the_figures_are_taken_up_and_say_so(

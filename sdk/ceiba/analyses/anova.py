@@ -27,9 +27,9 @@ from ceiba.analyses.cells import (
     require_ungrouped,
     sample,
     standing_notes,
-    stats,
 )
 from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.summary import TablePart

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ceiba.analyses.coefficients import coefficient_rows, require_scipy
+from ceiba.analyses.coefficients import coefficient_rows, coefficient_titles
 from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
 from ceiba.formula import ModelSpec, read_formula, require_binary
 from ceiba.summary import TablePart
 from ceiba.terms import built, literal
@@ -70,7 +71,7 @@ class GlmOutcome(Outcome):
 
     def parts(self) -> Sequence[TablePart]:
         df = self.residual_df if self.family is Family.GAUSSIAN else None
-        columns, rows = coefficient_rows(self.names, self.coefficients, self.standard_errors, df)
+        rows = coefficient_rows(self.names, self.coefficients, self.standard_errors, df)
         facts = [
             ("outcome", self.spec.response.name if self.spec.response else ""),
             ("family", self.family.value.replace("_", " ")),
@@ -81,7 +82,7 @@ class GlmOutcome(Outcome):
             ("AIC", self.aic),
             ("iterations", self.iterations),
         ]
-        parts = [TablePart("coefficients", columns, rows), TablePart.of_facts("fit", facts)]
+        parts = [TablePart("coefficients", coefficient_titles(df), rows), TablePart.of_facts("fit", facts)]
         if self.family is not Family.GAUSSIAN:
             parts.insert(1, TablePart(*self._ratios(rows)))
         return parts
@@ -116,7 +117,7 @@ def glm(
     weights: str | None = None, alpha: float = 1.0,
 ) -> Analysis[GlmOutcome]:  # fmt: skip
     """`offset`, `exposure` and `weights` are the right-hand side of a formula with one column: "log(days)", "days"."""
-    require_scipy("A model's summary")
+    stats("A model's summary")  # said before anything is asked
     if family not in list(Family):
         hint = f"The nearest that there is: {nearest(family, [one.value for one in Family])}."
         raise BadQuestion(problem=f"there is no family {family}", hint=hint)

@@ -25,9 +25,9 @@ from ceiba.analyses.cells import (
     labels_of,
     require_ungrouped,
     standing_notes,
-    stats,
 )
 from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic

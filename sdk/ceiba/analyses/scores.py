@@ -12,15 +12,16 @@ from fractions import Fraction
 from functools import partial
 from itertools import accumulate
 from math import inf, lcm, log, sqrt
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from ceiba.analyses.exact import require_ungrouped
+from ceiba.analyses.cells import require_ungrouped
 from ceiba.analysis import Analysis, AnalysisJob, Outcome
+from ceiba.extras import stats
+from ceiba.normal import NORMAL_95
 from ceiba.statistics import statistic
 from ceiba.summary import TablePart
 from ceiba.terms import Grouping, Scalar, Term, case, column_or_term, grouping, literal
-from ceiba_protocol.errors import BadQuestion, MissingExtra, UnboundedColumn
+from ceiba_protocol.errors import BadQuestion, UnboundedColumn
 from ceiba_protocol.expression import Kind, Number, columns_of, lower, lower_number, number
 from ceiba_protocol.job import State
 
@@ -365,7 +366,7 @@ def _delong(counts: Sequence[tuple[int, int]], auc: float) -> tuple[float, float
         other_spread += other * (beaten_by - auc) ** 2
         others_under, events_under = others_under + other, events_under + event
     variance = event_spread / (events - 1) / events + other_spread / (others - 1) / others
-    reach = NormalDist().inv_cdf(0.975) * sqrt(variance)
+    reach = NORMAL_95 * sqrt(variance)
     return max(below, auc - reach), min(1.0, auc + reach)
 
 
@@ -386,15 +387,8 @@ def _calibration(bins: Sequence[ScoreBin], cells: Cells) -> Calibration | None:
     of_events = sum((cell[1] or 0) for (_, happened), cell in cells.items() if happened)
     events = sum(one.events or 0 for one in used)
     brier = float(squares - 2 * of_events + events) / rows
-    return Calibration(chi_squared, len(used) - 2, _chi_squared_tail(chi_squared, len(used) - 2), brier)
-
-
-def _chi_squared_tail(value: float, degrees: int) -> float:
-    try:
-        from scipy.stats import chi2
-    except ImportError:
-        raise MissingExtra(feature="The test of Hosmer and Lemeshow", package="ceiba[stats]") from None
-    return float(chi2.sf(value, degrees))
+    tail = float(stats("The test of Hosmer and Lemeshow").chi2.sf(chi_squared, len(used) - 2))
+    return Calibration(chi_squared, len(used) - 2, tail, brier)
 
 
 # --- stability --------------------------------------------------------------------------------------------------
