@@ -115,7 +115,8 @@ class Job:
 
         Ctrl-C cancels the job, unless `cancels` is False: then it goes on, and `space.job(id)` takes it up again.
 
-        Raises JobRefused, JobFailed, JobExpired, JobCancelled with the reason, and TotalRejected if a check fails.
+        Raises JobRefused and JobFailed, whose `reason` is the holder's error, JobExpired, JobCancelled, and
+        TotalRejected if a check fails.
         """
         with progress() as report:
             try:
@@ -176,7 +177,8 @@ class Job:
             return JobCancelled(job=self.id)
         if not status.HasField("refusal"):
             because = f"it says {status.ended_because or 'nothing'}, and no holder has refused."
-            return JobFailed(job=self.id, holder="the coordinator", reason=because)
+            remedy = "Ask again; if it repeats, ask the operator what the coordinator's log says of the job."
+            return JobFailed(job=self.id, holder="the coordinator", reason=because, remedy=remedy)
         refusal = self._space.roster.open(status.refusal, Refusal, Role.HOLDER)
         if (refusal.job_id, refusal.manifest_digest, refusal.holder) != (
             self.id,
@@ -186,7 +188,9 @@ class Job:
             return MalformedMessage(message="JobStatus", problem="its refusal is for another job")
         reason = error_from(refusal.code, dict(refusal.fields))
         kind = JobFailed if reason.fault is Fault.US else JobRefused
-        return kind(job=self.id, holder=refusal.holder, reason=str(reason))
+        ended = kind(job=self.id, holder=refusal.holder, reason=reason.public, remedy=reason.what_to_do)
+        ended.reason = reason
+        return ended
 
     # --- the answer
 
