@@ -11,6 +11,7 @@ from ceiba.cli import app
 from ceiba.space import Space
 from ceiba_protocol.errors import (
     BadModel,
+    BadQuestion,
     CeibaError,
     ClusterTooSmall,
     Collinear,
@@ -35,6 +36,7 @@ from ceiba_protocol.trust.documents import Refusal
 from ceiba_protocol.v1.jobs_pb2 import JobStatus
 from tests.support.coordinator import Coordinator, merchant_home
 from tests.support.members import HOLDERS, NOW, World, signed_by
+from tests.support.pooled_heart import heart as pooled_heart
 
 SQL = "SELECT COUNT(*) AS n FROM health.heart"
 
@@ -130,3 +132,17 @@ def test_a_newer_versions_reason_is_named_by_its_code(world: World, space: Space
     with pytest.raises(JobFailed, match="unheard_of") as caught:
         space.sql(SQL).run()
     assert caught.value.reason is not None and caught.value.reason.code == "internal_error"
+
+
+def test_more_iterations_can_be_allowed_as_the_remedy_says() -> None:
+    heart = pooled_heart()
+    with pytest.raises(NotConverged):
+        heart.logistic("I(diagnosis > 0) ~ age", max_iterations=1).run()
+    with pytest.raises(NotConverged):
+        heart.kmeans("age + max_heart_rate", 3, max_iterations=1).run()
+    with pytest.raises(NotConverged):
+        heart.cox("sex", "age", heart.diagnosis > 0, max_iterations=1).run()
+    assert heart.logistic("I(diagnosis > 0) ~ age", max_iterations=100).run().iterations < 30
+    for refused in (0, 101):
+        with pytest.raises(BadQuestion, match="max_iterations"):
+            heart.logistic("I(diagnosis > 0) ~ age", max_iterations=refused)

@@ -103,9 +103,7 @@ class Anova(Outcome):
         withheld = any(one.withheld for one in self.groups)
         notes = standing_notes(self.result, withheld)
         if not notes and not self.effects:
-            notes.append(
-                "There is no test: fewer than two groups, no more values than groups, or factors that say the same."
-            )
+            notes.append(NO_TEST)
         if self.effects and len(self.factors) > 1 and not self.effects_type_3:
             notes.append(EMPTY_CELL)
         return notes

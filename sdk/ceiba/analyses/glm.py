@@ -114,9 +114,10 @@ def _exp(value: float) -> float:
 
 def glm(
     table: Table, formula: str, family: str, *, offset: str | None = None, exposure: str | None = None,
-    weights: str | None = None, alpha: float = 1.0,
+    weights: str | None = None, alpha: float = 1.0, max_iterations: int = 30,
 ) -> Analysis[GlmOutcome]:  # fmt: skip
-    """`offset`, `exposure` and `weights` are the right-hand side of a formula with one column: "log(days)", "days"."""
+    """`offset`, `exposure` and `weights` are the right-hand side of a formula with one column: "log(days)", "days".
+    `max_iterations`: 1 to 100."""
     stats("A model's summary")  # said before anything is asked
     if family not in list(Family):
         hint = f"The nearest that there is: {nearest(family, [one.value for one in Family])}."
@@ -137,6 +138,7 @@ def glm(
         offset=_exposure(exposure, schema) if exposure is not None else _one_column(offset, schema, "offset"),
         weights=_one_column(weights, schema, "weights"),
         alpha=literal(alpha),
+        max_iterations=max_iterations,
     )
 
     def finish(result: Result) -> GlmOutcome:

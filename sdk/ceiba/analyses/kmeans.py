@@ -43,7 +43,9 @@ class ClusterOutcome(Outcome):
         return [TablePart("centres", ("cluster", "rows", *self.names), rows), TablePart.of_facts("fit", facts)]
 
 
-def kmeans(table: Table, columns: Sequence[str] | str, clusters: int) -> Analysis[ClusterOutcome]:
+def kmeans(
+    table: Table, columns: Sequence[str] | str, clusters: int, *, max_iterations: int = 100
+) -> Analysis[ClusterOutcome]:
     """See `AnalysisMethods.kmeans`."""
     text = columns if isinstance(columns, str) else " + ".join(columns)
     spec = read_formula(f"~ 0 + {text}", table.schema)
@@ -60,4 +62,5 @@ def kmeans(table: Table, columns: Sequence[str] | str, clusters: int) -> Analysi
             iterations=found["iterations"],
         )
 
-    return Analysis(table.agg(fit=built(KMeans, columns=spec.columns, clusters=clusters)), finish)
+    statistic = built(KMeans, columns=spec.columns, clusters=clusters, max_iterations=max_iterations)
+    return Analysis(table.agg(fit=statistic), finish)

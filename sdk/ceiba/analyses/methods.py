@@ -279,7 +279,7 @@ class AnalysisMethods:
         """A generalised linear model: `heart.glm("days ~ age", family="poisson", exposure="beds").summary()`.
 
         Families: gaussian, binomial (logit), poisson and negative_binomial (log; `alpha` is its dispersion). Options:
-        `offset`, `exposure`, `weights`, each a column in the words of a formula.
+        `offset`, `exposure`, `weights`, each a column in the words of a formula; `max_iterations`, 1 to 100.
         """
         from ceiba.analyses.glm import glm
 
@@ -307,19 +307,27 @@ class AnalysisMethods:
     @remembered
     def cox(
         self, formula: str, time: Term | str, event: Term | str, *, strata: Any = None, ties: str = "efron",
-        grid: float = 1,
+        grid: float = 1, max_iterations: int = 30,
     ) -> Analysis[CoxOutcome]:  # fmt: skip
         """Cox's proportional hazards: `trial.cox("age + C(arm)", time="days", event="died").summary()`.
 
         `ties`: efron or breslow. `strata`: a key whose groups have their own baselines. Times as in `kaplan_meier`.
+        `max_iterations`: 1 to 100.
         """
         from ceiba.analyses.survival import cox
 
-        return cox(self._table, formula, time, event, strata=strata, ties=ties, grid=grid)
+        return cox(
+            self._table, formula, time, event, strata=strata, ties=ties, grid=grid, max_iterations=max_iterations
+        )
 
     @remembered
-    def kmeans(self, columns: Sequence[str] | str, clusters: int) -> Analysis[ClusterOutcome]:
-        """Clusters of rows that are alike in standardised columns: `heart.kmeans(["age", "cholesterol"], 3)`."""
+    def kmeans(
+        self, columns: Sequence[str] | str, clusters: int, *, max_iterations: int = 100
+    ) -> Analysis[ClusterOutcome]:
+        """Clusters of rows that are alike in standardised columns: `heart.kmeans(["age", "cholesterol"], 3)`.
+
+        `max_iterations`: 1 to 300.
+        """
         from ceiba.analyses.kmeans import kmeans
 
-        return kmeans(self._table, columns, clusters)
+        return kmeans(self._table, columns, clusters, max_iterations=max_iterations)

@@ -370,7 +370,7 @@ class CoxOutcome(Outcome):
 
 def cox(
     table: Table, formula: str, time: Term | str, event: Term | str, *, strata: Any = None,
-    ties: str = "efron", grid: float = 1,
+    ties: str = "efron", grid: float = 1, max_iterations: int = 30,
 ) -> Analysis[CoxOutcome]:  # fmt: skip
     """See `AnalysisMethods.cox`."""
     stats("A model's summary")  # said before anything is asked
@@ -389,6 +389,7 @@ def cox(
         columns=spec.columns,
         ties=ties,
         grid=_grid(grid),
+        max_iterations=max_iterations,
     )
 
     def finish(result: Result) -> CoxOutcome:
