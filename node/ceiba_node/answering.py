@@ -304,8 +304,8 @@ class Answering:
     ) -> Reply | Pending:  # fmt: skip
         """`work` on a round of a job that this holder has approved. `stage`: with the number of the round; `task`:
         approvals, aborts, checkpoint."""
-        answer = self._ledger.answer(job_id)
-        if answer is None:
+        approved = self._ledger.answer(job_id)
+        if approved is None:
             raise UnknownJob(job=job_id.hex())
         approvals, aborts, checkpoint = task
 
@@ -314,18 +314,22 @@ class Answering:
             if left is not None:
                 self.witness.check()
                 return Reply(left.refusal, token=left.token)
+            answer = self._ledger.answer(job_id) or approved  # as it is now: it may have been forgotten meanwhile
             return work(self._round(answer, stage, approvals, aborts), checkpoint or Signed())
 
-        return self._replying(job_id, answer.manifest, run)
+        return self._replying(job_id, approved.manifest, run)
 
     def forget(self, job_id: bytes) -> None:
-        """The job has ended: stop its scan, erase its secrets, and ask nobody about it any more."""
-        work = self._work.pop(job_id, None)
+        """The job has ended: stop its scan, erase its secrets, and ask nobody about it any more. A round that is being
+        answered ends first, or it would write its payload afterwards."""
+        work = self._work.get(job_id)
         if work is not None:
             work.cancellation.cancel()
+        with self._locks.setdefault(job_id, threading.Lock()):
+            self._work.pop(job_id, None)
+            self._ledger.mark_ended(job_id)
+            self._ledger.forget(job_id)
         self._locks.pop(job_id, None)
-        self._ledger.mark_ended(job_id)
-        self._ledger.forget(job_id)
 
     def forget_expired(self) -> None:
         """Erase the secrets of jobs whose window is long over, in case nobody said that they have ended; and who was

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ceiba.analyses.coefficients import coefficient_rows, require_scipy
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analyses.coefficients import coefficient_rows, coefficient_titles
+from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
 from ceiba.formula import ModelSpec, read_formula, require_binary
+from ceiba.summary import TablePart
 from ceiba.terms import built, literal
 from ceiba_protocol.design import DesignColumn, Factor, Function
 from ceiba_protocol.errors import BadQuestion
@@ -69,7 +71,7 @@ class GlmOutcome(Outcome):
 
     def parts(self) -> Sequence[TablePart]:
         df = self.residual_df if self.family is Family.GAUSSIAN else None
-        columns, rows = coefficient_rows(self.names, self.coefficients, self.standard_errors, df)
+        rows = coefficient_rows(self.names, self.coefficients, self.standard_errors, df)
         facts = [
             ("outcome", self.spec.response.name if self.spec.response else ""),
             ("family", self.family.value.replace("_", " ")),
@@ -80,7 +82,7 @@ class GlmOutcome(Outcome):
             ("AIC", self.aic),
             ("iterations", self.iterations),
         ]
-        parts = [TablePart("coefficients", columns, rows), TablePart("fit", ("", "value"), facts)]
+        parts = [TablePart("coefficients", coefficient_titles(df), rows), TablePart.of_facts("fit", facts)]
         if self.family is not Family.GAUSSIAN:
             parts.insert(1, TablePart(*self._ratios(rows)))
         return parts
@@ -112,10 +114,11 @@ def _exp(value: float) -> float:
 
 def glm(
     table: Table, formula: str, family: str, *, offset: str | None = None, exposure: str | None = None,
-    weights: str | None = None, alpha: float = 1.0,
+    weights: str | None = None, alpha: float = 1.0, max_iterations: int = 30,
 ) -> Analysis[GlmOutcome]:  # fmt: skip
-    """`offset`, `exposure` and `weights` are the right-hand side of a formula with one column: "log(days)", "days"."""
-    require_scipy("A model's summary")
+    """`offset`, `exposure` and `weights` are the right-hand side of a formula with one column: "log(days)", "days".
+    `max_iterations`: 1 to 100."""
+    stats("A model's summary")  # said before anything is asked
     if family not in list(Family):
         hint = f"The nearest that there is: {nearest(family, [one.value for one in Family])}."
         raise BadQuestion(problem=f"there is no family {family}", hint=hint)
@@ -135,6 +138,7 @@ def glm(
         offset=_exposure(exposure, schema) if exposure is not None else _one_column(offset, schema, "offset"),
         weights=_one_column(weights, schema, "weights"),
         alpha=literal(alpha),
+        max_iterations=max_iterations,
     )
 
     def finish(result: Result) -> GlmOutcome:

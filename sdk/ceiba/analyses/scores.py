@@ -12,15 +12,18 @@ from fractions import Fraction
 from functools import partial
 from itertools import accumulate
 from math import inf, lcm, log, sqrt
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from ceiba.analyses.exact import require_ungrouped
-from ceiba.analysis import Analysis, AnalysisJob, Outcome, TablePart
+from ceiba.analyses.cells import require_ungrouped
+from ceiba.analysis import Analysis, AnalysisJob, Outcome
+from ceiba.extras import stats
+from ceiba.normal import NORMAL_95
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart
 from ceiba.terms import Grouping, Scalar, Term, case, column_or_term, grouping, literal
-from ceiba_protocol.errors import BadQuestion, MissingExtra, UnboundedColumn
+from ceiba_protocol.errors import BadQuestion, UnboundedColumn
 from ceiba_protocol.expression import Kind, Number, columns_of, lower, lower_number, number
+from ceiba_protocol.job import State
 
 if TYPE_CHECKING:
     from ceiba.query import Query, Table
@@ -248,7 +251,7 @@ class Roc(Outcome):
             facts += [("degrees of freedom", found.degrees), ("p", found.p)]
         rows = [(one.low, one.high, one.events, one.others, one.observed, one.predicted) for one in self.bins]
         titles = ("from", "to", "events", "others", "observed", "predicted")
-        return [TablePart("Figures", ("", "value"), facts), TablePart("Bins", titles, rows)]
+        return [TablePart.of_facts("Figures", facts), TablePart("Bins", titles, rows)]
 
     def _total(self, name: str) -> int | None:
         counts = [getattr(one, name) for one in self.bins]
@@ -363,7 +366,7 @@ def _delong(counts: Sequence[tuple[int, int]], auc: float) -> tuple[float, float
         other_spread += other * (beaten_by - auc) ** 2
         others_under, events_under = others_under + other, events_under + event
     variance = event_spread / (events - 1) / events + other_spread / (others - 1) / others
-    reach = NormalDist().inv_cdf(0.975) * sqrt(variance)
+    reach = NORMAL_95 * sqrt(variance)
     return max(below, auc - reach), min(1.0, auc + reach)
 
 
@@ -384,15 +387,8 @@ def _calibration(bins: Sequence[ScoreBin], cells: Cells) -> Calibration | None:
     of_events = sum((cell[1] or 0) for (_, happened), cell in cells.items() if happened)
     events = sum(one.events or 0 for one in used)
     brier = float(squares - 2 * of_events + events) / rows
-    return Calibration(chi_squared, len(used) - 2, _chi_squared_tail(chi_squared, len(used) - 2), brier)
-
-
-def _chi_squared_tail(value: float, degrees: int) -> float:
-    try:
-        from scipy.stats import chi2
-    except ImportError:
-        raise MissingExtra(feature="The test of Hosmer and Lemeshow", package="ceiba[stats]") from None
-    return float(chi2.sf(value, degrees))
+    tail = float(stats("The test of Hosmer and Lemeshow").chi2.sf(chi_squared, len(used) - 2))
+    return Calibration(chi_squared, len(used) - 2, tail, brier)
 
 
 # --- stability --------------------------------------------------------------------------------------------------
@@ -433,7 +429,7 @@ class Stability(Outcome):
         """The index, and the shares in each bin."""
         rows = [(one.low, one.high, one.expected, one.actual, one.contribution) for one in self.bins]
         titles = ("from", "to", "expected", "actual", "contribution")
-        return [TablePart("Index", ("", "value"), [("PSI", self.psi)]), TablePart("Bins", titles, rows)]
+        return [TablePart.of_facts("Index", [("PSI", self.psi)]), TablePart("Bins", titles, rows)]
 
     def notes(self) -> list[str]:
         """The customary reading, and what was merged or is missing."""
@@ -458,6 +454,14 @@ class _TwoJobs:
     @property
     def id(self) -> str:
         return str(self.first.id)
+
+    def status(self) -> Any:
+        """Of the one that is not done."""
+        first = self.first.status()
+        return self.second.status() if first.state == State.DONE else first
+
+    def progress(self) -> str:
+        return f"{self.first.progress()}, and {self.second.progress()}"
 
     def wait(self, **options: Any) -> tuple[Result, Result]:
         return self.first.wait(**options), self.second.wait(**options)
