@@ -108,7 +108,8 @@ def _withheld(question: Question, released: Released) -> str:
         if not test.is_difference and not all(cell[place] for cell in released)
     }
     rows, *columns = question.program.uses[0].sums
-    found = [one.name for one, place in zip(fit.design(), columns, strict=False) if failed.intersection(needs[place])]
+    tested = fit.design()[-len(columns) :]
+    found = [one.name for one, place in zip(tested, columns, strict=True) if failed.intersection(needs[place])]
     if failed.intersection(needs[rows]) or not found:
         return "the complete rows"
     names = list(dict.fromkeys(found))

@@ -33,6 +33,7 @@ from ceiba_protocol.statistics.fits.base import (
     Floats,
     Frame,
     float_values,
+    happened,
     read_floats,
     to_sums,
 )
@@ -119,7 +120,7 @@ class Cox(Fit):
         return [
             *self.columns,
             DesignColumn(name="time", factors=(Factor(value=self.time),)),
-            DesignColumn(name="event", factors=(Factor(value=self.event),)),
+            happened(self.event),
         ]
 
     def check(self, frame: Frame) -> None:
@@ -138,7 +139,8 @@ class Cox(Fit):
 
     def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
         variables = self.variables()
-        times, events = (rows.values[:, variables.index(value)] for value in (self.time, self.event))
+        (event,) = happened(self.event).factors
+        times, events = (rows.values[:, variables.index(value)] for value in (self.time, event.value))
         columns = Columns(self, self.columns, frame).values(rows)
         return Prepared(rows.cells, places(times, self.grid), events, columns)
 

@@ -17,6 +17,7 @@ from ceiba_protocol.statistics.fits.base import (
     FitRows,
     FitState,
     Frame,
+    happened,
 )
 from ceiba_protocol.statistics.fits.times import Counts, counted, minimum_of, places, points
 
@@ -51,12 +52,17 @@ class Survival(Fit):
     def design(self) -> Sequence[DesignColumn]:
         return [
             DesignColumn(name="time", factors=(Factor(value=self.time),)),
-            DesignColumn(name="event", factors=(Factor(value=self.event),)),
+            happened(self.event),
         ]
 
     def sums(self) -> Sequence[Expression]:
-        """Only the rows: how many have the event, in small groups nobody, is what is asked."""
-        return super().sums()[:1]
+        """The rows, and those of them with the event: whoever chose an event that one person has could read when."""
+        rows, _, events = super().sums()
+        return [rows, events]
+
+    @property
+    def cut(self) -> str:
+        return f"{self.time.digest()} {self.grid.value}"
 
     def check(self, frame: Frame) -> None:
         super().check(frame)
@@ -68,7 +74,8 @@ class Survival(Fit):
 
     def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
         size = (frame.cells, points(frame.readings[0], self.grid))
-        times, events = rows.values[:, self._place(self.time)], rows.values[:, self._place(self.event)]
+        (event,) = happened(self.event).factors
+        times, events = rows.values[:, self._place(self.time)], rows.values[:, self._place(event.value)]
         return Prepared(counted(rows.cells, places(times, self.grid), events, size))
 
     def _place(self, value: Expression) -> int:
