@@ -105,8 +105,8 @@ def tests_of(compiled: Program) -> Tests:
     """The tests of a program's sums.
 
     1. Each sum's own rows. 2. Where it treats some of them differently, such as by CASE: each of these parts, and the
-    rest. 3. What two of these do not share, where the difference of two sums would be a sum over that. 4. Of a fit: what
-    its columns have in pairs (`_add_fit`).
+    rest. 3. What two of these do not share, where the difference of two sums would be a sum over that. 4. Of a fit:
+    what its columns have in pairs (`_add_fit`).
     """
     builder = _Builder()
     needs = [builder.add_sum(place, one.node) for place, one in enumerate(compiled.sums)]
@@ -117,12 +117,13 @@ def tests_of(compiled: Program) -> Tests:
     differences = {} if disjoint else builder.add_differences()
     for own in needs:
         own += [builder.place(test) for one in list(own) for test in differences.get(one, ())]
+    whole = None
     if compiled.fit is not None:
-        _add_fit(builder, compiled, needs)
+        whole = _add_fit(builder, compiled, needs)
     parts = [
         place
         for place, test in enumerate(builder.tests())
-        if place != ROWS and test.audited and test.is_chosen and _is_possible(test.members)
+        if place != ROWS and test.audited and test.is_chosen and _is_possible(test.members) and test.members != whole
     ]
     together = tuple(parts) if len(parts) > 1 else ()  # also bins: an earlier answer may be their whole
     return Tests(
@@ -197,10 +198,11 @@ class _Builder:
         return found
 
 
-def _add_fit(builder: _Builder, compiled: Program, needs: Sequence[list[int]]) -> None:
+def _add_fit(builder: _Builder, compiled: Program, needs: Sequence[list[int]]) -> Node:
     """A fit's figures are made of its columns' sums of products: of the information matrix, the number of rows in which
     two conditions hold can be read. So the rows of each pair are tested, and as a condition counts what a factor's
-    levels leave, its base. Its complete rows are compared with those of other answers over the same columns."""
+    levels leave, its base. Its complete rows, which are returned, are compared with those of other answers over the
+    same columns."""
     assert compiled.fit is not None
     rows, *columns = compiled.uses[0].sums
     used = support(compiled.sums[rows].node)
@@ -224,6 +226,7 @@ def _add_fit(builder: _Builder, compiled: Program, needs: Sequence[list[int]]) -
             test = builder.place(Test(both, both, audited=False))
             needs[left].append(test)
             needs[right].append(test)
+    return used
 
 
 def _part(node: Node) -> tuple[Node, Node | None]:

@@ -14,7 +14,17 @@ import numpy.typing as npt
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.design import DesignColumn, Factor, Function
 from ceiba_protocol.errors import BadModel, NotFinite
-from ceiba_protocol.expression import ONE, Arithmetic, Comparing, Expression, Logic, number, only_where, present, product
+from ceiba_protocol.expression import (
+    ONE,
+    Arithmetic,
+    Comparing,
+    Expression,
+    Logic,
+    number,
+    only_where,
+    present,
+    product,
+)
 from ceiba_protocol.program import Comparison, Node
 from ceiba_protocol.statistics.base import Output, Statistic, Total
 from ceiba_protocol.statistics.fits.exact import EXPONENT_BOUND, MANTISSA_BITS, from_slots, to_slots
@@ -66,6 +76,10 @@ class Frame:
     """False for public data, where a row may be its own figure."""
     passed: tuple[bool, ...] | None = None
     """For each cell, whether the gate lets it pass; None: all. The others add nothing to any round."""
+    cap: int | None = None
+    """Of how many subjects one holder counts at most, where they are counted as the gate does; None: of all."""
+    least: int | None = None
+    """How many must be counted so; None: `minimum`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,13 @@ class FitRows:
     """[rows]: the number of the row's group."""
     values: Floats
     """[rows, variables]"""
+    subjects: npt.NDArray[np.int64]
+    """[rows]: whose row it is, numbered from 0 without gaps: guards count subjects, who may have several rows."""
+
+
+def of_subjects(subjects: npt.NDArray[np.int64], amounts: Floats) -> Floats:
+    """[subjects]: what the rows of each have together."""
+    return np.bincount(subjects, weights=amounts) if len(subjects) else np.zeros(0)
 
 
 class FitState(Document):
