@@ -61,6 +61,9 @@ from ceiba_protocol.statistics.fits.times import (
     subjects_leaving,
 )
 
+MAX_TERMS = 5_000_000
+"""Of one iteration with Efron's ties: about a minute at every holder."""
+
 
 class CoxState(FitState):
     """Coefficients are multiples of 2^-40 for scaled columns."""
@@ -199,6 +202,8 @@ class Cox(Fit):
         subjects = np.array(totals[size + 2 * points_in_all :], dtype=np.int64).reshape(frame.cells, -1)
         leaving = subjects if frame.is_guarded else counts.sum(axis=2)
         found = [ends(each, minimum_of(frame)) for each in leaving.tolist()]
+        if self.ties == "efron" and counts[:, :, 0].sum() * self._parts > MAX_TERMS:
+            raise PlanTooLarge(what="number of events times pairs of columns, with Efron's ties", limit=MAX_TERMS)
         steps = steps_of(found, counts.shape[1])
         events = np.zeros(sum(map(len, found)) + 1, dtype=np.int64)
         np.add.at(events, np.minimum(steps, len(events) - 1), counts[:, :, 0])
