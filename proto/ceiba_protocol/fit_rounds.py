@@ -15,7 +15,14 @@ import numpy as np
 
 from ceiba_protocol.canonical import Digest, sha256
 from ceiba_protocol.disclosure.gate import Released, pack_released, released_sums
-from ceiba_protocol.errors import ColumnWithheld, MalformedMessage, NotConverged, PlanTooLarge, SetMismatch, TotalRejected
+from ceiba_protocol.errors import (
+    ColumnWithheld,
+    MalformedMessage,
+    NotConverged,
+    PlanTooLarge,
+    SetMismatch,
+    TotalRejected,
+)
 from ceiba_protocol.rounds import (
     FIT,
     Commitment,
