@@ -104,6 +104,11 @@ class FitProgress:
     released: Released | None
     round: FitRound
 
+    def leads_to(self, this: "Round") -> bool:
+        """Whether that round is of the same attempt and set, and not an earlier one."""
+        sets = (self.round.commitment.context.set_digest, this.commitment.context.set_digest)
+        return self.attempt == this.answer.attempt and sets[0] == sets[1] and self.round.iteration <= this.iteration
+
 
 @dataclass
 class Work:
@@ -507,7 +512,7 @@ class Answering:
         """Where the fit is at this round: derived from the shares of the round before, or after a restart of all."""
         secret, job_id = bytes.fromhex(self._identity.sealing_seed), this.answer.job_id
         progress = this.work.fit
-        if progress is None or progress.attempt != this.answer.attempt or progress.round.iteration > this.iteration:
+        if progress is None or not progress.leads_to(this):
             released, commitment = None, this.commitment
             if commitment.gate is not None:
                 released, commitment = self._past_gate(this)

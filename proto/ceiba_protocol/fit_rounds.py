@@ -15,7 +15,14 @@ import numpy as np
 
 from ceiba_protocol.canonical import Digest, sha256
 from ceiba_protocol.disclosure.gate import Released, pack_released, released_sums
-from ceiba_protocol.errors import ColumnWithheld, MalformedMessage, PlanTooLarge, SetMismatch, TotalRejected
+from ceiba_protocol.errors import (
+    ColumnWithheld,
+    MalformedMessage,
+    NotConverged,
+    PlanTooLarge,
+    SetMismatch,
+    TotalRejected,
+)
 from ceiba_protocol.rounds import (
     FIT,
     Commitment,
@@ -37,6 +44,8 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 MOST_BYTES = 16 * MAX_SUMS
 """Of one holder's words in one round."""
+MAX_ROUNDS = 1000
+"""Steps and their halvings together, as many as a share's document can number."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,8 @@ def _withheld(question: Question, released: Released) -> str:
         if not test.is_difference and not all(cell[place] for cell in released)
     }
     rows, *columns = question.program.uses[0].sums
-    found = [one.name for one, place in zip(fit.design(), columns, strict=False) if failed.intersection(needs[place])]
+    tested = fit.design()[-len(columns) :]
+    found = [one.name for one, place in zip(tested, columns, strict=True) if failed.intersection(needs[place])]
     if failed.intersection(needs[rows]) or not found:
         return "the complete rows"
     names = list(dict.fromkeys(found))
@@ -161,6 +171,8 @@ def check_fit_document(signed: Signed, question: Question, attempt: int, iterati
 def next_round(this: FitRound, shares: Sequence[tuple[Signed, bytes]], me: str, sealing_secret: bytes) -> FitRound:
     """Run by every holder on all shares of a round, with the same outcome: the next one, or the last, whose state is
     final. Raises SetMismatch, TotalRejected, what `check_fit_document` does, and what the fit says of the whole."""
+    if this.iteration >= MAX_ROUNDS:
+        raise NotConverged(iterations=MAX_ROUNDS)
     attempt, context = this.commitment.context.attempt, this.context.digest()
     documents = [check_fit_document(signed, this.question, attempt, this.iteration) for signed, _ in shares]
     if sorted(document.holder for document in documents) != this.commitment.holders:

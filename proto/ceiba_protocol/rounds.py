@@ -22,6 +22,7 @@ from ceiba_protocol.disclosure.gate import (
     gate_of,
     pack_released,
     released_sums,
+    threshold_of,
     unpack_released,
 )
 from ceiba_protocol.disclosure.grade import Disclosure, as_rho
@@ -177,7 +178,9 @@ class Question:
         """What these holders know of a fit before its first round."""
         rows = sum(self.pin_of(holder).row_capacity for holder in holders)
         minimum = self.rules.minimum_subjects * self.holders_per_subject
-        return self.program.frame(rows, minimum, is_guarded=self.rules.has_gate)
+        frame = self.program.frame(rows, minimum, is_guarded=self.rules.has_gate)
+        threshold = threshold_of(self.rules, self.holders_per_subject)
+        return replace(frame, cap=threshold.cap, least=threshold.least)
 
     @property
     def modulus(self) -> int:

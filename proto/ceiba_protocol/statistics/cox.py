@@ -33,12 +33,16 @@ from ceiba_protocol.statistics.fits.base import (
     Floats,
     Frame,
     float_values,
+    happened,
+    of_subjects,
     read_floats,
     to_sums,
 )
 from ceiba_protocol.statistics.fits.exact import Singular, exactly, factorise, from_grid, on_grid, symmetric, triangle
 from ceiba_protocol.statistics.fits.newton import CONVERGED, HALVINGS, LARGEST_COEFFICIENT, require_spread
 from ceiba_protocol.statistics.fits.scaling import (
+    COUNTS,
+    PARTS,
     ROWS_A_PARAMETER,
     Scaling,
     moment_sums,
@@ -46,7 +50,19 @@ from ceiba_protocol.statistics.fits.scaling import (
     scaling_of,
     unscale,
 )
-from ceiba_protocol.statistics.fits.times import Counts, counted, ends, minimum_of, places, points, steps_of
+from ceiba_protocol.statistics.fits.times import (
+    Counts,
+    counted,
+    ends,
+    minimum_of,
+    places,
+    points,
+    steps_of,
+    subjects_leaving,
+)
+
+MAX_TERMS = 5_000_000
+"""Of one iteration with Efron's ties: about a minute at every holder."""
 
 
 class CoxState(FitState):
@@ -76,6 +92,7 @@ class Prepared:
     places: Counts
     events: Floats
     columns: Floats
+    subjects: Counts
 
 
 @dataclass(frozen=True)
@@ -119,14 +136,14 @@ class Cox(Fit):
         return [
             *self.columns,
             DesignColumn(name="time", factors=(Factor(value=self.time),)),
-            DesignColumn(name="event", factors=(Factor(value=self.event),)),
+            happened(self.event),
         ]
 
     def check(self, frame: Frame) -> None:
         super().check(frame)
         size = points(frame.readings[self.variables().index(self.time)], self.grid)
-        if 2 * frame.cells * size + 4 * len(self.columns) > MAX_SUMS:
-            raise PlanTooLarge(what="number of strata times points of the time grid", limit=MAX_SUMS // 2)
+        if 3 * frame.cells * size + COUNTS + PARTS * len(self.columns) > MAX_SUMS:
+            raise PlanTooLarge(what="number of strata times points of the time grid", limit=MAX_SUMS // 3)
         Columns(self, self.columns, frame).bounds()
         if float(self.grid.value) <= 0:
             raise BadModel(problem="the time grid has no width above 0")
@@ -138,9 +155,10 @@ class Cox(Fit):
 
     def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
         variables = self.variables()
-        times, events = (rows.values[:, variables.index(value)] for value in (self.time, self.event))
+        (event,) = happened(self.event).factors
+        times, events = (rows.values[:, variables.index(value)] for value in (self.time, event.value))
         columns = Columns(self, self.columns, frame).values(rows)
-        return Prepared(rows.cells, places(times, self.grid), events, columns)
+        return Prepared(rows.cells, places(times, self.grid), events, columns, rows.subjects)
 
     def _points(self, frame: Frame) -> int:
         return points(frame.readings[self.variables().index(self.time)], self.grid)
@@ -148,26 +166,28 @@ class Cox(Fit):
     def width(self, state: CoxState, frame: Frame) -> int:
         size = len(self.columns)
         if state.phase == "scaling":
-            return 1 + 4 * size + 2 * frame.cells * self._points(frame)
+            return COUNTS + PARTS * size + 3 * frame.cells * self._points(frame)
         kinds = 2 if self.ties == "efron" else 1
         return len(state.events) * kinds * self._parts + size + 2
 
     def measure(self, state: CoxState, prepared: Prepared, frame: Frame) -> list[int]:
         if state.phase == "scaling":
-            moments = moment_sums(prepared.columns, Columns(self, self.columns, frame).bounds())
-            counts = counted(prepared.cells, prepared.places, prepared.events, (frame.cells, self._points(frame)))
-            return to_sums(moments) + [int(count) for count in counts.reshape(-1)]
+            moments = moment_sums(prepared.columns, Columns(self, self.columns, frame).bounds(), prepared.subjects)
+            cells, at, shape = prepared.cells, prepared.places, (frame.cells, self._points(frame))
+            counts = counted(cells, at, prepared.events, shape), subjects_leaving(cells, at, prepared.subjects, shape)
+            return to_sums(moments) + [int(count) for part in counts for count in part.reshape(-1)]
         x = state.scaling.apply(prepared.columns)
         beta = np.array([math.ldexp(one, -GRID_BITS) for one in state.beta])
         with np.errstate(over="ignore", invalid="ignore"):
             theta = np.exp(x @ beta)
-            require_spread(theta, frame)
+            of_each = of_subjects(prepared.subjects, theta)
+            require_spread(of_each, frame)
             step = steps_of(state.ends, self._points(frame))[prepared.cells, prepared.places]
             died = prepared.events > 0
             sums = [_by_step(step, theta, x, len(state.events))]
             if self.ties == "efron":
                 sums.append(_by_step(step[died], theta[died], x[died], len(state.events)))
-            last = [x[died].sum(axis=0), [theta.sum(), (theta**2).sum()]]
+            last = [x[died].sum(axis=0), [of_each.sum(), (of_each**2).sum()]]
         return to_sums(np.concatenate([np.concatenate(sums, axis=1).reshape(-1), *last]))
 
     def advance(self, state: CoxState, totals: Sequence[int], frame: Frame) -> CoxState:
@@ -175,12 +195,15 @@ class Cox(Fit):
             return self._start(totals, frame) if state.phase == "scaling" else self._step(state, totals, frame)
 
     def _start(self, totals: Sequence[int], frame: Frame) -> CoxState:
-        size = 1 + 4 * len(self.columns)
-        rows = totals[0] >> GRID_BITS
-        require_rows(rows, len(self.columns), frame)
+        size, points_in_all = COUNTS + PARTS * len(self.columns), frame.cells * self._points(frame)
+        rows = require_rows(totals, len(self.columns), frame)
         scaling = scaling_of(totals[:size], Columns(self, self.columns, frame), frame, centred=True)
-        counts = np.array(totals[size:], dtype=np.int64).reshape(frame.cells, -1, 2)
-        found = [ends(leaving, minimum_of(frame)) for leaving in counts.sum(axis=2).tolist()]
+        counts = np.array(totals[size : size + 2 * points_in_all], dtype=np.int64).reshape(frame.cells, -1, 2)
+        subjects = np.array(totals[size + 2 * points_in_all :], dtype=np.int64).reshape(frame.cells, -1)
+        leaving = subjects if frame.is_guarded else counts.sum(axis=2)
+        found = [ends(each, minimum_of(frame)) for each in leaving.tolist()]
+        if self.ties == "efron" and counts[:, :, 0].sum() * self._parts > MAX_TERMS:
+            raise PlanTooLarge(what="number of events times pairs of columns, with Efron's ties", limit=MAX_TERMS)
         steps = steps_of(found, counts.shape[1])
         events = np.zeros(sum(map(len, found)) + 1, dtype=np.int64)
         np.add.at(events, np.minimum(steps, len(events) - 1), counts[:, :, 0])

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from gmpy2 import log, mpfr
 from pydantic import Field
 
@@ -31,12 +32,15 @@ from ceiba_protocol.statistics.fits.base import (
     Floats,
     Frame,
     float_values,
+    of_subjects,
     read_floats,
     to_sums,
 )
 from ceiba_protocol.statistics.fits.exact import Singular, exactly, factorise, from_grid, on_grid, symmetric, triangle
 from ceiba_protocol.statistics.fits.newton import CONVERGED, HALVINGS, LARGEST_COEFFICIENT, require_spread
 from ceiba_protocol.statistics.fits.scaling import (
+    COUNTS,
+    PARTS,
     ROWS_A_PARAMETER,
     Scaling,
     moment_sums,
@@ -78,6 +82,7 @@ class Prepared:
     response: Floats
     offset: Floats
     weights: Floats
+    subjects: npt.NDArray[np.int64]
 
 
 class GLM(Fit):
@@ -142,11 +147,14 @@ class GLM(Fit):
             return Columns(self, [column], frame).values(rows)[:, 0]
 
         columns = Columns(self, self.columns, frame).values(rows)
-        return Prepared(columns, one(self.response, 0.0), one(self.offset, 0.0), one(self.weights, 1.0))
+        others = one(self.response, 0.0), one(self.offset, 0.0), one(self.weights, 1.0)
+        return Prepared(columns, *others, rows.subjects)
 
     def width(self, state: GlmState, frame: Frame) -> int:
         size = self.parameters
-        return 4 + 4 * len(self.columns) if state.phase == "scaling" else size * (size + 1) // 2 + size + 4
+        if state.phase == "scaling":
+            return COUNTS + PARTS * len(self.columns) + 3
+        return size * (size + 1) // 2 + size + 4
 
     def measure(self, state: GlmState, prepared: Prepared, frame: Frame) -> list[int]:
         if state.phase == "scaling":
@@ -155,7 +163,7 @@ class GLM(Fit):
                 exposure = np.exp(prepared.offset) if self._has_log_link else prepared.offset
             sums = [prepared.weights.sum(), (prepared.weights * prepared.response).sum()]
             sums.append((prepared.weights * exposure).sum())
-            return to_sums([*moment_sums(prepared.columns, bounds), *map(float, sums)])
+            return to_sums([*moment_sums(prepared.columns, bounds, prepared.subjects), *map(float, sums)])
         return to_sums(self._newton_sums(state, prepared, frame))
 
     @property
@@ -163,17 +171,18 @@ class GLM(Fit):
         return self.family in (Family.POISSON, Family.NEGATIVE_BINOMIAL)
 
     def _newton_sums(self, state: GlmState, prepared: Prepared, frame: Frame) -> Floats:
-        """XᵀWX's upper triangle, the score, deviance, log-likelihood, Σw, Σw²."""
+        """XᵀWX's upper triangle, the score, deviance, log-likelihood, Σw, Σw², of these w a subject's."""
         scaled = state.scaling.apply(prepared.columns)
         x = np.column_stack([np.ones(len(scaled)), scaled]) if self.intercept else scaled
         beta = np.array([math.ldexp(one, -GRID_BITS) for one in state.beta])
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             working = _working(self.family, x @ beta + prepared.offset, prepared, float(self.alpha.value))
             weights = working.weights
-            require_spread(weights, frame)
+            of_each = of_subjects(prepared.subjects, weights)
+            require_spread(of_each, frame)
             information = (x * weights[:, None]).T @ x
             score = x.T @ working.residuals
-            last = [working.deviance, working.likelihood, weights.sum(), (weights**2).sum()]
+            last = [working.deviance, working.likelihood, of_each.sum(), (of_each**2).sum()]
         upper = information[np.triu_indices(self.parameters)]
         return np.concatenate([upper, score, last])
 
@@ -183,13 +192,13 @@ class GLM(Fit):
 
     def _start(self, totals: Sequence[int], frame: Frame) -> GlmState:
         *moments, weight, response, exposure = totals
-        require_rows(moments[0] >> GRID_BITS, self.parameters, frame)
+        rows = require_rows(moments, self.parameters, frame)
         columns = Columns(self, self.columns, frame)
         scaling = scaling_of(moments, columns, frame, centred=self.intercept)
         beta = [0] * self.parameters
         if self.intercept:
             beta[0] = on_grid(_link_of_mean(self.family, weight, response, exposure), GRID_BITS)
-        return GlmState(phase="newton", scaling=scaling, beta=tuple(beta), rows=moments[0] >> GRID_BITS)
+        return GlmState(phase="newton", scaling=scaling, beta=tuple(beta), rows=rows)
 
     def _step(self, state: GlmState, totals: Sequence[int], frame: Frame) -> GlmState:
         """One step of Newton's method; half of the last one where the deviance has grown."""

@@ -17,8 +17,17 @@ from ceiba_protocol.statistics.fits.base import (
     FitRows,
     FitState,
     Frame,
+    happened,
 )
-from ceiba_protocol.statistics.fits.times import Counts, counted, minimum_of, places, points
+from ceiba_protocol.statistics.fits.times import (
+    Counts,
+    counted,
+    ends,
+    minimum_of,
+    places,
+    points,
+    subjects_leaving,
+)
 
 
 class SurvivalState(FitState):
@@ -29,6 +38,8 @@ class SurvivalState(FitState):
 class Prepared:
     counts: Counts
     """[cells, points, 2]"""
+    subjects: Counts
+    """[cells, points]: who leaves, each once."""
 
 
 class Survival(Fit):
@@ -51,44 +62,54 @@ class Survival(Fit):
     def design(self) -> Sequence[DesignColumn]:
         return [
             DesignColumn(name="time", factors=(Factor(value=self.time),)),
-            DesignColumn(name="event", factors=(Factor(value=self.event),)),
+            happened(self.event),
         ]
 
     def sums(self) -> Sequence[Expression]:
-        """Only the rows: how many have the event, in small groups nobody, is what is asked."""
-        return super().sums()[:1]
+        """The rows, and those of them with the event: whoever chose an event that one person has could read when."""
+        rows, _, events = super().sums()
+        return [rows, events]
+
+    @property
+    def cut(self) -> str:
+        return f"{self.time.digest()} {self.grid.value}"
 
     def check(self, frame: Frame) -> None:
         super().check(frame)
-        if 2 * frame.cells * points(frame.readings[0], self.grid) > MAX_SUMS:
-            raise PlanTooLarge(what="number of groups times points of the time grid", limit=MAX_SUMS // 2)
+        if 3 * frame.cells * points(frame.readings[0], self.grid) > MAX_SUMS:
+            raise PlanTooLarge(what="number of groups times points of the time grid", limit=MAX_SUMS // 3)
 
     def begin(self, frame: Frame) -> SurvivalState:
         return SurvivalState()
 
     def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
         size = (frame.cells, points(frame.readings[0], self.grid))
-        times, events = rows.values[:, self._place(self.time)], rows.values[:, self._place(self.event)]
-        return Prepared(counted(rows.cells, places(times, self.grid), events, size))
+        (event,) = happened(self.event).factors
+        times, events = rows.values[:, self._place(self.time)], rows.values[:, self._place(event.value)]
+        at = places(times, self.grid)
+        return Prepared(counted(rows.cells, at, events, size), subjects_leaving(rows.cells, at, rows.subjects, size))
 
     def _place(self, value: Expression) -> int:
         return self.variables().index(value)
 
     def width(self, state: SurvivalState, frame: Frame) -> int:
-        return 2 * frame.cells * points(frame.readings[0], self.grid)
+        return 3 * frame.cells * points(frame.readings[0], self.grid)
 
     def measure(self, state: SurvivalState, prepared: Prepared, frame: Frame) -> list[int]:
-        counts = prepared.counts if frame.passed is None else prepared.counts * np.array(frame.passed)[:, None, None]
-        return [int(count) for count in counts.reshape(-1)]
+        passed = np.array(frame.passed or [True] * frame.cells)
+        counts, subjects = prepared.counts * passed[:, None, None], prepared.subjects * passed[:, None]
+        return [int(count) for part in (counts, subjects) for count in part.reshape(-1)]
 
     def advance(self, state: SurvivalState, totals: Sequence[int], frame: Frame) -> SurvivalState:
         """Merge the times. The step's figures stand at its end, and 0 at the points within it."""
-        counts = np.array(totals, dtype=np.int64).reshape(frame.cells, -1, 2)
+        size = len(totals) // 3
+        counts = np.array(totals[: 2 * size], dtype=np.int64).reshape(frame.cells, -1, 2)
+        leaving = np.array(totals[2 * size :], dtype=np.int64).reshape(frame.cells, -1)
         merged = np.zeros_like(counts)
-        leaving = counts.sum(axis=2)
+        leaving = leaving if frame.is_guarded else counts.sum(axis=2)
         present = leaving[leaving.sum(axis=1) > 0]
         start = 0
-        for end in _common_ends(present, minimum_of(frame)):
+        for end in common_ends(present, minimum_of(frame)):
             merged[:, end] = counts[:, start : end + 1].sum(axis=1)
             start = end + 1
         return SurvivalState(is_final=True, released=tuple(merged.reshape(-1).tolist()))
@@ -113,16 +134,17 @@ class Survival(Fit):
         }
 
 
-def _common_ends(leaving: Counts, minimum: int) -> list[int]:
-    """[cells, points] → the ends of steps in each of which enough leave in every cell that has anybody."""
+def common_ends(leaving: Counts, minimum: int) -> list[int]:
+    """[cells, points] → the ends of steps in each of which enough leave in every cell that has anybody.
+
+    All of them are ends of the steps of all cells together: so whatever groups are asked for, between the times at
+    which two questions about the same rows end their steps, enough have left.
+    """
     if minimum == 1:
         return np.flatnonzero(leaving.sum(axis=0)).tolist()
-    found, left = list[int](), np.zeros(len(leaving), dtype=np.int64)
-    for place in range(leaving.shape[1]):
-        left += leaving[:, place]
-        if left.size and left.min() >= minimum and leaving[:, place].any():
-            found.append(place)
-            left[:] = 0
-    if left.any():
-        found = [*found[:-1], int(np.flatnonzero(leaving.sum(axis=0))[-1])]
-    return found
+    of_all, found, start = ends(leaving.sum(axis=0).tolist(), minimum), list[int](), 0
+    for end in of_all:
+        if leaving[:, start : end + 1].sum(axis=1).min() >= minimum:
+            found.append(end)
+            start = end + 1
+    return [*found[:-1], of_all[-1]] if of_all else []

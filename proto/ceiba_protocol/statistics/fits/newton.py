@@ -13,7 +13,7 @@ HALVINGS = 20
 
 
 def require_spread(weights: Floats, frame: Frame) -> None:
-    """Run by a holder: no few of its rows carry all the weight, else a sum over all would be about them.
+    """Run by a holder on its subjects' weights: no few of them carry all, else a sum over all would be about these.
 
     Raises WeightsConcentrated, NotFinite.
     """

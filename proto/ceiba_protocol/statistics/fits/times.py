@@ -45,6 +45,22 @@ def counted(cells: Counts, at: Counts, events: Floats, size: tuple[int, int]) ->
     return found
 
 
+def last_rows(cells: Counts, at: Counts, subjects: Counts) -> Counts:
+    """[rows]: 1 in each subject's last row in a cell, 0 in its others: who has several rows leaves once."""
+    found = np.ones(len(cells), dtype=np.int64)
+    order = np.lexsort((at, subjects, cells))
+    same = (cells[order][1:] == cells[order][:-1]) & (subjects[order][1:] == subjects[order][:-1])
+    found[order[:-1][same]] = 0
+    return found
+
+
+def subjects_leaving(cells: Counts, at: Counts, subjects: Counts, size: tuple[int, int]) -> Counts:
+    """[cells, points]: subjects by their last row. `size`: cells, points."""
+    found = np.zeros(size, dtype=np.int64)
+    np.add.at(found, (cells, at), last_rows(cells, at, subjects))
+    return found
+
+
 def ends(leaving: Sequence[int], minimum: int) -> list[int]:
     """The points at which steps end, each the first by which at least `minimum` have left since the last. Whoever is
     left over leaves with the last step. No step, if nobody leaves at all."""
