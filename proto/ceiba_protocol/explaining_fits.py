@@ -9,10 +9,10 @@ from typing import Any
 
 from ceiba_protocol.statistics.cox import Cox, CoxState
 from ceiba_protocol.statistics.fits.base import Fit, Frame
-from ceiba_protocol.statistics.fits.newton import LARGEST_COEFFICIENT
+from ceiba_protocol.statistics.fits.newton import LARGEST_COEFFICIENT, NewtonState
 from ceiba_protocol.statistics.fits.scaling import ROWS_A_PARAMETER
 from ceiba_protocol.statistics.fits.times import minimum_of
-from ceiba_protocol.statistics.glm import GLM, Family, GlmState
+from ceiba_protocol.statistics.glm import GLM, Family
 from ceiba_protocol.statistics.kmeans import KMeans, KMeansState
 from ceiba_protocol.statistics.survival import Survival
 
@@ -68,7 +68,7 @@ def _of_glm(fit: GLM, frame: Frame) -> FitFacts:
     guards = _spread(fit.parameters, frame)
     guards += (_DEPENDS,) if gaussian else (_DEPENDS, _RUNS_AWAY)
     rounds = 3 if gaussian else 7
-    return _facts(fit, frame, figures, rounds, fit.width(GlmState(phase="newton"), frame), guards, fit.parameters)
+    return _facts(fit, frame, figures, rounds, fit.width(NewtonState(phase="newton"), frame), guards, fit.parameters)
 
 
 def _of_cox(fit: Cox, frame: Frame) -> FitFacts:

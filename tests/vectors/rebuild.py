@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from ceiba_protocol.canonical import sha256, tlv
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.statistics.fits.exact import to_slots
-from ceiba_protocol.statistics.glm import GlmState
+from ceiba_protocol.statistics.fits.newton import NewtonState
 from ceiba_protocol.sums import key_proof, masks, paillier
 from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.secure_sum import RoundContext, set_digest
@@ -192,7 +192,7 @@ def gate_words_expansion() -> Vector:
 def fit_words() -> Vector:
     """Numbers of 128 bits that each holder masks in a round of a fit, as they are sent, and their sum: of each number
     two words, the lower one first. The context is that of a state; the form of the sums stands for the layout."""
-    state = GlmState(phase="newton", beta=(1, -(2**41)), rows=60)
+    state = NewtonState(phase="newton", beta=(1, -(2**41)), rows=60)
     form = sha256("ceiba/v1/fit", (2 * 3).to_bytes(4, "big"))
     of_round = context(stage=2, iteration=1, layout_digest=form, iterate_digest=bytes.fromhex(state.digest()))
     (secrets, public), digest = mask_keys(), of_round.digest()
@@ -219,7 +219,7 @@ def fit_words() -> Vector:
 @vector
 def fit_words_other_state() -> Vector:
     """The same with one holder at another state: the sum is no number that anybody can use."""
-    states = {holder: GlmState(phase="newton", beta=(int(place == 1),)) for place, holder in enumerate(HOLDERS)}
+    states = {holder: NewtonState(phase="newton", beta=(int(place == 1),)) for place, holder in enumerate(HOLDERS)}
     (secrets, public), total = mask_keys(), np.zeros(4, dtype=np.uint64)
     for me in HOLDERS:
         digest = context(stage=2, iteration=7, iterate_digest=bytes.fromhex(states[me].digest())).digest()

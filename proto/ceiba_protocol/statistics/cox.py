@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from gmpy2 import log, mpfr
 from pydantic import Field
 
@@ -14,41 +13,41 @@ from ceiba_protocol.canonical import BigInt
 from ceiba_protocol.design import DesignColumn, Factor
 from ceiba_protocol.errors import (
     BadModel,
-    Collinear,
     NoEvents,
-    NotConverged,
     PlanTooLarge,
-    Separation,
-    WeightsConcentrated,
 )
 from ceiba_protocol.expression import Expression, Number
 from ceiba_protocol.statistics.fits.base import (
-    FLOAT_SLOTS,
     GRID_BITS,
     MAX_SUMS,
     Columns,
     Fit,
     FitRows,
-    FitState,
     Floats,
     Frame,
-    float_values,
     happened,
     of_subjects,
     read_floats,
     to_sums,
 )
-from ceiba_protocol.statistics.fits.exact import Singular, exactly, factorise, from_grid, on_grid, symmetric, triangle
-from ceiba_protocol.statistics.fits.newton import CONVERGED, HALVINGS, LARGEST_COEFFICIENT, require_spread
+from ceiba_protocol.statistics.fits.exact import exactly, from_grid, on_grid, triangle
+from ceiba_protocol.statistics.fits.newton import (
+    Derivatives,
+    Model,
+    NewtonState,
+    Optimum,
+    figure_slots,
+    read_figures,
+    require_spread,
+    require_weight,
+    step,
+)
 from ceiba_protocol.statistics.fits.scaling import (
     COUNTS,
     PARTS,
-    ROWS_A_PARAMETER,
-    Scaling,
     moment_sums,
     require_rows,
     scaling_of,
-    unscale,
 )
 from ceiba_protocol.statistics.fits.times import (
     Counts,
@@ -65,25 +64,13 @@ MAX_TERMS = 5_000_000
 """Of one iteration with Efron's ties: about a minute at every holder."""
 
 
-class CoxState(FitState):
-    """Coefficients are multiples of 2^-40 for scaled columns."""
-
-    phase: Literal["scaling", "newton"] = "scaling"
-    scaling: Scaling = Scaling()
+class CoxState(NewtonState):
     ends: tuple[tuple[int, ...], ...] = ()
     """For each stratum, the points of the grid at which its steps end."""
     events: tuple[int, ...] = ()
     """In each step, over all strata."""
-    rows: int = 0
-    beta: tuple[BigInt, ...] = ()
-    before: tuple[BigInt, ...] = ()
-    likelihood: BigInt | None = None
-    """At `before`."""
     at_zero: BigInt = 0
     """The log-likelihood without covariates."""
-    iterations: int = 0
-    halvings: int = 0
-    released: tuple[BigInt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,15 +80,6 @@ class Prepared:
     events: Floats
     columns: Floats
     subjects: Counts
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Over some rows: Σθ, Σθ·x and Σθ·x·xᵀ as its upper triangle, for θ = exp(β·x)."""
-
-    none: Any
-    one: npt.NDArray[Any]
-    two: npt.NDArray[Any]
 
 
 class Cox(Fit):
@@ -219,56 +197,19 @@ class Cox(Fit):
         )
 
     def _step(self, state: CoxState, totals: Sequence[int], frame: Frame) -> CoxState:
-        """One step of Newton's method; half of the last one where the likelihood has fallen."""
         size = len(self.columns)
         numbers = np.array([from_grid(total, GRID_BITS) for total in totals], dtype=object)
-        weight, square = numbers[-2:]
-        if frame.is_guarded and weight**2 < max(frame.minimum, ROWS_A_PARAMETER * size) * square:
-            raise WeightsConcentrated
-        if state.iterations >= self.max_iterations:
-            raise NotConverged(iterations=self.max_iterations)
+        require_weight(numbers[-2], numbers[-1], size, frame)
         by_step = numbers[: -size - 2].reshape(len(state.events), -1, self._parts)
         likelihood, score, information = self._partial(state, by_step, numbers[-size - 2 : -2])
-        known = on_grid(likelihood, GRID_BITS)
-        if (
-            state.likelihood is not None
-            and likelihood < from_grid(state.likelihood, GRID_BITS) - abs(likelihood) * CONVERGED
-        ):
-            return self._halved(state)
-        try:
-            factors = factorise(symmetric(list(information), size))
-        except Singular as error:
-            name = self.names[error.place]
-            raise Collinear(column=name) if state.iterations == 0 else Separation(column=name) from None
-        change = factors.solve(list(score))
-        beta = [one + on_grid(step, GRID_BITS) for one, step in zip(state.beta, change, strict=True)]
-        for name, one in zip(self.names, beta, strict=True):
-            if abs(one) > LARGEST_COEFFICIENT << GRID_BITS:
-                raise Separation(column=name)
-        at_zero = known if state.iterations == 0 else state.at_zero
-        if max(map(abs, change)) <= CONVERGED:
-            coefficients = [from_grid(one, GRID_BITS) for one in beta]
-            raw, covariance = unscale(coefficients, factors.inverse(), state.scaling, intercept=False)
-            counts = [mpfr(state.rows), mpfr(sum(state.events)), mpfr(state.iterations + 1)]
-            likelihoods = [likelihood, from_grid(at_zero, GRID_BITS)]
-            figures = [*raw, *(covariance[i][j] for i, j in triangle(size)), *likelihoods, *counts]
-            return state.model_copy(update={"is_final": True, "released": tuple(float_values(map(float, figures)))})
-        return state.model_copy(
-            update={
-                "before": state.beta,
-                "beta": tuple(beta),
-                "likelihood": known,
-                "at_zero": at_zero,
-                "iterations": state.iterations + 1,
-                "halvings": 0,
-            }
-        )
-
-    def _halved(self, state: CoxState) -> CoxState:
-        if state.halvings >= HALVINGS:
-            raise NotConverged(iterations=state.iterations)
-        beta = tuple((one + before) // 2 for one, before in zip(state.beta, state.before, strict=True))
-        return state.model_copy(update={"beta": beta, "halvings": state.halvings + 1})
+        at = Derivatives(-likelihood, list(score), list(information))
+        found = step(state, at, Model(self.names, False, True, self.max_iterations))
+        at_zero = on_grid(likelihood, GRID_BITS) if state.iterations == 0 else state.at_zero
+        if not isinstance(found, Optimum):
+            return state.model_copy(update={**found, "at_zero": at_zero})
+        counts = [mpfr(state.rows), mpfr(sum(state.events)), mpfr(state.iterations + 1)]
+        released = found.figures([likelihood, from_grid(at_zero, GRID_BITS), *counts])
+        return state.model_copy(update={"is_final": True, "released": released})
 
     def _partial(self, state: CoxState, by_step: Any, of_events: Any) -> tuple[mpfr, Any, Any]:
         """The log partial likelihood, its gradient and the information, from the sums of each step."""
@@ -298,8 +239,7 @@ class Cox(Fit):
     # --- the answer
 
     def slots(self, frame: Frame) -> list[int]:
-        size = len(self.columns)
-        return [*FLOAT_SLOTS] * (size + size * (size + 1) // 2 + 5)
+        return figure_slots(len(self.columns), last=5)
 
     def values(self, state: CoxState, frame: Frame) -> list[int]:
         return list(state.released)
@@ -307,15 +247,11 @@ class Cox(Fit):
     def read(self, values: Sequence[int]) -> dict[str, Any]:
         """`coefficients`, their `covariance`, `log_likelihood`, `log_likelihood_at_zero`, `rows`, `events`,
         `iterations`."""
-        size = len(self.columns)
-        figures = read_floats(values)
-        covariance = [[0.0] * size for _ in range(size)]
-        for (i, j), value in zip(triangle(size), figures[size:], strict=False):
-            covariance[i][j] = covariance[j][i] = value
-        likelihood, at_zero, rows, events, iterations = figures[-5:]
+        coefficients, covariance, last = read_figures(read_floats(values), len(self.columns))
+        likelihood, at_zero, rows, events, iterations = last
         return {
             "names": self.names,
-            "coefficients": figures[:size],
+            "coefficients": coefficients,
             "covariance": covariance,
             "log_likelihood": likelihood,
             "log_likelihood_at_zero": at_zero,
