@@ -96,7 +96,7 @@ def test_random_tables_give_statsmodels_numbers(seed: int, family: str, holders:
     response = "b" if family == "binomial" else "y"
     options = {"weights": column("w"), "offset": function(Function.LOG1P, "t")} if family == "poisson" else {}
     model = glm(family, response, column("x"), function(Function.LOG1P, "z"), KIND_B, KIND_C, **options)
-    found = fit_plainly(model, SCHEMA, split(frame, holders))
+    found = fit_plainly(model, SCHEMA, split(frame, holders), is_guarded=False)  # some have little effective weight
     used = frame.dropna()
     design = np.column_stack([np.ones(len(used)), used.x, np.log1p(used.z), used.kind == "b", used.kind == "c"]).astype(
         float
