@@ -111,7 +111,7 @@ def _withheld(question: Question, released: Released) -> str:
     them. What is left of columns, such as a base level, is said only where all else holds."""
     fit, needs = question.program.fit, question.tests.needs
     assert fit is not None
-    holds = released.all(axis=0)
+    holds = np.asarray(released.all(axis=0))
     failed = {place for place, test in enumerate(question.tests.tests) if not (holds[place] or test.is_difference)}
     rows, *columns = question.program.uses[0].sums
     if not failed:
