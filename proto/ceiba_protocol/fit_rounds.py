@@ -108,15 +108,14 @@ def first_round(question: Question, commitment: Commitment, released: Released |
 
 def _withheld(question: Question, released: Released) -> str:
     """The columns that may be meant: tests of parts of one whole hold together or not at all, so that it is one of
-    them."""
+    them. What is left of columns, such as a base level, is said only where all else holds."""
     fit, needs = question.program.fit, question.tests.needs
     assert fit is not None
-    failed = {
-        place
-        for place, test in enumerate(question.tests.tests)
-        if not test.is_difference and not all(cell[place] for cell in released)
-    }
+    holds = np.asarray(released.all(axis=0))
+    failed = {place for place, test in enumerate(question.tests.tests) if not (holds[place] or test.is_difference)}
     rows, *columns = question.program.uses[0].sums
+    if not failed:
+        failed = {place for place in range(len(holds)) if not holds[place]} - set(needs[rows])
     tested = fit.design()[-len(columns) :]
     found = [one.name for one, place in zip(tested, columns, strict=True) if failed.intersection(needs[place])]
     if failed.intersection(needs[rows]) or not found:

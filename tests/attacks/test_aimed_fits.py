@@ -306,6 +306,15 @@ def test_other_times_of_the_same_people_are_another_question() -> None:
     assert whole.audited and whole.columns == {"days", "died"}
 
 
+def test_a_weight_that_is_a_little_more_for_one_person() -> None:
+    """Beside the fit without weights, the difference is what that person adds: coefficients, and the covariance."""
+    tilted = Arithmetic(op="add", left=ColumnValue(name="visits"), right=Number(value="1000"))
+    weights = DesignColumn(name="weight", factors=(Factor(value=tilted),))
+    aimed = people().assign(visits=lambda of: of.visits.where(of.index == 239, 0))
+    statistic = GLM(family=Family.GAUSSIAN, response=column("days"), columns=(column("age"),), weights=weights)
+    assert "weight" in withheld(statistic, aimed, people())
+
+
 def test_a_plan_has_its_tests_in_little_time() -> None:
     """Of 40 columns: each pair is a test, and nothing grows faster."""
     columns = [where("age", ">", str(30 + at)) for at in range(40)]

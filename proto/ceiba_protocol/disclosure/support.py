@@ -404,7 +404,10 @@ def parts_of(node: Node, within: Node = TRUE) -> Iterator[tuple[Node, bool]]:
     else:
         for place, child in enumerate(children(node)):
             others = (*children(node)[:place], *children(node)[place + 1 :])
-            beside = map(members, others) if isinstance(node, Multiply) else (present(node),)
+            beside = tuple(map(members, others)) if isinstance(node, Multiply) else (present(node),)
+            adds = support(child) if isinstance(node, Add) else TRUE
+            if is_chosen(adds) and adds != TRUE and not _has_two_values(child):
+                yield _all(within, *beside, adds), True
             yield from parts_of(child, _all(within, *beside))
 
 

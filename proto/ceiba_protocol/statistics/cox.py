@@ -51,13 +51,13 @@ from ceiba_protocol.statistics.fits.scaling import (
 )
 from ceiba_protocol.statistics.fits.times import (
     Counts,
-    counted,
+    counts_in,
     ends,
+    leaving_of,
     minimum_of,
     places,
     points,
     steps_of,
-    subjects_leaving,
 )
 
 MAX_TERMS = 5_000_000
@@ -67,8 +67,6 @@ MAX_TERMS = 5_000_000
 class CoxState(NewtonState):
     ends: tuple[tuple[int, ...], ...] = ()
     """For each stratum, the points of the grid at which its steps end."""
-    events: tuple[int, ...] = ()
-    """In each step, over all strata."""
     at_zero: BigInt = 0
     """The log-likelihood without covariates."""
 
@@ -120,8 +118,8 @@ class Cox(Fit):
     def check(self, frame: Frame) -> None:
         super().check(frame)
         size = points(frame.readings[self.variables().index(self.time)], self.grid)
-        if 3 * frame.cells * size + COUNTS + PARTS * len(self.columns) > MAX_SUMS:
-            raise PlanTooLarge(what="number of strata times points of the time grid", limit=MAX_SUMS // 3)
+        if frame.cells * size + COUNTS + PARTS * len(self.columns) > MAX_SUMS:
+            raise PlanTooLarge(what="number of strata times points of the time grid", limit=MAX_SUMS)
         Columns(self, self.columns, frame).bounds()
         if float(self.grid.value) <= 0:
             raise BadModel(problem="the time grid has no width above 0")
@@ -144,16 +142,17 @@ class Cox(Fit):
     def width(self, state: CoxState, frame: Frame) -> int:
         size = len(self.columns)
         if state.phase == "scaling":
-            return COUNTS + PARTS * size + 3 * frame.cells * self._points(frame)
+            return COUNTS + PARTS * size + frame.cells * self._points(frame)
         kinds = 2 if self.ties == "efron" else 1
-        return len(state.events) * kinds * self._parts + size + 2
+        steps = sum(map(len, state.ends))
+        return steps * kinds * self._parts + size + 2 + steps
 
     def measure(self, state: CoxState, prepared: Prepared, frame: Frame) -> list[int]:
         if state.phase == "scaling":
             moments = moment_sums(prepared.columns, Columns(self, self.columns, frame).bounds(), prepared.subjects)
             cells, at, shape = prepared.cells, prepared.places, (frame.cells, self._points(frame))
-            counts = counted(cells, at, prepared.events, shape), subjects_leaving(cells, at, prepared.subjects, shape)
-            return to_sums(moments) + [int(count) for part in counts for count in part.reshape(-1)]
+            leaving = leaving_of(cells, at, prepared.subjects, shape, is_guarded=frame.is_guarded)
+            return to_sums(moments) + [int(count) for count in leaving.reshape(-1)]
         x = state.scaling.apply(prepared.columns)
         beta = np.array([math.ldexp(one, -GRID_BITS) for one in state.beta])
         with np.errstate(over="ignore", invalid="ignore"):
@@ -162,10 +161,12 @@ class Cox(Fit):
             require_spread(of_each, frame)
             step = steps_of(state.ends, self._points(frame))[prepared.cells, prepared.places]
             died = prepared.events > 0
-            sums = [_by_step(step, theta, x, len(state.events))]
+            steps = sum(map(len, state.ends))
+            sums = [_by_step(step, theta, x, steps)]
             if self.ties == "efron":
-                sums.append(_by_step(step[died], theta[died], x[died], len(state.events)))
-            last = [x[died].sum(axis=0), [of_each.sum(), (of_each**2).sum()]]
+                sums.append(_by_step(step[died], theta[died], x[died], steps))
+            events = np.bincount(step[died], minlength=steps)
+            last = [x[died].sum(axis=0), [of_each.sum(), (of_each**2).sum()], events]
         return to_sums(np.concatenate([np.concatenate(sums, axis=1).reshape(-1), *last]))
 
     def advance(self, state: CoxState, totals: Sequence[int], frame: Frame) -> CoxState:
@@ -173,59 +174,49 @@ class Cox(Fit):
             return self._start(totals, frame) if state.phase == "scaling" else self._step(state, totals, frame)
 
     def _start(self, totals: Sequence[int], frame: Frame) -> CoxState:
-        size, points_in_all = COUNTS + PARTS * len(self.columns), frame.cells * self._points(frame)
+        size = COUNTS + PARTS * len(self.columns)
         rows = require_rows(totals, len(self.columns), frame)
         scaling = scaling_of(totals[:size], Columns(self, self.columns, frame), frame, centred=True)
-        counts = np.array(totals[size : size + 2 * points_in_all], dtype=np.int64).reshape(frame.cells, -1, 2)
-        subjects = np.array(totals[size + 2 * points_in_all :], dtype=np.int64).reshape(frame.cells, -1)
-        leaving = subjects if frame.is_guarded else counts.sum(axis=2)
+        leaving = counts_in(totals[size:], frame).reshape(frame.cells, -1)
         found = [ends(each, minimum_of(frame)) for each in leaving.tolist()]
-        if self.ties == "efron" and counts[:, :, 0].sum() * self._parts > MAX_TERMS:
-            raise PlanTooLarge(what="number of events times pairs of columns, with Efron's ties", limit=MAX_TERMS)
-        steps = steps_of(found, counts.shape[1])
-        events = np.zeros(sum(map(len, found)) + 1, dtype=np.int64)
-        np.add.at(events, np.minimum(steps, len(events) - 1), counts[:, :, 0])
-        if not events.sum():
-            raise NoEvents(what="these rows")
-        return CoxState(
-            phase="newton",
-            scaling=scaling,
-            ends=tuple(map(tuple, found)),
-            events=tuple(events[:-1].tolist()),
-            rows=rows,
-            beta=(0,) * len(self.columns),
-        )
+        beta = (0,) * len(self.columns)
+        return CoxState(phase="newton", scaling=scaling, ends=tuple(map(tuple, found)), rows=rows, beta=beta)
 
     def _step(self, state: CoxState, totals: Sequence[int], frame: Frame) -> CoxState:
-        size = len(self.columns)
-        numbers = np.array([from_grid(total, GRID_BITS) for total in totals], dtype=object)
+        size, steps = len(self.columns), sum(map(len, state.ends))
+        numbers = np.array([from_grid(total, GRID_BITS) for total in totals[: len(totals) - steps]], dtype=object)
+        events = counts_in([total >> GRID_BITS for total in totals[len(totals) - steps :]], frame).tolist()
+        if not any(events):
+            raise NoEvents(what="these rows")
+        if self.ties == "efron" and sum(events) * self._parts > MAX_TERMS:
+            raise PlanTooLarge(what="number of events times pairs of columns, with Efron's ties", limit=MAX_TERMS)
         require_weight(numbers[-2], numbers[-1], size, frame)
-        by_step = numbers[: -size - 2].reshape(len(state.events), -1, self._parts)
-        likelihood, score, information = self._partial(state, by_step, numbers[-size - 2 : -2])
+        by_step = numbers[: -size - 2].reshape(steps, -1, self._parts)
+        likelihood, score, information = self._partial(state, by_step, numbers[-size - 2 : -2], events)
         at = Derivatives(-likelihood, list(score), list(information))
         found = step(state, at, Model(self.names, False, True, self.max_iterations))
         at_zero = on_grid(likelihood, GRID_BITS) if state.iterations == 0 else state.at_zero
         if not isinstance(found, Optimum):
             return state.model_copy(update={**found, "at_zero": at_zero})
-        counts = [mpfr(state.rows), mpfr(sum(state.events)), mpfr(state.iterations + 1)]
+        counts = [mpfr(state.rows), mpfr(sum(events)), mpfr(state.iterations + 1)]
         released = found.figures([likelihood, from_grid(at_zero, GRID_BITS), *counts])
         return state.model_copy(update={"is_final": True, "released": released})
 
-    def _partial(self, state: CoxState, by_step: Any, of_events: Any) -> tuple[mpfr, Any, Any]:
+    def _partial(self, state: CoxState, by_step: Any, of_events: Any, events: Sequence[int]) -> tuple[mpfr, Any, Any]:
         """The log partial likelihood, its gradient and the information, from the sums of each step."""
         size = len(self.columns)
         beta = [from_grid(one, GRID_BITS) for one in state.beta]
         likelihood = sum((b * x for b, x in zip(beta, of_events, strict=True)), mpfr(0))
         score, pairs = np.array(of_events, dtype=object), triangle(size)
         information = np.array([mpfr(0)] * len(pairs), dtype=object)
-        step = len(state.events)
+        step = len(events)
         for its_ends in reversed(state.ends):
             risk = np.array([mpfr(0)] * self._parts, dtype=object)
             for _ in its_ends:
                 step -= 1
                 risk = risk + by_step[step, 0]
                 died = by_step[step, 1] if self.ties == "efron" else None
-                count = state.events[step]
+                count = events[step]
                 for order in range(count if died is not None else min(count, 1)):
                     times = 1 if died is not None else count
                     at_risk = risk if died is None else risk - died * (mpfr(order) / count)

@@ -105,8 +105,7 @@ class KMeans(Fit):
         if state.phase == "counting":
             pairs = np.unique(np.column_stack([nearest, prepared.subjects]), axis=0)
             counts = np.bincount(pairs[:, 0], minlength=self.clusters)
-            cap = counts.max() if frame.cap is None else frame.cap
-            return [int(min(count, cap)) for count in counts]
+            return [int(count) if frame.cap is None else min(int(count), frame.cap) for count in counts]
         found = np.zeros((self.clusters, 1 + size))
         np.add.at(found, nearest, np.column_stack([np.ones(len(x)), x]))
         return to_sums([*found.reshape(-1), float(squares.min(axis=1).sum()) if len(x) else 0.0])

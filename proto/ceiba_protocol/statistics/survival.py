@@ -22,15 +22,19 @@ from ceiba_protocol.statistics.fits.base import (
 from ceiba_protocol.statistics.fits.times import (
     Counts,
     counted,
+    counts_in,
     ends,
+    leaving_of,
     minimum_of,
     places,
     points,
-    subjects_leaving,
 )
 
 
 class SurvivalState(FitState):
+    phase: Literal["leaving", "events"] = "leaving"
+    ends: tuple[int, ...] = ()
+    """The points at which steps end, in every group."""
     released: tuple[BigInt, ...] = ()
 
 
@@ -38,8 +42,8 @@ class SurvivalState(FitState):
 class Prepared:
     counts: Counts
     """[cells, points, 2]"""
-    subjects: Counts
-    """[cells, points]: who leaves, each once."""
+    leaving: Counts
+    """[cells, points]"""
 
 
 class Survival(Fit):
@@ -47,7 +51,7 @@ class Survival(Fit):
 
     Times are 0, 1·grid, 2·grid, …; a time between two of them counts at the later one. For public data these are the
     table's times. Otherwise the holders merge them, the same for all groups, until enough subjects of every group leave
-    at each; the merged times follow from sums that only the holders see.
+    at each. So the first round counts who leaves at each time, and only the second, of merged times, who had the event.
     """
 
     statistic: Literal["survival"] = "survival"
@@ -76,8 +80,8 @@ class Survival(Fit):
 
     def check(self, frame: Frame) -> None:
         super().check(frame)
-        if 3 * frame.cells * points(frame.readings[0], self.grid) > MAX_SUMS:
-            raise PlanTooLarge(what="number of groups times points of the time grid", limit=MAX_SUMS // 3)
+        if 2 * frame.cells * points(frame.readings[0], self.grid) > MAX_SUMS:
+            raise PlanTooLarge(what="number of groups times points of the time grid", limit=MAX_SUMS // 2)
 
     def begin(self, frame: Frame) -> SurvivalState:
         return SurvivalState()
@@ -87,32 +91,37 @@ class Survival(Fit):
         (event,) = happened(self.event).factors
         times, events = rows.values[:, self._place(self.time)], rows.values[:, self._place(event.value)]
         at = places(times, self.grid)
-        return Prepared(counted(rows.cells, at, events, size), subjects_leaving(rows.cells, at, rows.subjects, size))
+        leaving = leaving_of(rows.cells, at, rows.subjects, size, is_guarded=frame.is_guarded)
+        return Prepared(counted(rows.cells, at, events, size), leaving)
 
     def _place(self, value: Expression) -> int:
         return self.variables().index(value)
 
     def width(self, state: SurvivalState, frame: Frame) -> int:
-        return 3 * frame.cells * points(frame.readings[0], self.grid)
+        if state.phase == "leaving":
+            return frame.cells * points(frame.readings[0], self.grid)
+        return 2 * frame.cells * len(state.ends)
 
     def measure(self, state: SurvivalState, prepared: Prepared, frame: Frame) -> list[int]:
         passed = np.array(frame.passed or [True] * frame.cells)
-        counts, subjects = prepared.counts * passed[:, None, None], prepared.subjects * passed[:, None]
-        return [int(count) for part in (counts, subjects) for count in part.reshape(-1)]
+        if state.phase == "leaving":
+            return [int(count) for count in (prepared.leaving * passed[:, None]).reshape(-1)]
+        counts = prepared.counts * passed[:, None, None]
+        starts = [0, *(end + 1 for end in state.ends[:-1])]
+        merged = [counts[:, start : end + 1].sum(axis=1) for start, end in zip(starts, state.ends, strict=True)]
+        return [int(count) for step in merged for count in step.reshape(-1)]
 
     def advance(self, state: SurvivalState, totals: Sequence[int], frame: Frame) -> SurvivalState:
-        """Merge the times. The step's figures stand at its end, and 0 at the points within it."""
-        size = len(totals) // 3
-        counts = np.array(totals[: 2 * size], dtype=np.int64).reshape(frame.cells, -1, 2)
-        leaving = np.array(totals[2 * size :], dtype=np.int64).reshape(frame.cells, -1)
-        merged = np.zeros_like(counts)
-        leaving = leaving if frame.is_guarded else counts.sum(axis=2)
-        present = leaving[leaving.sum(axis=1) > 0]
-        start = 0
-        for end in common_ends(present, minimum_of(frame)):
-            merged[:, end] = counts[:, start : end + 1].sum(axis=1)
-            start = end + 1
-        return SurvivalState(is_final=True, released=tuple(merged.reshape(-1).tolist()))
+        """Merge the times; then put each step's figures at its end, and 0 at the points within it."""
+        if state.phase == "leaving":
+            leaving = counts_in(totals, frame).reshape(frame.cells, -1)
+            found = common_ends(leaving[leaving.sum(axis=1) > 0], minimum_of(frame))
+            return SurvivalState(phase="events", ends=tuple(found))
+        released = np.zeros((frame.cells, points(frame.readings[0], self.grid), 2), dtype=np.int64)
+        if state.ends:
+            merged = counts_in(totals, frame).reshape(len(state.ends), frame.cells, 2)
+            released[:, list(state.ends)] = merged.swapaxes(0, 1)
+        return state.model_copy(update={"is_final": True, "released": tuple(released.reshape(-1).tolist())})
 
     def slots(self, frame: Frame) -> list[int]:
         return [frame.rows] * (2 * points(frame.readings[0], self.grid))

@@ -96,7 +96,7 @@ class FitRows:
 
 def of_subjects(subjects: npt.NDArray[np.int64], amounts: Floats) -> Floats:
     """[subjects]: what the rows of each have together."""
-    return np.asarray(np.bincount(subjects, weights=amounts), dtype=np.float64)
+    return np.bincount(subjects, weights=amounts).astype(np.float64) if len(subjects) else np.zeros(0)
 
 
 class FitState(Document):
