@@ -76,9 +76,8 @@ def _of_cox(fit: Cox, frame: Frame) -> FitFacts:
     likelihoods = "log-likelihood with and without covariates"
     figures = f"{_coefficients(size)}, {likelihoods}, number of rows, of events and of iterations"
     # In each step of the merged times at least so many leave.
-    points = (fit.width(fit.begin(frame), frame) - 1 - 4 * size) // 2
-    steps = max(1, min(points, frame.rows // minimum_of(frame)))
-    later = fit.width(CoxState(phase="newton", events=(0,) * steps), frame)
+    steps = _steps(frame.cells * fit.points(frame), frame)
+    later = fit.width(CoxState(phase="newton", ends=((0,) * steps,)), frame)
     guards = (*_spread(size, frame), _DEPENDS, _RUNS_AWAY, "nobody has the event")
     return _facts(fit, frame, figures, 7, later, guards, size)
 
@@ -98,7 +97,13 @@ def _of_survival(fit: Survival, frame: Frame) -> FitFacts:
     merged = f"; times are merged until {frame.minimum} subjects leave at each" if frame.is_guarded else ""
     figures = f"a life table of each group: at each time how many have the event, and how many are censored{merged}"
     width = fit.width(fit.begin(frame), frame)
-    return FitFacts(figures, 1, width, width, ())
+    later = 2 * frame.cells * _steps(width // frame.cells, frame)
+    return FitFacts(figures, 2, max(width, later), width + later, ())
+
+
+def _steps(points: int, frame: Frame) -> int:
+    """At most so many steps have the times of a grid, in each of which enough must leave."""
+    return max(1, min(points, frame.rows // minimum_of(frame)))
 
 
 def _coefficients(parameters: int) -> str:

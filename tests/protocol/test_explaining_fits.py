@@ -74,7 +74,8 @@ def test_the_rounds_of_a_cox_model_are_at_most_so_large() -> None:
     assert max(widths) <= facts.largest <= 2 * max(widths)
     assert facts.rounds / 2 <= len(widths) <= 2 * facts.rounds
     table, its_widths = rounds_of(lambda t: t.kaplan_meier("time", "status"), schema, {"all": rows})
-    assert (table.rounds, [table.largest], table.sums) == (1, its_widths, sum(its_widths))
+    assert (table.rounds, table.largest) == (len(its_widths), max(its_widths))
+    assert sum(its_widths) <= table.sums <= 2 * sum(its_widths)
 
 
 def test_of_every_fit_its_own_figures_are_told() -> None:
@@ -125,7 +126,7 @@ def test_public_data_have_no_gate_and_fewer_guards() -> None:
 def test_groups_of_life_tables_are_withheld_one_by_one() -> None:
     found = explained(lambda t: t.kaplan_meier("age", t.stage == "a", by="sex"))
     assert "and what was withheld" in found.parties["merchant"] and "of the cells (2)" in str(found)
-    assert "times are merged until 5 subjects leave" in found.parties["merchant"] and "one round of" in str(found)
+    assert "times are merged until 5 subjects leave" in found.parties["merchant"] and "about 2 rounds of" in str(found)
 
 
 def test_programs_read_it_as_well() -> None:

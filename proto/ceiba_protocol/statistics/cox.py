@@ -117,7 +117,7 @@ class Cox(Fit):
 
     def check(self, frame: Frame) -> None:
         super().check(frame)
-        size = points(frame.readings[self.variables().index(self.time)], self.grid)
+        size = self.points(frame)
         if frame.cells * size + COUNTS + PARTS * len(self.columns) > MAX_SUMS:
             raise PlanTooLarge(what="number of strata times points of the time grid", limit=MAX_SUMS)
         Columns(self, self.columns, frame).bounds()
@@ -136,13 +136,14 @@ class Cox(Fit):
         columns = Columns(self, self.columns, frame).values(rows)
         return Prepared(rows.cells, places(times, self.grid), events, columns, rows.subjects)
 
-    def _points(self, frame: Frame) -> int:
+    def points(self, frame: Frame) -> int:
+        """Of the time grid."""
         return points(frame.readings[self.variables().index(self.time)], self.grid)
 
     def width(self, state: CoxState, frame: Frame) -> int:
         size = len(self.columns)
         if state.phase == "scaling":
-            return COUNTS + PARTS * size + frame.cells * self._points(frame)
+            return COUNTS + PARTS * size + frame.cells * self.points(frame)
         kinds = 2 if self.ties == "efron" else 1
         steps = sum(map(len, state.ends))
         return steps * kinds * self._parts + size + 2 + steps
@@ -150,7 +151,7 @@ class Cox(Fit):
     def measure(self, state: CoxState, prepared: Prepared, frame: Frame) -> list[int]:
         if state.phase == "scaling":
             moments = moment_sums(prepared.columns, Columns(self, self.columns, frame).bounds(), prepared.subjects)
-            cells, at, shape = prepared.cells, prepared.places, (frame.cells, self._points(frame))
+            cells, at, shape = prepared.cells, prepared.places, (frame.cells, self.points(frame))
             leaving = leaving_of(cells, at, prepared.subjects, shape, is_guarded=frame.is_guarded)
             return to_sums(moments) + [int(count) for count in leaving.reshape(-1)]
         x = state.scaling.apply(prepared.columns)
@@ -159,7 +160,7 @@ class Cox(Fit):
             theta = np.exp(x @ beta)
             of_each = of_subjects(prepared.subjects, theta)
             require_spread(of_each, frame)
-            step = steps_of(state.ends, self._points(frame))[prepared.cells, prepared.places]
+            step = steps_of(state.ends, self.points(frame))[prepared.cells, prepared.places]
             died = prepared.events > 0
             steps = sum(map(len, state.ends))
             sums = [_by_step(step, theta, x, steps)]
