@@ -1,4 +1,4 @@
-"""Starts Flower on loopback (a SuperLink, four SuperNodes) for one run of `flower_logistic`, and ends what it started."""
+"""Runs `flower_logistic`: on loopback (a SuperLink, four SuperNodes, ended afterwards), or in one process."""
 
 import json
 import os
@@ -32,9 +32,9 @@ def deployed(parts: list[np.ndarray], rounds: int) -> dict[str, Any]:
         superlink = ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation"]
         running.enter_context(process([*superlink, *where, str(link)], home))
         wait_for(link)
-        for place, file in enumerate(saved(parts, home)):
+        for file in saved(parts, home):
             supernode = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{link}"]
-            config = ["--node-config", f'place={place} file="{file}"']
+            config = ["--node-config", f'file="{file}"']
             running.enter_context(process([*supernode, *where, str(free_port()), *config], home))
         return run(home, rounds, parts[0])
 
@@ -49,6 +49,18 @@ def run(home: Path, rounds: int, part: np.ndarray) -> dict[str, Any]:
         raise RuntimeError(f"Flower gave no result:\n{done.stdout}\n{done.stderr}\n{logs}")
     found: dict[str, Any] = json.loads(result.read_text())
     return found
+
+
+def in_process(parts: list[np.ndarray], rounds: int) -> dict[str, Any]:
+    """As `deployed`, with messages that are function calls."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        result = home / "result.json"
+        program = [str(BIN / "python"), str(APP.parent / "flower_in_process.py"), str(rounds), str(result)]
+        command = [*program, *(str(file) for file in saved(parts, home))]
+        subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=300, check=True)
+        found: dict[str, Any] = json.loads(result.read_text())
+        return found
 
 
 def saved(parts: list[np.ndarray], folder: Path) -> list[Path]:
