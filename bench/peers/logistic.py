@@ -6,8 +6,8 @@ The same rows and the same method: Newton's, from zero, as many rounds as ours t
 * SecAgg+ clips beyond ±8 and rounds at random to one of 2²² steps, so its coefficients are approximate. Its clients
   scale their columns by the limits in the schema, lest anything be clipped. Ours are exact to the fit's tolerance.
 * Flower's server sees the sum of every round, gradient and Hessian, and the model after it; it also chooses at which
-  coefficients to ask. Here the holders see the sums of every round and nobody chooses; the coordinator sees none and the
-  merchant the final fit alone.
+  coefficients to ask. Here the holders see the sums of every round and nobody chooses; the coordinator sees none, and
+  the merchant the final fit alone.
 * Flower has neither agreements, a gate, budgets, signatures, receipts nor a log; it runs here without TLS and without
   authenticating clients. A round of it can do without one client of the four; three can open the masks of another.
 * Flower's time is from its first round to its last step; ours from the merchant's call to a fit with standard errors,
@@ -15,8 +15,8 @@ The same rows and the same method: Newton's, from zero, as many rounds as ours t
 
 A deployed round is mostly waiting. It has four exchanges; in each the server and the SuperNodes look for messages every
 three seconds (flwr 1.42 has no option for it), and a SuperNode starts a process for every message. So the same app runs
-once more in one process, with calls for messages: what clients and SecAgg+ compute, which no deployment reaches. Ours has
-its processes, network and disks in both ratios.
+once more in one process, with calls for messages: what clients and SecAgg+ compute, which no deployment reaches. Ours
+has its processes, network and disks in both ratios.
 """
 
 import statistics
