@@ -13,10 +13,10 @@ The same rows and the same method: Newton's, from zero, as many rounds as ours t
 * Flower's time is from its first round to its last step; ours from the merchant's call to a fit with standard errors,
   the median of RUNS. Starting what stays up is in neither.
 
-A deployed round is mostly waiting. It has four exchanges; in each the server and the SuperNodes look for messages every
-three seconds (flwr 1.42 has no option for it), and a SuperNode starts a process for every message. So the same app runs
-once more in one process, with calls for messages: what clients and SecAgg+ compute, which no deployment reaches. Ours
-has its processes, network and disks in both ratios.
+Little of a deployed round is SecAgg+. It has four exchanges; in each the server and the SuperNodes look for messages
+every three seconds (flwr 1.42 has no option for it), and each SuperNode starts a process, about a second of processor
+time, on one machine here. So the same app runs once more in one process, with calls for messages: what clients and
+SecAgg+ compute, which no deployment reaches. Ours has its processes, network and disks in both ratios.
 """
 
 import statistics
