@@ -13,9 +13,10 @@ from ceiba_node.answering import FIT, Reply
 from ceiba_node.house_rules import Policy
 from ceiba_node.ledger import Ledger
 from ceiba_node.policy import Stop, StopKind
+from ceiba_protocol.design import Factor
 from ceiba_protocol.disclosure.gate import NEAREST
 from ceiba_protocol.errors import CeibaError, NotReachable
-from ceiba_protocol.expression import Arithmetic, ColumnValue, Comparing, Expression, Number
+from ceiba_protocol.expression import Arithmetic, ColumnValue, Comparing, Expression, Number, TextValue
 from ceiba_protocol.plan import ByColumn, GroupKey, Plan, finish, fit_alone
 from ceiba_protocol.program import Comparison, Row
 from ceiba_protocol.rounds import CLOCK_TOLERANCE, Commitment, Question, commit_to_set, leader_of, open_result
@@ -577,6 +578,16 @@ def test_the_same_people_at_other_times_are_too_near(
     """Between the ends of two grids' steps one person may have left."""
     assert nearest(node, monkeypatch, 1, asked(SURVIVAL)) == 2
     assert nearest(node, monkeypatch, 2, asked(SURVIVAL.model_copy(update=changes))) == 0
+
+
+def test_a_nullable_column_more_is_too_near_although_nobody_lacks_it(
+    node: FitNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its words the second is about other rows, and which these are is compared by subjects: none is many."""
+    men = Comparing(comparison=Comparison.EQUAL, left=ColumnValue(name="sex"), right=TextValue(value="male"))
+    sex = column("sex").model_copy(update={"factors": (Factor(value=men),)})
+    assert nearest(node, monkeypatch, 1, asked(MODEL.model_copy(update={"columns": (sex,)}))) == 2
+    assert nearest(node, monkeypatch, 2, asked(MODEL.model_copy(update={"columns": (sex, column("chol"))}))) == 0
 
 
 def test_another_model_of_the_same_people_is_answered(node: FitNode) -> None:
