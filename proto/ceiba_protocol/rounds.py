@@ -44,6 +44,7 @@ from ceiba_protocol.errors import (
     NoiseTooCostly,
     NoiseUndefined,
     OutsideWindow,
+    PlanTooLarge,
     SetMismatch,
     TotalRejected,
     ValueOutOfRange,
@@ -51,7 +52,7 @@ from ceiba_protocol.errors import (
 from ceiba_protocol.plan import ROW_COUNT, Plan, Program, compile_plan
 from ceiba_protocol.program import ENGINE_BITS
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.statistics.fits.base import Frame
+from ceiba_protocol.statistics.fits.base import MAX_VALUES, Frame
 from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.masks import Words, add_words, combined_words, expand_words, negate_words
 from ceiba_protocol.sums.paillier import Encryptor
@@ -322,11 +323,13 @@ def _check_cites(manifest: Manifest, agreement: Agreement) -> None:
 
 
 def check_fit(program: Program, noise: NoiseTerms | None, datasets: Sequence[DatasetPin]) -> None:
-    """What the schema and the sizes say about a fit. Raises BadModel, NoiseUndefined."""
+    """What the schema and the sizes say about a fit. Raises BadModel, PlanTooLarge, NoiseUndefined."""
     if program.fit is None:
         return
     if noise is not None:
         raise NoiseUndefined(problem="a fit is exact: its iterates have no noise")
+    if max(pin.row_capacity for pin in datasets) * len(program.readings) > MAX_VALUES:
+        raise PlanTooLarge(what="number of rows times columns that one holder has in memory", limit=MAX_VALUES)
     program.fit.check(program.frame(sum(pin.row_capacity for pin in datasets)))
 
 

@@ -18,8 +18,10 @@ from ceiba_protocol.errors import (
     ColumnWithheld,
     ConstantColumn,
     NoEvents,
+    NoiseUndefined,
     NotConverged,
     NotFinite,
+    PlanTooLarge,
     Separation,
     TooFewRows,
     TotalRejected,
@@ -27,11 +29,13 @@ from ceiba_protocol.errors import (
 )
 from ceiba_protocol.expression import ColumnValue, Number
 from ceiba_protocol.plan import Named, Plan, Program, compile_plan, fit_rows
+from ceiba_protocol.rounds import check_fit
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics.cox import Cox
 from ceiba_protocol.statistics.fits.base import GRID_BITS, Fit
 from ceiba_protocol.statistics.glm import GLM, Family
 from ceiba_protocol.statistics.survival import Survival
+from ceiba_protocol.trust.documents import DatasetPin, NoiseTerms
 from tests.support.fitting import column, fit, fit_plainly, function, where
 from tests.support.pooled import Pooled
 
@@ -255,3 +259,15 @@ def test_a_round_of_events_has_no_time_at_which_few_leave() -> None:
     state = statistic.advance(statistic.begin(frame), first, frame)
     pairs = np.array(statistic.measure(state, prepared, frame)).reshape(-1, 2)
     assert pairs.sum(axis=1).min() >= 5
+
+
+def test_more_than_a_holder_has_room_for_is_refused_before_it_is_asked() -> None:
+    model = glm("gaussian", "y", column("x"), column("z"))
+    plan = Plan(table=SCHEMA.table, schema_digest=SCHEMA.digest(), outputs=(Named(name="fit", statistic=model),))
+    program = compile_plan(plan, SCHEMA)
+    pins = [DatasetPin(holder="one", version="0" * 64, row_capacity=2**rows) for rows in (24, 25)]
+    check_fit(program, None, pins[:1])
+    with pytest.raises(PlanTooLarge, match="in memory"):
+        check_fit(program, None, pins)
+    with pytest.raises(NoiseUndefined):
+        check_fit(program, NoiseTerms(rho=5000), pins[:1])
