@@ -11,7 +11,7 @@ A model has the coefficients, and where they came from; it has no row, and no su
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
@@ -138,10 +138,8 @@ class FittedModel:
         values = list(self.values)
         parts = [Term(_rounded(values.pop(0), digits))] if self.spec.intercept else []
         columns = [*self.spec.columns, *([] if self.offset is None else [self.offset])]
+        require_exact(columns)
         for column, value in zip(columns, [*values, *([] if self.offset is None else [1.0])], strict=True):
-            if any(factor.function is not Function.VALUE for factor in column.factors):
-                problem = f"{column.name} is no exact number on each row"
-                raise BadQuestion(problem=problem, hint="Use predict() on rows of your own.")
             made = Term(_rounded(value, digits))
             for factor in column.factors:
                 made = made * Term(factor.value)
@@ -189,6 +187,16 @@ class FittedModel:
         from ceiba.pmml import to_pmml
 
         return to_pmml(self)
+
+
+def require_exact(columns: Sequence[DesignColumn]) -> None:
+    """Raises BadQuestion for columns with functions, whose values on a row are rounded."""
+    for column in columns:
+        if any(factor.function is not Function.VALUE for factor in column.factors):
+            problem = f"{column.name} is no exact number on each row, so holders cannot predict with it"
+            raise BadQuestion(
+                problem=problem, hint="Use predict() on rows of your own, or bins and powers: I(age ** 2)."
+            )
 
 
 def _total(parts: list[Term]) -> Term:

@@ -338,9 +338,9 @@ class CoxOutcome(Outcome):
     title = "Cox's proportional hazards"
 
     def predict(self, frame: pandas.DataFrame) -> Vector:
-        """float64 [rows]: exp(Σ coefficient·column), the hazard relative to a row of zeros, NaN where a value is missing.
-        Only quotients of two mean something: the baseline hazard is not estimated. Raises what `FittedModel.predict` does.
-        """
+        """float64 [rows]: exp(Σ coefficient·column), the hazard relative to a row of zeros, NaN where a value is
+        missing. Only quotients of two mean something: the baseline hazard is not estimated. Raises what
+        `FittedModel.predict` does."""
         return self.model.predict(frame)
 
     @property
