@@ -26,9 +26,10 @@ from ceiba.analysis import Analysis, Outcome, TablePart
 from ceiba.formula import read_formula
 from ceiba.models import require_exact
 from ceiba.statistics import statistic
-from ceiba.terms import Term, built, case, literal, split
+from ceiba.terms import Grouping, Term, built, case, literal, split
 from ceiba_protocol.design import DesignColumn, Factor
 from ceiba_protocol.errors import BadQuestion, JobRefused
+from ceiba_protocol.expression import lower, number
 from ceiba_protocol.statistics.glm import GLM, Family
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ EDGES = (0.25, 0.5, 0.75)
 """Few, because a bin's events, and its others, must be many at several holders each."""
 DIGITS = 9
 """Decimals of the coefficients with which rows are predicted, so that predictions are exact numbers."""
+MISSING = "missing"
+"""The bin of rows that lack a value."""
 AGAIN = (
-    "Ask under an agreement that nobody has had exact answers under, choose fewer folds or wider bins; what was asked "
-    "before this is answered and counted."
+    "Where small groups are protected, ask before there is an exact answer about everybody, choose fewer folds, and "
+    "filter out rows with missing values. What was asked before this question is answered and counted."
 )
 
 
@@ -205,7 +208,7 @@ class CrossValidator(Analysis[CrossValidation]):
             try:
                 results.append(answer(query))
             except JobRefused as error:
-                problem = f"question {len(results) + 1} of {self.questions} of the cross-validation: {error}"
+                problem = f"question {len(results) + 1} of {self.questions} of the cross-validation: {error.public}"
                 raise BadQuestion(problem=problem.rstrip("."), hint=AGAIN) from error
             return results[-1]
 
@@ -225,7 +228,7 @@ class CrossValidator(Analysis[CrossValidation]):
         fits = tuple(self._fit(part, ask) for part in range(self.folds))
         made = self._bins([fit.model for fit in fits])
         result = ask(self._counts(fits[0].spec, made))
-        cells = {int(label): (n or 0, events or 0) for label, n, events in result.rows if label is not None}
+        cells = {int(label): (n or 0, events or 0) for label, n, events in result.rows if label != MISSING}
         bins = [ScoreBin(*made.ends(place), *_split_count(*cells.get(place, (0, 0))), None) for place in made.numbers]
         ends = (0.0, *self.shown, 1.0)
         shown = tuple(PredictionBin(ends[place], ends[place + 1], one.events, one.others)
@@ -234,16 +237,24 @@ class CrossValidator(Analysis[CrossValidation]):
 
     def _bins(self, models: Sequence[FittedModel]) -> Bins:
         """Of each row's logit by the model that has not seen it."""
-        value = case(*((self._part(part), model.score(DIGITS)) for part, model in enumerate(models)))
+        *first, last = (model.score(DIGITS) for model in models)
+        value = case(*((self._part(part), score) for part, score in enumerate(first)), otherwise=last)
         assert isinstance(value, Term)
         return Bins(value, self.edges, self.edges[-1], are_units=False, numbers=tuple(range(len(self.edges) + 1)))
+
+    def _key(self, made: Bins) -> Grouping:
+        """The bins, and one of rows without a prediction: few of them in a bin would withhold it."""
+        if not lower(made.value.expression, self.table.schema).node.nullable:
+            return made.key
+        below = [(made.value < Term(number(edge)), str(place)) for place, edge in enumerate(made.edges)]
+        return case((made.value.isnull(), MISSING), *below, otherwise=str(len(below))).alias("bin")
 
     def _counts(self, spec: ModelSpec, made: Bins) -> Query:
         """Complete rows, and those with the event, in each bin: in the words of the fits' own sums."""
         assert spec.response is not None
         complete, *_, events = built(GLM, family=self.family, response=spec.response, columns=spec.columns).sums()
         add = statistic("sum")
-        return self.table.group_by(made.key).agg(n=add(Term(complete)), events=add(Term(events)))
+        return self.table.group_by(self._key(made)).agg(n=add(Term(complete)), events=add(Term(events)))
 
     # --- a mean
 
