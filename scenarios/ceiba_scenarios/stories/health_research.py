@@ -11,6 +11,7 @@ was published about them. The run's folder keeps report.html, with the plots.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -22,13 +23,13 @@ from scipy import stats
 import ceiba
 from ceiba.analyses.survival import Curve
 from ceiba.analysis import Analysis, Outcome, TablePart
-from ceiba.display import html_table
 from ceiba.query import Query
 from ceiba.receipts import Receipt
 from ceiba.result import Result
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.statistics import Withheld
 from ceiba_protocol.trust import receipt
+from ceiba_protocol.trust.rendering import printable
 from ceiba_scenarios.report import Captioned, HtmlReport
 from ceiba_scenarios.sandbox import Sandbox
 from ceiba_scenarios.stories.health_sharing import DATA, TABLE, split_by_hospital
@@ -110,6 +111,7 @@ class Study:
             "patients; only totals over all four were opened.",
         )
         self._results: list[Result] = []
+        self._asked: list[str] = []
         self._sections: list[tuple[str, tuple[Any, ...]]] = []
 
     def agree(self) -> None:
@@ -128,10 +130,16 @@ class Study:
     def ask(self, title: str, question: Query) -> Result: ...
     def ask(self, title: str, question: Any) -> Any:
         """Ask for exact figures, and show them."""
-        self.lab.say(f"\n{len(self._results) + 1}. {title}")
+        self._asked.append(title)
+        self.lab.say(f"\n{len(self._asked)}. {title}")
         found = question.run(noise=False)
         self._results.append(found.result if isinstance(found, Outcome) else found)
         return self.lab.show(found)
+
+    def note(self, title: str, told: str) -> None:
+        """A question that gave no result."""
+        self._asked.append(title)
+        self.lab.say(f"\n{len(self._asked)}. {title}\n{told}")
 
     def write(self, heading: str, *parts: Any) -> None:
         """Keep a section of the report; its first page is written last."""
@@ -185,7 +193,7 @@ class Study:
 
     def write_report(self) -> Path:
         """What was asked, of whom, and what each party saw; then the answers."""
-        asked = Listing(("", "question"), [(number, heading) for number, (heading, _) in enumerate(self._sections, 1)])
+        asked = Listing(("", "question"), list(enumerate(self._asked, 1)))
         hospitals = ", ".join(sorted({name for name, _ in self.sandbox.reports}))
         about = (
             f"uni-lab asked {hospitals}, under an agreement that each hospital's officer has signed, for the purpose "
@@ -208,20 +216,27 @@ COMPARED = "Figures of regressions agree to six significant digits, all others a
 
 
 class Listing:
-    """A table of texts in the report."""
+    """A table of texts in the report, whole however long they are."""
 
-    def __init__(self, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
-        self.columns, self.rows = columns, rows
+    def __init__(self, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], title: str = "") -> None:
+        self.columns, self.rows, self.title = columns, rows, title
 
     def _repr_html_(self) -> str:
-        return html_table(self.columns, self.rows, [])
+        caption = f"<caption>{_html(self.title)}</caption>" if self.title else ""
+        head = "".join(f'<th scope="col">{_html(name)}</th>' for name in self.columns)
+        body = "".join("<tr>" + "".join(f"<td>{_html(value)}</td>" for value in row) + "</tr>" for row in self.rows)
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 class Part(Listing):
     """One table of an outcome, numbers to four significant digits."""
 
     def __init__(self, part: TablePart) -> None:
-        super().__init__(part.columns, [tuple(map(_short, row)) for row in part.rows])
+        super().__init__(part.columns, [tuple(map(_short, row)) for row in part.rows], part.title)
+
+
+def _html(value: Any) -> str:
+    return escape(printable("–" if value is None else str(value)))
 
 
 def _short(value: Any) -> Any:
@@ -376,7 +391,7 @@ def ask_in_vain(study: Study) -> None:
     told = [("the number of women of 75 or older", "Withheld: too few patients, or hospitals, are behind it.")]
     for what, ask in refusals.items():
         error = refusal(ask)
-        study.lab.say(f"\nNot answered: {what}.\n  {error}")
+        study.note(f"Not answered: {what}.", f"  {error}")
         study.lab.check(f"{what} is refused", error is not None, True)
         told.append((what, "" if error is None else error.public))
     study.write("What was not answered", Listing(("asked for", "told"), told))
