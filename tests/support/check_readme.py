@@ -17,6 +17,7 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
+from ceiba.statistics import statistic_names
 from ceiba_coordinator.config import Settings as CoordinatorSettings
 from ceiba_node.config import Settings as NodeSettings
 from ceiba_node.house_rules import Policy
@@ -153,7 +154,8 @@ def _names(cells: str) -> list[str]:
 
 
 def _python_names() -> set[str]:
-    return {*STATISTICS, *(name.lower() for kind in STATISTICS.values() for name in kind.sql)}
+    """Fits are a table's methods, and have no constructor in `ceiba`."""
+    return set(statistic_names())
 
 
 def section_problems() -> Iterator[str]:
