@@ -41,7 +41,7 @@ FORMULA = "I(diagnosis > 0) ~ age + C(sex) + fasting_sugar_high"
 MEASURED = ("age", "max_heart_rate", "resting_bp")
 DIGITS = 6
 """Significant digits of what is compared, where both sides have rounded."""
-PUBLISHED_MEDIANS = {"all": 310, "1": 270, "2": 426}
+PUBLISHED_MEDIANS = {"all": 310, "men": 270, "women": 426}
 """Days, of the trial's patients, of its men and of its women (R's package survival, `survfit`)."""
 PUBLISHED_COX = {"age": 0.017045, "sex": -0.513219}
 """Logarithms of hazard ratios, ties by Efron (R's package survival, `coxph`)."""
@@ -334,22 +334,21 @@ def logistic(x: Floats, y: Floats) -> tuple[list[float], list[float]]:
 def ask_survival(study: Study) -> None:
     """Kaplan–Meier, everybody and by sex, with the log-rank test."""
     everybody = study.ask("How long do patients with lung cancer live?", study.trial.kaplan_meier("time", "status"))
-    title = "Do women live longer? trial.kaplan_meier('time', 'status', by='sex')"
-    found = study.ask(title, study.trial.kaplan_meier("time", "status", by="sex"))
+    title = "Do women live longer? trial.kaplan_meier('time', 'status', by=sex)"
+    sex = ceiba.case((study.trial.sex == 1, "men"), otherwise="women")
+    found = study.ask(title, study.trial.kaplan_meier("time", "status", by=sex))
     curves = {**{curve.name: curve for curve in everybody.curves}, **{curve.name: curve for curve in found.curves}}
     medians = {name: curves[name].median for name in PUBLISHED_MEDIANS}
     study.lab.check("median survival, as published: all, men, women", medians, PUBLISHED_MEDIANS)
     for name, curve in curves.items():
         rows = study.trial_patients
-        own = rows if name == "all" else rows[rows["sex"] == int(name)]
+        own = rows if name == "all" else rows[rows["sex"] == {"men": 1, "women": 2}[name]]
         check_curve(study, name, curve, own)
     study.write(
         "Survival with lung cancer",
-        "A published trial, so its grade is public and every time of a death is shown. Sex 1 are men, 2 are women.",
+        "A published trial, so its grade is public and every time of a death is shown.",
         *map(Part, found.parts()),
-        Captioned(
-            found.plot(time="days", label="share alive"), "Kaplan–Meier curves with 95 % bands, men (1), women (2)."
-        ),
+        Captioned(found.plot(time="days", label="share alive"), "Kaplan–Meier curves with 95 % bands."),
     )
 
 
