@@ -26,6 +26,8 @@ from ceiba_protocol.expression import Kind, Number, columns_of, lower, lower_num
 from ceiba_protocol.job import State
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ceiba.query import Query, Table
     from ceiba.result import Result
 
@@ -268,6 +270,17 @@ class Roc(Outcome):
             notes.append(f"Bins have several values: the AUC is within ±{self.auc_error:.3g}, and KS is at least this.")
         return [*notes, *([NOISY] if self.result.noise is not None else [])]
 
+    def plot(self, **options: Any) -> Figure:
+        """The curve. Raises BadQuestion where there is none, because a bin was withheld."""
+        from ceiba import plots
+
+        if not self.curve:
+            raise BadQuestion(
+                problem="there is no curve: " + " ".join(self.notes()).rstrip("."), hint="Use fewer bins."
+            )
+        _, false_positive, true_positive = zip(*self.curve, strict=True)
+        return plots.roc(false_positive, true_positive, self.auc, **options)
+
 
 def roc(
     table: Table, score: str | Term, event: str | Term, *, bins: int | None, low: Scalar | None, high: Scalar | None
@@ -288,10 +301,15 @@ Cells = dict[tuple[int, bool], tuple[Any, ...]]
 def _finish_roc(made: Bins, probability: bool, result: Result) -> Roc:
     cells: Cells = {(int(row[0]), bool(row[1])): row[2:] for row in result.rows if None not in row[:2]}
     bins = tuple(_score_bin(made, place, cells, probability) for place in made.numbers)
+    calibrated = probability and _counts(bins) is not None and result.noise is None
+    return roc_of(result, made, bins, _calibration(bins, cells) if calibrated else None)
+
+
+def roc_of(result: Result, made: Bins, bins: tuple[ScoreBin, ...], calibration: Calibration | None = None) -> Roc:
+    """From the counts in each bin, one for each of `made.numbers`."""
     counts = _counts(bins)
     figures = None if counts is None else _figures(counts, [not made.are_units or _is_open(one) for one in bins])
     noisy = result.noise is not None
-    calibrated = probability and counts is not None and not noisy
     return Roc(
         result=result,
         bins=bins,
@@ -300,7 +318,7 @@ def _finish_roc(made: Bins, probability: bool, result: Result) -> Roc:
         auc_interval=None if figures is None or noisy else figures.interval,
         ks=None if figures is None else figures.ks,
         ks_at=None if figures is None else bins[figures.ks_place].low,
-        calibration=_calibration(bins, cells) if calibrated else None,
+        calibration=calibration,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ceiba.analyses.coefficients import coefficient_rows, coefficient_titles
 from ceiba.analysis import Analysis, Outcome
 from ceiba.extras import stats
 from ceiba.formula import ModelSpec, read_formula
+from ceiba.models import FittedModel, LinkFunction, Origin
 from ceiba.normal import NORMAL_95, around_logarithm
 from ceiba.summary import TablePart
 from ceiba.terms import Term, built, column_or_term, literal
@@ -26,8 +27,10 @@ from ceiba_protocol.statistics.cox import Cox
 from ceiba_protocol.statistics.survival import Survival
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
+    from ceiba.models import Vector
     from ceiba.query import Table
     from ceiba.result import Result
     from ceiba.terms import Grouping
@@ -317,6 +320,8 @@ def _at(curve: Curve | None, time: float, what: str) -> int:
 class CoxOutcome(Outcome):
     """Cox's proportional hazards: logarithms of hazard ratios."""
 
+    model: FittedModel
+    """For rows of your own, and for export: `model.to_json()`. PMML has no form for it."""
     spec: ModelSpec
     ties: str
     names: tuple[str, ...]
@@ -330,6 +335,17 @@ class CoxOutcome(Outcome):
     iterations: int
 
     title = "Cox's proportional hazards"
+
+    def predict(self, frame: pandas.DataFrame) -> Vector:
+        """float64 [rows]: exp(Σ coefficient·column), the hazard relative to a row of zeros, NaN where a value is
+        missing. Only quotients of two mean something: the baseline hazard is not estimated. Raises what
+        `FittedModel.predict` does."""
+        return self.model.predict(frame)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Holder → the version of its dataset that was fitted: `space.table(name, version=fit.versions)`."""
+        return dict(self.model.origin.versions)
 
     @property
     def standard_errors(self) -> tuple[float, ...]:
@@ -394,13 +410,26 @@ def cox(
 
     def finish(result: Result) -> CoxOutcome:
         found = result.rows[0][-1]
+        covariance = tuple(map(tuple, found["covariance"]))
+        model = FittedModel(
+            spec=replace(spec, intercept=False),
+            schema=table.schema,
+            family="cox",
+            link=LinkFunction.LOG,
+            values=tuple(found["coefficients"]),
+            covariance=covariance,
+            rows=found["rows"],
+            origin=Origin.of(result),
+            facts={"events": float(found["events"])},
+        )
         return CoxOutcome(
             result=result,
+            model=model,
             spec=spec,
             ties=ties,
             names=tuple(found["names"]),
             coefficients=tuple(found["coefficients"]),
-            covariance=tuple(map(tuple, found["covariance"])),
+            covariance=covariance,
             log_likelihood=found["log_likelihood"],
             log_likelihood_at_zero=found["log_likelihood_at_zero"],
             rows=found["rows"],
