@@ -229,19 +229,18 @@ class Listing:
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-class Part(Listing):
-    """One table of an outcome, numbers to four significant digits."""
+class Part:
+    """One table of an outcome, as its summary in a notebook has it."""
 
     def __init__(self, part: TablePart) -> None:
-        super().__init__(part.columns, [tuple(map(_short, row)) for row in part.rows], part.title)
+        self._html = part.html()
+
+    def _repr_html_(self) -> str:
+        return self._html
 
 
 def _html(value: Any) -> str:
     return escape(printable("–" if value is None else str(value)))
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _digits(value: float | None) -> str | None:
