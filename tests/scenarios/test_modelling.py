@@ -20,7 +20,7 @@ from tests.support.waiting import until
 
 LUNG = "research.lung"
 PURPOSE = "models of heart disease"
-EVENT = "I(diagnosis > 0) ~ age + C(sex) + C(chest_pain)"
+EVENT = "I(diagnosis > 0) ~ age + C(sex)"
 pytestmark = pytest.mark.slow
 
 
@@ -50,8 +50,8 @@ def test_an_event_is_cross_validated_after_a_fit_on_everybody_and_before_one(spa
     """No answer is withheld as nearly the same as an earlier one, in either order; a mean comes too late then."""
     patients = space.table(TABLE)
     fitted = patients.logistic(EVENT).run()
-    found = patients.cross_validate(EVENT, "binomial", seed=PURPOSE, edges=(0.27, 0.5, 0.73)).run()
-    assert found.roc is not None and found.roc.auc is not None and 0.75 < found.roc.auc < 0.9
+    found = patients.cross_validate(EVENT, "binomial", seed=PURPOSE, edges=(0.45, 0.65)).run()
+    assert found.roc is not None and found.roc.auc is not None and 0.65 < found.roc.auc < 0.85
     assert sum((one.events or 0) + (one.others or 0) for one in found.bins) == fitted.rows == 920
     assert all(one.observed is not None and one.low - 0.1 < one.observed < one.high + 0.1 for one in found.bins)
     assert patients.logistic(EVENT).run().coefficients == fitted.coefficients
