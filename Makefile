@@ -54,7 +54,7 @@ bench: setup           ## measure against named baselines; JSON and a table in b
 
 peers: setup           ## the same questions to other systems, in an environment of their own
 	test -x .peers/bin/python || $(PYTHON) -m venv .peers
-	.peers/bin/python -m pip install --quiet --disable-pip-version-check 'mpyc>=0.11,<1'
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check 'mpyc>=0.11,<1' 'flwr>=1.42,<1.43'
 	$(BIN)/python -m bench.peers
 
 clean:

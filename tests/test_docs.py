@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +25,7 @@ from tests.support import check_readme, diagrams
 from tests.support.check_readme import read_toml
 from tests.support.documents import ROOT, Block, blocks, pages, table_rows
 from tests.support.offline import OfflineSpace
-from tests.support.pooled_heart import heart
+from tests.support.pooled_heart import PooledSpace
 
 README = ROOT / "README.md"
 HOSPITAL, MERCHANT, SCHEMA, STATISTICS = (
@@ -164,8 +163,8 @@ def test_exit_codes_and_error_codes_fit() -> None:
 
 
 @pytest.mark.parametrize("path", [README, MERCHANT], ids=lambda path: path.name)
-def test_python_examples_run(path: Path, space: OfflineSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_python_examples_run(path: Path, space: OfflineSpace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # an example writes a figure
     monkeypatch.setattr("ceiba.space.connect", lambda *_, **__: space)
     names: dict[str, object] = {}
     for block in _blocks(path, "python"):
@@ -177,9 +176,9 @@ def test_python_examples_run(path: Path, space: OfflineSpace, tmp_path: Path, mo
 def test_examples_of_the_guide_print_what_stands_below_them(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the rows of the sandbox's four hospitals, pooled: a text block is what the Python above it prints."""
+    """On the rows of the stories' hospitals, pooled: a text block is what the Python above it prints."""
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"ceiba": ceiba, "space": SimpleNamespace(table={"health.heart": heart()}.__getitem__)}
+    names: dict[str, object] = {"ceiba": ceiba, "space": PooledSpace()}
     printed = io.StringIO()
     for block in blocks(path):
         if block.info == "python":

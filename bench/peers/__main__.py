@@ -1,8 +1,11 @@
-"""Kaplan–Meier over four parties, here and with MPyC, in one run; wall time, the median of RUNS.
+"""The same questions to other systems, in one run: `make peers`. Wall time.
 
-What is compared is not the same: MPyC's parties share secrets (one of four may collude), open the totals to all of
-them, and have neither agreements, a gate, budgets, signatures nor a log; its time begins once they are connected. Ours
-is from the merchant's call to curves with a test, through a coordinator that may see nothing.
+Kaplan–Meier over four parties beside MPyC, the median of RUNS. What is compared is not the same: MPyC's parties share
+secrets (one of four may collude), open the totals to all of them, and have neither agreements, a gate, budgets,
+signatures nor a log; its time begins once they are connected. Ours is from the merchant's call to curves with a test,
+through a coordinator that may see nothing.
+
+Logistic regression beside Flower's SecAgg+: `bench.peers.logistic` says what is not the same.
 """
 
 import statistics
@@ -11,6 +14,7 @@ import sys
 from pathlib import Path
 
 from bench import fits
+from bench.peers import logistic
 
 PYTHON = Path(".peers/bin/python")
 PROGRAM = Path(__file__).parent / "mpyc_survival.py"
@@ -30,7 +34,7 @@ def mpyc() -> tuple[float, list[str]]:
 
 def main() -> None:
     if not PYTHON.exists():
-        sys.exit("MPyC is not installed; run `make peers`.")
+        sys.exit("The other systems are not installed; run `make peers`.")
     theirs, medians = mpyc()
     for name, figure in fits.survival().items():
         if name.startswith("Kaplan"):
@@ -38,6 +42,7 @@ def main() -> None:
             assert isinstance(ours, float)
             ratio = f"{ours / theirs:.1f} ×"
             print(f"{name}: ours {ours:.3f} s, MPyC {theirs:.3f} s (medians {', '.join(medians)}), {ratio}")
+    logistic.main()
 
 
 main()

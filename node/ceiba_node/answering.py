@@ -104,6 +104,11 @@ class FitProgress:
     released: Released | None
     round: FitRound
 
+    def leads_to(self, this: "Round") -> bool:
+        """Whether that round is of the same attempt and set, and not an earlier one."""
+        sets = (self.round.commitment.context.set_digest, this.commitment.context.set_digest)
+        return self.attempt == this.answer.attempt and sets[0] == sets[1] and self.round.iteration <= this.iteration
+
 
 @dataclass
 class Work:
@@ -304,8 +309,8 @@ class Answering:
     ) -> Reply | Pending:  # fmt: skip
         """`work` on a round of a job that this holder has approved. `stage`: with the number of the round; `task`:
         approvals, aborts, checkpoint."""
-        answer = self._ledger.answer(job_id)
-        if answer is None:
+        approved = self._ledger.answer(job_id)
+        if approved is None:
             raise UnknownJob(job=job_id.hex())
         approvals, aborts, checkpoint = task
 
@@ -314,18 +319,22 @@ class Answering:
             if left is not None:
                 self.witness.check()
                 return Reply(left.refusal, token=left.token)
+            answer = self._ledger.answer(job_id) or approved  # as it is now: it may have been forgotten meanwhile
             return work(self._round(answer, stage, approvals, aborts), checkpoint or Signed())
 
-        return self._replying(job_id, answer.manifest, run)
+        return self._replying(job_id, approved.manifest, run)
 
     def forget(self, job_id: bytes) -> None:
-        """The job has ended: stop its scan, erase its secrets, and ask nobody about it any more."""
-        work = self._work.pop(job_id, None)
+        """The job has ended: stop its scan, erase its secrets, and ask nobody about it any more. A round that is being
+        answered ends first, or it would write its payload afterwards."""
+        work = self._work.get(job_id)
         if work is not None:
             work.cancellation.cancel()
+        with self._locks.setdefault(job_id, threading.Lock()):
+            self._work.pop(job_id, None)
+            self._ledger.mark_ended(job_id)
+            self._ledger.forget(job_id)
         self._locks.pop(job_id, None)
-        self._ledger.mark_ended(job_id)
-        self._ledger.forget(job_id)
 
     def forget_expired(self) -> None:
         """Erase the secrets of jobs whose window is long over, in case nobody said that they have ended; and who was
@@ -503,7 +512,7 @@ class Answering:
         """Where the fit is at this round: derived from the shares of the round before, or after a restart of all."""
         secret, job_id = bytes.fromhex(self._identity.sealing_seed), this.answer.job_id
         progress = this.work.fit
-        if progress is None or progress.attempt != this.answer.attempt or progress.round.iteration > this.iteration:
+        if progress is None or not progress.leads_to(this):
             released, commitment = None, this.commitment
             if commitment.gate is not None:
                 released, commitment = self._past_gate(this)

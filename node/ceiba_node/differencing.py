@@ -207,7 +207,8 @@ class Names:
         keys = sorted(f"{self.program.keys[place].node}={value}" for place, value in values.items())
         condition = self.program.condition
         terms = condition.terms if isinstance(condition, AllOf) else (condition,)
-        return _digest(self.versions, sorted(map(repr, terms)), keys, test.members)
+        cut = (test.cut,) if test.cut else ()
+        return _digest(self.versions, sorted(map(repr, terms)), keys, test.members, *cut)
 
     def membership(self, values: Mapping[int, int | None], test: Test, subjects: BitMap) -> Membership:
         return Membership(self.identity(values, test), test.is_chosen, test.columns, self.version, subjects)

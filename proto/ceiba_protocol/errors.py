@@ -428,7 +428,9 @@ class IllegalTransition(CeibaError):
 class JobRefused(CeibaError):
     code, fault, status = "job_refused", Fault.POLICY, "PERMISSION_DENIED"
     text = "{holder} refused the job {job}: {reason}"
-    remedy = "The reason says which rule; `query.explain()` shows what a question needs before it is asked."
+    remedy = "{remedy}"
+    reason: CeibaError | None = None
+    """The holder's own error, such as Separation, whose text and remedy these are; None in an unpickled copy."""
 
 
 class JobExpired(CeibaError):
@@ -446,7 +448,9 @@ class JobCancelled(CeibaError):
 class JobFailed(CeibaError):
     code, fault, status = "job_failed", Fault.US, "ABORTED"
     text = "The job {job} ended without an answer at {holder}: {reason}"
-    remedy = "The reason says whose part failed and what they can do; then ask again."
+    remedy = "{remedy}"
+    reason: CeibaError | None = None
+    """As of JobRefused."""
 
 
 class NotYetDone(CeibaError):
@@ -778,8 +782,8 @@ class LedgerDamaged(CeibaError):
 
 class MissingExtra(CeibaError):
     code, fault, status = "missing_extra", Fault.CALLER, "FAILED_PRECONDITION"
-    text = "{feature} needs the package {package}, which is not installed."
-    remedy = "Install it: pip install {package}"
+    text = "{feature} needs {package}, which is not installed."
+    remedy = "Install it: pip install '{package}'"
 
 
 class InternalError(CeibaError):

@@ -22,7 +22,9 @@ from ceiba_protocol.errors import (
     GateTooLarge,
     GradeForbids,
     NoAgreement,
+    NoiseUndefined,
 )
+from ceiba_protocol.explaining_fits import FitFacts, fit_facts
 from ceiba_protocol.explanation import DELTA, Account, Explanation, NoiseFacts
 from ceiba_protocol.plan import ROW_COUNT, Plan, Program, compile_plan
 from ceiba_protocol.rounds import check_noise, layout_of, share_variances
@@ -38,6 +40,8 @@ WORD_BYTES = 8
 SECONDS_PER_STAGE = 0.1
 """Messages and durable writes on a local network."""
 SECONDS_PER_ROW_AND_SUM = 4e-9
+SECONDS_PER_SUM_OF_FIT = 2e-5
+"""Arithmetic at 256 bits on what all have added up."""
 SECONDS_PER_NOISE = 2e-5
 SECONDS_PER_DECRYPTION = 0.01
 """Rough unit costs on two 2.5 GHz cores at 3072 bits; `make bench` measures them."""
@@ -90,6 +94,8 @@ class Derived:
     """Of one holder's noise in each sum of a cell; empty for exact figures."""
     layout: Layout
     gate: GateForm | None
+    fit: FitFacts | None
+    """Of a question that iterates."""
 
     @property
     def capacities(self) -> list[int]:
@@ -98,7 +104,8 @@ class Derived:
 
 
 def explain(asked: Asked, book: Book) -> Explanation:
-    """What the job means. Raises the errors of `compile_plan`, and ValueOutOfRange for sums beyond the engines."""
+    """What the job means. Raises the errors of `compile_plan` and `Fit.check`, and ValueOutOfRange for sums beyond the
+    engines."""
     job = _derive(asked)
     accounts, short = _accounts(job, book)
     words = job.gate.words if job.gate else 0
@@ -116,10 +123,13 @@ def explain(asked: Asked, book: Book) -> Explanation:
         needs_a_person=_needs_a_person(job, book),
         accounts=tuple(accounts),
         whose_count=book.whose,
+        fit=job.fit,
         noise=_noise(job),
         exact="" if asked.noise else _exact_terms(job, book),
         ciphertexts=job.layout.ciphertexts,
-        bytes_per_holder=job.layout.ciphertexts * ciphertext_bytes(1 << (asked.key_bits - 1)) + WORD_BYTES * words,
+        bytes_per_holder=job.layout.ciphertexts * ciphertext_bytes(1 << (asked.key_bits - 1))
+        + WORD_BYTES * words
+        + (job.fit.bytes_per_holder if job.fit else 0),
         seconds=_seconds(job),
     )
 
@@ -136,7 +146,13 @@ def _derive(asked: Asked) -> Derived:
         unknown = variances[ROW_COUNT] * (len(holders) - tolerated) if variances else 0
         gate = gate_of(program, tests_of(program), rules, per_subject, unknown)
     layout = layout_of(program, capacities, asked.key_bits, variances)
-    return Derived(asked, agreement, holders, rules, program, variances, layout, gate)
+    fit = None
+    if program.fit is not None:
+        minimum = rules.minimum_subjects * per_subject if rules else 1
+        frame = program.frame(sum(capacities), minimum, is_guarded=gate is not None)
+        program.fit.check(frame)
+        fit = fit_facts(program.fit, frame)
+    return Derived(asked, agreement, holders, rules, program, variances, layout, gate, fit)
 
 
 def _least_rules(asked: Asked) -> Disclosure | None:
@@ -150,7 +166,9 @@ def _least_rules(asked: Asked) -> Disclosure | None:
 
 
 def _parties(job: Derived) -> dict[str, str]:
-    """Each party, and what it sees. What the gate shows is PROTOCOL §3.2."""
+    """Each party, and what it sees. What the gate shows is PROTOCOL §3.2, what the rounds of a fit show §4.1."""
+    if job.fit is not None:
+        return _parties_of_fit(job, job.fit)
     program, gate, everybody = job.program, job.gate, f"all {len(job.holders)} holders"
     size = f"cells: {program.cells}, sums in each: {len(program.sums)}"
     noisy = ", with noise" if job.asked.noise else ""
@@ -164,6 +182,24 @@ def _parties(job: Derived) -> dict[str, str]:
     }
 
 
+def _parties_of_fit(job: Derived, fit: FitFacts) -> dict[str, str]:
+    """The sums of the rounds are the holders' alone."""
+    everybody, others = f"all {len(job.holders)} holders", len(job.holders) - 1
+    gate = passes = withheld = ""
+    if job.gate is not None:
+        gate, passes = f"of the gate, {_counted_up_to(job.gate, job)}; ", "what passes the gate, "
+        withheld = ", and what was withheld" if job.program.released_cells > 1 else ""
+    return {
+        "merchant": f"the final figures alone, over {everybody}: {fit.figures}{withheld}; if it is refused, why; no "
+        "sum of any round, no state on the way, no holder's own figures",
+        "each holder": f"the question; {gate}the sums of every round over {everybody}, so with its own those of the "
+        f"other {others} together, and what follows from them; no other holder's own sums",
+        "coordinator": f"the question, who answers and when, {passes}how many rounds there are and, if it is refused, "
+        "why; masked words and ciphertexts that it cannot read",
+        "everybody else": "nothing; the log that holders witness has names and digests, no figures",
+    }
+
+
 def _shown_by(gate: GateForm | None, job: Derived) -> str:
     """What the holders learn from the gate, and what they do not learn."""
     if gate is None:
@@ -171,12 +207,13 @@ def _shown_by(gate: GateForm | None, job: Derived) -> str:
     if gate.noisy:
         everybody = f"all {len(job.holders)} holders"
         return f"; of the gate, each cell's rows at {everybody}, with noise; no other holder's figures or other totals"
+    return f"; of the gate, {_counted_up_to(gate, job)}; no other holder's figures, and not the totals"
+
+
+def _counted_up_to(gate: GateForm, job: Derived) -> str:
     cap, tests = gate.threshold.cap, len(gate.tests)
     each, most = "cell" if tests == 1 else f"cell and each of {tests} tests", cap * len(job.holders)
-    return (
-        f"; of the gate, for each {each}, how many subjects, counted up to {cap} at each holder, so up to {most}; "
-        "no other holder's figures, and not the totals"
-    )
+    return f"for each {each}, how many subjects, counted up to {cap} at each holder, so up to {most}"
 
 
 # --- what comes of it ------------------------------------------------------------------------------------------
@@ -220,6 +257,8 @@ def _noise(job: Derived) -> NoiseFacts | None:
 def _exact_terms(job: Derived, book: Book) -> str:
     if _is_exception(job, book):
         return "none: exact figures, only within their quota and with a person's approval at every holder"
+    if job.fit is not None:
+        return "none: the same figures as a fit on all rows in one place; its rounds count as one exact answer together"
     return "none: exact figures"
 
 
@@ -229,6 +268,9 @@ def _seconds(job: Derived) -> float:
     noise = SECONDS_PER_NOISE * job.program.cells * sums if job.asked.noise else 0.0
     stages = 2 if job.gate else 1
     scan = SECONDS_PER_ROW_AND_SUM * rows * sums
+    if job.fit is not None:
+        stages += job.fit.rounds
+        scan += SECONDS_PER_ROW_AND_SUM * rows * job.fit.sums + SECONDS_PER_SUM_OF_FIT * job.fit.sums
     return SECONDS_PER_STAGE * stages + scan + noise + SECONDS_PER_DECRYPTION * job.layout.ciphertexts
 
 
@@ -239,6 +281,8 @@ def _refusals(job: Derived) -> Iterator[CeibaError]:
     """Rules that it breaks whatever was asked before."""
     if isinstance(job.asked.agreement, CeibaError):
         yield job.asked.agreement
+    if job.fit is not None and job.asked.noise is not None:
+        yield NoiseUndefined(problem="a fit is exact: its iterates have no noise")
     if missing := [name for name in job.holders if name not in job.asked.capacities]:
         yield DatasetMissing(holders=", ".join(missing), table=job.program.table)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ceiba_protocol.disclosure.forecast import Forecast
 from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.explaining_fits import BYTES_A_SUM, FitFacts
 from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.rendering import moment, quoted, rules_of
 
@@ -90,8 +91,10 @@ class Explanation:
     """On what terms exact figures are given; empty with noise."""
     ciphertexts: int
     bytes_per_holder: int
-    """Ciphertexts and words for the gate."""
+    """Ciphertexts, words for the gate, and about so many in the rounds of a fit."""
     seconds: float
+    fit: FitFacts | None = None
+    """Of a question that iterates; then nothing of `sums` is released."""
 
     @property
     def withheld(self) -> float:
@@ -116,10 +119,11 @@ class Explanation:
             _line("a person", self._person_text()),
             "What comes of it",
             _line("withheld", self._withheld_text()),
+            *self._fit_lines(),
             *(_line("noise", text) for text in (self.noise.lines() if self.noise else [self.exact])),
             "What it costs",
             *(_line("budget", f"{account}, {self.whose_count}") for account in self.accounts),
-            _line("size", f"{self.bytes_per_holder:,} bytes from each holder (ciphertexts: {self.ciphertexts})"),
+            _line("size", self._size_text()),
             _line("time", f"about {self.seconds:.1f} s, once nobody has to decide any more"),
         ]
 
@@ -145,6 +149,7 @@ class Explanation:
             "ciphertexts": self.ciphertexts,
             "bytes_per_holder": self.bytes_per_holder,
             "seconds": round(self.seconds, 3),
+            "fit": self.fit and {**asdict(self.fit), "guards": list(self.fit.guards)},
         }
 
     def _agreement_lines(self) -> list[str]:
@@ -164,9 +169,24 @@ class Explanation:
             return "decides at every holder"
         return "need not decide, unless a holder's own policy asks for one"
 
+    def _fit_lines(self) -> list[str]:
+        """What makes the holders refuse a fit once they see the data: none of it is known beforehand."""
+        return [_line("no fit", f"if {reason}") for reason in self.fit.guards] if self.fit else []
+
+    def _size_text(self) -> str:
+        size = f"{self.bytes_per_holder:,} bytes from each holder (ciphertexts: {self.ciphertexts}"
+        if self.fit is None:
+            return f"{size})"
+        most = BYTES_A_SUM * self.fit.largest
+        rounds = "one round" if self.fit.rounds == 1 else f"about {self.fit.rounds} rounds"
+        return f"about {size}; {rounds} of up to {most:,} bytes)"
+
     def _withheld_text(self) -> str:
         if self.forecast is None:
             return "no cell is"
+        if self.fit is not None and len(self.forecast.chances) == 1:
+            least = "enough subjects at enough holders"
+            return f"all or nothing: {least} are behind the complete rows, and behind each column that is 0 somewhere"
         return f"about {self.withheld:.1f} of the cells ({self.cells}), if {self.assumptions}"
 
 

@@ -15,7 +15,14 @@ import numpy as np
 
 from ceiba_protocol.canonical import Digest, sha256
 from ceiba_protocol.disclosure.gate import Released, pack_released, released_sums
-from ceiba_protocol.errors import ColumnWithheld, MalformedMessage, PlanTooLarge, SetMismatch, TotalRejected
+from ceiba_protocol.errors import (
+    ColumnWithheld,
+    MalformedMessage,
+    NotConverged,
+    PlanTooLarge,
+    SetMismatch,
+    TotalRejected,
+)
 from ceiba_protocol.rounds import (
     FIT,
     Commitment,
@@ -37,6 +44,8 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 MOST_BYTES = 16 * MAX_SUMS
 """Of one holder's words in one round."""
+MAX_ROUNDS = 1000
+"""Steps and their halvings together, as many as a share's document can number."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +108,16 @@ def first_round(question: Question, commitment: Commitment, released: Released |
 
 def _withheld(question: Question, released: Released) -> str:
     """The columns that may be meant: tests of parts of one whole hold together or not at all, so that it is one of
-    them."""
+    them. What is left of columns, such as a base level, is said only where all else holds."""
     fit, needs = question.program.fit, question.tests.needs
     assert fit is not None
-    failed = {
-        place
-        for place, test in enumerate(question.tests.tests)
-        if not test.is_difference and not all(cell[place] for cell in released)
-    }
+    holds = np.asarray(released.all(axis=0))
+    failed = {place for place, test in enumerate(question.tests.tests) if not (holds[place] or test.is_difference)}
     rows, *columns = question.program.uses[0].sums
-    found = [one.name for one, place in zip(fit.design(), columns, strict=False) if failed.intersection(needs[place])]
+    if not failed:
+        failed = {place for place in range(len(holds)) if not holds[place]} - set(needs[rows])
+    tested = fit.design()[-len(columns) :]
+    found = [one.name for one, place in zip(tested, columns, strict=True) if failed.intersection(needs[place])]
     if failed.intersection(needs[rows]) or not found:
         return "the complete rows"
     names = list(dict.fromkeys(found))
@@ -161,6 +170,8 @@ def check_fit_document(signed: Signed, question: Question, attempt: int, iterati
 def next_round(this: FitRound, shares: Sequence[tuple[Signed, bytes]], me: str, sealing_secret: bytes) -> FitRound:
     """Run by every holder on all shares of a round, with the same outcome: the next one, or the last, whose state is
     final. Raises SetMismatch, TotalRejected, what `check_fit_document` does, and what the fit says of the whole."""
+    if this.iteration >= MAX_ROUNDS:
+        raise NotConverged(iterations=MAX_ROUNDS)
     attempt, context = this.commitment.context.attempt, this.context.digest()
     documents = [check_fit_document(signed, this.question, attempt, this.iteration) for signed, _ in shares]
     if sorted(document.holder for document in documents) != this.commitment.holders:

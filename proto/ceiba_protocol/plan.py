@@ -446,22 +446,26 @@ def grouped_sums(compiled: Program, rows: Iterable[Row]) -> list[int]:
 
 def fit_rows(compiled: Program, rows: Iterable[Row]) -> FitRows:
     """What a fit reads of the rows in which nothing is missing: what a holder's engine must give, in any order."""
-    cells, units = [], []
-    for row in rows:
+    cells, units, subjects = [], [], []
+    for number, row in enumerate(rows):
         conditions = [node for node in (compiled.is_used, compiled.condition) if node is not None]
         if all(evaluate(node, row) == 1 for node in conditions):
             cells.append(compiled.cell_of(tuple(evaluate(key.node, row) for key in compiled.keys)))
             units.append([evaluate(one.node, row) for one in compiled.readings])
+            subjects.append(row.get(SUBJECT, -1 - number))
     readings = [np.array(column, dtype=np.int64) for column in zip(*units, strict=True)]
-    return rows_of(compiled, np.array(cells, dtype=np.int64), readings)
+    return rows_of(compiled, np.array(cells, dtype=np.int64), readings, np.array(subjects, dtype=np.int64))
 
 
-def rows_of(compiled: Program, cells: npt.NDArray[np.int64], units: Sequence[npt.NDArray[np.int64]]) -> FitRows:
-    """`units`: for each reading, one integer a row, as its node gives it."""
+def rows_of(
+    compiled: Program, cells: npt.NDArray[np.int64], units: Sequence[npt.NDArray[np.int64]],
+    subjects: npt.NDArray[np.int64],
+) -> FitRows:  # fmt: skip
+    """`units`: for each reading, one integer a row, as its node gives it; `subjects`: whatever numbers they have."""
     values = np.empty((len(cells), len(compiled.readings)), order="F")
     for place, reading in enumerate(compiled.readings):
         values[:, place] = reading.floats(units[place]) if len(cells) else 0.0
-    return FitRows(cells, values)
+    return FitRows(cells, values, np.unique(subjects, return_inverse=True)[1].reshape(-1))
 
 
 def fit_alone(compiled: Program, rows: Iterable[Row]) -> list[int]:

@@ -288,6 +288,8 @@ def calendar_start(day: Node, unit: CalendarUnit) -> Node:
 
 
 def compare(comparison: Comparison, left: Node, right: Node) -> Node:
+    if comparison is Comparison.GREATER and left.is_truth and right == FALSE:
+        return left
     return Compare(comparison=comparison, left=left, right=right, nullable=left.nullable or right.nullable)
 
 

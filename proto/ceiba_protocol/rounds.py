@@ -22,6 +22,7 @@ from ceiba_protocol.disclosure.gate import (
     gate_of,
     pack_released,
     released_sums,
+    threshold_of,
     unpack_released,
 )
 from ceiba_protocol.disclosure.grade import Disclosure, as_rho
@@ -43,6 +44,7 @@ from ceiba_protocol.errors import (
     NoiseTooCostly,
     NoiseUndefined,
     OutsideWindow,
+    PlanTooLarge,
     SetMismatch,
     TotalRejected,
     ValueOutOfRange,
@@ -50,7 +52,7 @@ from ceiba_protocol.errors import (
 from ceiba_protocol.plan import ROW_COUNT, Plan, Program, compile_plan
 from ceiba_protocol.program import ENGINE_BITS
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.statistics.fits.base import Frame
+from ceiba_protocol.statistics.fits.base import MAX_VALUES, Frame
 from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.masks import Words, add_words, combined_words, expand_words, negate_words
 from ceiba_protocol.sums.paillier import Encryptor
@@ -177,7 +179,9 @@ class Question:
         """What these holders know of a fit before its first round."""
         rows = sum(self.pin_of(holder).row_capacity for holder in holders)
         minimum = self.rules.minimum_subjects * self.holders_per_subject
-        return self.program.frame(rows, minimum, is_guarded=self.rules.has_gate)
+        frame = self.program.frame(rows, minimum, is_guarded=self.rules.has_gate)
+        threshold = threshold_of(self.rules, self.holders_per_subject)
+        return replace(frame, cap=threshold.cap, least=threshold.least)
 
     @property
     def modulus(self) -> int:
@@ -319,11 +323,13 @@ def _check_cites(manifest: Manifest, agreement: Agreement) -> None:
 
 
 def check_fit(program: Program, noise: NoiseTerms | None, datasets: Sequence[DatasetPin]) -> None:
-    """What the schema and the sizes say about a fit. Raises BadModel, NoiseUndefined."""
+    """What the schema and the sizes say about a fit. Raises BadModel, PlanTooLarge, NoiseUndefined."""
     if program.fit is None:
         return
     if noise is not None:
         raise NoiseUndefined(problem="a fit is exact: its iterates have no noise")
+    if max(pin.row_capacity for pin in datasets) * len(program.readings) > MAX_VALUES:
+        raise PlanTooLarge(what="number of rows times columns that one holder has in memory", limit=MAX_VALUES)
     program.fit.check(program.frame(sum(pin.row_capacity for pin in datasets)))
 
 

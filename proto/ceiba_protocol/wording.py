@@ -79,7 +79,13 @@ def _fit_text(fit: Fit) -> str:
     """Of design columns only what is computed: their names are a merchant's words."""
     fields = {name: field for name, field in type(fit).model_fields.items() if name != "statistic"}
     given = {name: getattr(fit, name) for name, field in fields.items() if getattr(fit, name) != field.default}
-    return f"{fit.statistic}({', '.join(f'{name}: {_argument(value)}' for name, value in given.items())})"
+    return f"{fit.statistic}({', '.join(f'{name}: {_fit_argument(value)}' for name, value in given.items())})"
+
+
+def _fit_argument(value: Any) -> str:
+    """Several columns in brackets, so that it shows where they end."""
+    text = _argument(value)
+    return f"({text})" if isinstance(value, tuple) and len(value) > 1 else text
 
 
 def _argument(value: Any) -> str:

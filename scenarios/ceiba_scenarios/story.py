@@ -21,14 +21,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+from ceiba.analysis import Outcome
 from ceiba.result import Result
 from ceiba_protocol.errors import BadStory, CeibaError, UnknownStory
 from ceiba_protocol.schema import Schema, nearest
 from ceiba_scenarios import stories
 from ceiba_scenarios.sandbox import Sandbox
 
+Shown = TypeVar("Shown", Result, Outcome)
 CHECK_FAILED = 1
 """Exit code of a story whose checks do not all hold, or that raises what is no CeibaError."""
 
@@ -78,11 +80,12 @@ class Lab:
         self.said.append(text)
         print(text, flush=True)
 
-    def show(self, result: Result) -> Result:
-        """Print a result and count its bytes on the wire; returns it."""
+    def show(self, shown: Shown) -> Shown:
+        """Print a result, or what an analysis made of one, and count its bytes on the wire; returns it."""
+        result = shown.result if isinstance(shown, Outcome) else shown
         self._wire_bytes[result.job_id] = result.wire_bytes
-        self.say(f"\n{result}")
-        return result
+        self.say(f"\n{shown}")
+        return shown
 
     def check(self, name: str, got: Any, expected: Any) -> None:
         """Compare. Floats must be equal to the last digit: what Ceiba finishes is the exact value, rounded once."""

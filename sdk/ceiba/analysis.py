@@ -14,23 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ceiba.display import html_table, text_table
 from ceiba.query import Query
 from ceiba.result import Result
+from ceiba.summary import TablePart, html_summary, text_summary
 from ceiba_protocol.statistics import WITHHELD
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class TablePart:
-    """One table of an outcome's summary."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,9 +61,8 @@ class Outcome:
         raise BadQuestion(problem=f"there is no picture of {self.title}", hint="Read its summary().")
 
     def summary(self) -> str:
-        """The tables as text, one below the other."""
-        tables = [f"{part.title}\n{text_table(part.columns, part.rows, [])}" for part in self.parts()]
-        return "\n\n".join([self.title, *tables, *(["\n".join(self._all_notes())] if self._all_notes() else [])])
+        """The facts and tables as text, with about five significant digits."""
+        return text_summary(self.title, self.parts(), self._all_notes())
 
     def _all_notes(self) -> list[str]:
         return [*self.notes(), *self.result.notes()[1:]]
@@ -81,8 +71,7 @@ class Outcome:
         return self.summary()
 
     def _repr_html_(self) -> str:
-        tables = "".join(html_table(part.columns, part.rows, [part.title]) for part in self.parts())
-        return tables + "".join(html_table(("note",), [(note,)], []) for note in self._all_notes())
+        return html_summary(self.title, self.parts(), self._all_notes())
 
 
 def _plain(part: TablePart) -> list[tuple[Any, ...]]:
@@ -143,6 +132,14 @@ class AnalysisJob(Generic[Found]):
     def id(self) -> str:
         """32 hexadecimal digits."""
         return str(self.job.id)
+
+    def status(self) -> Any:
+        """As `Job.status`."""
+        return self.job.status()
+
+    def progress(self) -> str:
+        """As `Job.progress`."""
+        return str(self.job.progress())
 
     def wait(self, **options: Any) -> Found:
         """The outcome. Raises what `Job.wait` does."""

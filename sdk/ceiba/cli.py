@@ -13,12 +13,13 @@ import typer
 from ceiba.agreements_cli import DEFAULT_FOLDER, AsJson, Folder
 from ceiba.agreements_cli import app as agreements_app
 from ceiba.home import Home
-from ceiba.progress import show_nothing, show_on_terminal
+from ceiba.progress import shown_by_default
 from ceiba_protocol.errors import BadQuestion, CeibaError, Fault
 from ceiba_protocol.joining import check_pin, confirm_pin, fetch_roster, join, read_token
 from ceiba_protocol.trust.rendering import printable
 
 if TYPE_CHECKING:
+    from ceiba.analysis import Outcome
     from ceiba.receipts import Receipt
     from ceiba.result import Result
 
@@ -160,7 +161,7 @@ def result_of(
 
     check_files(csv, plot)
     with connect(identity=identity) as space, interruptible("Interrupted; the job goes on."):
-        result = space.job(job).wait(show_on_terminal if sys.stderr.isatty() else show_nothing, cancels=False)
+        result = space.job(job).wait(progress=shown_by_default(), cancels=False)
         show(result, as_json, receipt, csv, plot)
 
 
@@ -189,15 +190,18 @@ def check_files(csv: Path | None, plot: Path | None) -> None:
     require_picture(plot)
 
 
-def show(result: "Result", as_json: bool, receipt: Path | None, csv: Path | None, plot: Path | None) -> None:
-    """Print a result, and write what was asked for."""
+def show(found: "Result | Outcome", as_json: bool, receipt: Path | None, csv: Path | None, plot: Path | None) -> None:
+    """Print a result, or what an analysis makes of it, and write what was asked for; CSV has what was released."""
+    from ceiba import analysis
     from ceiba.files import write_csv, write_picture
 
-    typer.echo(json.dumps(result.to_dicts(), default=str) if as_json else repr(result))
+    result = found.result if isinstance(found, analysis.Outcome) else found
+    facts = found.to_dict() if isinstance(found, analysis.Outcome) else found.to_dicts()
+    typer.echo(json.dumps(facts, default=str) if as_json else repr(found))
     if csv is not None:
         write_csv(result, csv)
     if plot is not None:
-        write_picture(result, plot)
+        write_picture(found, plot)
     if receipt is not None and result.receipt is not None:
         keep_receipt(result.receipt, receipt)
 

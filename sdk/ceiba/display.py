@@ -42,24 +42,29 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[object]], notes: 
     """
     shown = rows[:MAX_ROWS]
     body = [[cell(value) for value in row] for row in shown]
-    titles = [cell(header) for header in headers]
-    widths = [max(map(_width, column)) for column in zip(titles, *body, strict=True)]
-    to_right = [_is_numeric([row[place] for row in shown]) for place in range(len(titles))]
+    to_right = [is_numeric([row[place] for row in shown]) for place in range(len(headers))]
+    return "\n".join([*aligned(list(map(cell, headers)), body, to_right), *_more(rows), *notes])
+
+
+def aligned(titles: Sequence[str], body: Sequence[Sequence[str]], to_right: Sequence[bool]) -> list[str]:
+    """The lines of a table of texts, each column at the right or left of its width."""
+    widths = [max(map(width_of, column)) for column in zip(titles, *body, strict=True)]
     lines = [titles, ["-" * width for width in widths], *body]
-    text = ["  ".join(map(_pad, line, widths, to_right)).rstrip() for line in lines]
-    return "\n".join([*text, *_more(rows), *notes])
+    return ["  ".join(map(_pad, line, widths, to_right)).rstrip() for line in lines]
 
 
 def html_table(headers: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str]) -> str:
     """A `<table>` with its notes as caption; every text is escaped."""
-    head = "".join(f'<th scope="col">{escape(cell(header))}</th>' for header in headers)
-    body = "".join(_html_row(row) for row in rows[:MAX_ROWS])
-    caption = escape(" ".join([*_more(rows), *notes]))
-    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    body = [list(map(cell, row)) for row in rows[:MAX_ROWS]]
+    return html_cells(list(map(cell, headers)), body, " ".join([*_more(rows), *notes]))
 
 
-def _html_row(row: Sequence[object]) -> str:
-    return "<tr>" + "".join(f"<td>{escape(cell(value))}</td>" for value in row) + "</tr>"
+def html_cells(titles: Sequence[str], body: Sequence[Sequence[str]], caption: str) -> str:
+    """A `<table>` of texts, escaped; without titles it has no head."""
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
+    rows = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in body)
+    opening = f"<table><caption>{escape(caption)}</caption>"
+    return f"{opening}{f'<thead><tr>{head}</tr></thead>' if titles else ''}<tbody>{rows}</tbody></table>"
 
 
 def _more(rows: Sequence[Sequence[object]]) -> list[str]:
@@ -67,18 +72,18 @@ def _more(rows: Sequence[Sequence[object]]) -> list[str]:
     return [f"... and {hidden} more rows"] if hidden > 0 else []
 
 
-def _is_numeric(values: Sequence[object]) -> bool:
+def is_numeric(values: Sequence[object]) -> bool:
     numbers = [value for value in values if value is not None and value is not WITHHELD]
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers)
 
 
-def _width(text: str) -> int:
+def width_of(text: str) -> int:
     """Places on a terminal: two for a Chinese character, none for a combining mark."""
     return sum(0 if unicodedata.combining(s) else 1 + (unicodedata.east_asian_width(s) in "WF") for s in text)
 
 
 def _pad(text: str, width: int, to_right: bool) -> str:
-    space = " " * (width - _width(text))
+    space = " " * (width - width_of(text))
     return space + text if to_right else text + space
 
 

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from ceiba.analysis import Outcome
 from ceiba.result import Result
 from ceiba_protocol.errors import BadQuestion
 
@@ -47,7 +48,7 @@ def write_csv(result: Result, file: Path) -> None:
             )
 
 
-def write_picture(result: Result, file: Path) -> None:
-    """What `result.plot()` draws. Raises MissingExtra without matplotlib, and BadQuestion for what has no picture."""
-    drawable: Any = result
+def write_picture(found: Result | Outcome, file: Path) -> None:
+    """What `found.plot()` draws. Raises MissingExtra without matplotlib, and BadQuestion for what has no picture."""
+    drawable: Any = found
     drawable.plot().savefig(file)

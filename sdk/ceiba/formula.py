@@ -19,9 +19,10 @@ from fractions import Fraction
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
+from ceiba.extras import STATS, needed
 from ceiba.terms import Term, built, expression_of, joined, literal
 from ceiba_protocol.design import DesignColumn, Factor, Function
-from ceiba_protocol.errors import BadQuestion, MissingExtra, NoDomain, PlanTooLarge, UnboundedColumn, UnknownCategory
+from ceiba_protocol.errors import BadQuestion, NoDomain, PlanTooLarge, UnboundedColumn, UnknownCategory
 from ceiba_protocol.expression import (
     Arithmetic,
     Case,
@@ -113,14 +114,11 @@ def _sides(text: str) -> tuple[list[Any] | None, list[Any]]:
     """The terms of both sides, as formulaic reads them."""
     if not isinstance(text, str):
         raise BadQuestion(problem=f"a {type(text).__name__} is no formula", hint=_GRAMMAR)
+    formulaic = needed("formulaic", "A formula", STATS)
+    errors = needed("formulaic.errors", "A formula", STATS)
     try:
-        from formulaic import Formula
-        from formulaic.errors import FormulaicError
-    except ImportError:
-        raise MissingExtra(feature="A formula", package="formulaic") from None
-    try:
-        formula: Any = Formula(text)
-    except (FormulaicError, SyntaxError, ValueError, TypeError, AttributeError, RecursionError):
+        formula: Any = formulaic.Formula(text)
+    except (errors.FormulaicError, SyntaxError, ValueError, TypeError, AttributeError, RecursionError):
         raise BadQuestion(problem=f"the formula {text!r} is not well formed", hint=_GRAMMAR) from None
     left, right = (list(formula.lhs), formula.rhs) if hasattr(formula, "rhs") else (None, formula)
     try:

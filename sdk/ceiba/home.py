@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from ceiba.reattaching import AskedAnalysis
 from ceiba_protocol.disclosure.grade import BUDGET_SECONDS
 from ceiba_protocol.errors import (
     BadIdentity,
@@ -71,6 +72,8 @@ class KeptJob(BaseModel):
     table_schema: str
     presentation: str
     """How the answer is shown, in JSON."""
+    analysis: AskedAnalysis | None = None
+    """Of which analysis it is the question, if of one."""
 
 
 _ASKED = TypeAdapter(tuple[AskedJob, ...])

@@ -6,12 +6,12 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import grpc
 
-from ceiba.progress import Progress, Report, show_nothing, unanswered
+from ceiba.progress import Progress, Report, in_words, show_nothing, unanswered
 from ceiba.query import Query
 from ceiba.receipts import Receipt
 from ceiba.released import Released
@@ -57,10 +57,12 @@ class Job:
         """`started`: when it was asked, in seconds since 1970."""
         self._space = space
         self._jobs = jobs
-        self._query = query
+        self.query = query
         self._signed = signed
         self._started = started
         self.agreement = agreement
+        self.remarks: tuple[str, ...] = ()
+        """What its result says beside what follows from the question."""
         # The window was checked when it was asked; who takes it up later may read what was answered in time.
         now = Manifest.parse(signed.body).not_before
         self._question = read_manifest(signed, agreement, space.roster, query.schema, now)
@@ -86,7 +88,7 @@ class Job:
                 self._jobs.Submit(SubmitRequest(manifest=self._signed), timeout=CALL_SECONDS)
 
     def status(self) -> JobStatus:
-        """The job's state now, and who has answered."""
+        """The job's state now, who has answered, and how many rounds of a fit are complete (`iterations`)."""
         watching = self._jobs.Watch(self._reference, timeout=CALL_SECONDS)
         try:
             return next(watching)
@@ -94,6 +96,11 @@ class Job:
             raise from_rpc_error(error, self._space.address) from None
         finally:
             watching.cancel()
+
+    def progress(self) -> str:
+        """What the job is doing now, in words, and whom it waits for: `round 4 of the fit among 3 holders`."""
+        status = self.status()
+        return status.state if status.state in ENDED else in_words(status)
 
     def cancel(self) -> None:
         """End the job; holders forget it, and this folder as well."""
@@ -108,7 +115,8 @@ class Job:
 
         Ctrl-C cancels the job, unless `cancels` is False: then it goes on, and `space.job(id)` takes it up again.
 
-        Raises JobRefused, JobFailed, JobExpired, JobCancelled with the reason, and TotalRejected if a check fails.
+        Raises JobRefused and JobFailed, whose `reason` is the holder's error, JobExpired, JobCancelled, and
+        TotalRejected if a check fails.
         """
         with progress() as report:
             try:
@@ -121,7 +129,7 @@ class Job:
             raise self._why(status)
         answer = self._fetch()
         opened = self._open(answer)
-        return self._query.result(
+        result = self.query.result(
             Released(opened.sums, opened.sent, self._question.manifest.noise, opened.variances),
             job_id=self.id,
             holders=tuple(opened.holders),
@@ -130,6 +138,7 @@ class Job:
             seconds=max(0.0, time.time() - self._started),
             receipt=Receipt(self._space, self._signed, hashlib.sha256(answer.total).hexdigest()),
         )
+        return replace(result, remarks=(*result.remarks, *self.remarks))
 
     def abandon(self) -> None:
         """Cancel it for somebody who interrupts and wants out: it may have ended meanwhile."""
@@ -168,7 +177,8 @@ class Job:
             return JobCancelled(job=self.id)
         if not status.HasField("refusal"):
             because = f"it says {status.ended_because or 'nothing'}, and no holder has refused."
-            return JobFailed(job=self.id, holder="the coordinator", reason=because)
+            remedy = "Ask again; if it repeats, ask the operator what the coordinator's log says of the job."
+            return JobFailed(job=self.id, holder="the coordinator", reason=because, remedy=remedy)
         refusal = self._space.roster.open(status.refusal, Refusal, Role.HOLDER)
         if (refusal.job_id, refusal.manifest_digest, refusal.holder) != (
             self.id,
@@ -178,7 +188,9 @@ class Job:
             return MalformedMessage(message="JobStatus", problem="its refusal is for another job")
         reason = error_from(refusal.code, dict(refusal.fields))
         kind = JobFailed if reason.fault is Fault.US else JobRefused
-        return kind(job=self.id, holder=refusal.holder, reason=str(reason))
+        ended = kind(job=self.id, holder=refusal.holder, reason=reason.public, remedy=reason.what_to_do)
+        ended.reason = reason
+        return ended
 
     # --- the answer
 

@@ -39,6 +39,7 @@ def keep(query: Query, manifest: Manifest, signed: Signed, agreement: Agreement)
         agreement=agreement.body().decode(),
         table_schema=query.schema.body().decode(),
         presentation=_presentations().dump_json(query.presentation).decode(),
+        analysis=query.analysis,
     )
 
 
@@ -48,7 +49,7 @@ def asked(kept: KeptJob, runner: Runner) -> tuple[Query, Signed, Agreement]:
     plan = Manifest.parse(signed.body).plan
     schema = Schema.parse_pinned(kept.table_schema.encode(), plan.schema_digest)
     presentation = _presentations().validate_json(kept.presentation)
-    return Query(schema, runner, plan, presentation), signed, Agreement.parse(kept.agreement.encode())
+    return Query(schema, runner, plan, presentation, kept.analysis), signed, Agreement.parse(kept.agreement.encode())
 
 
 class JobList(Listing[KeptJob]):
@@ -73,7 +74,7 @@ class JobList(Listing[KeptJob]):
     def _state(self, entry: KeptJob) -> str:
         """The job's state, or the code of the error that keeps it from being known."""
         try:
-            return str(self._space.job(entry.job_id).status().state)
+            return str(self._space.plain_job(entry.job_id).status().state)
         except CeibaError as error:
             return error.code
 

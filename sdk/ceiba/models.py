@@ -11,8 +11,8 @@ A model has the coefficients, and where they came from; it has no row, and no su
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -83,7 +83,7 @@ class FittedModel:
     spec: ModelSpec
     schema: Schema
     family: str
-    """Of the response: gaussian, binomial, poisson, …"""
+    """Of the response: gaussian, binomial, poisson, negative_binomial; or cox."""
     link: LinkFunction
     values: tuple[float, ...]
     """The coefficients, in the order of `spec.names`."""
@@ -94,6 +94,8 @@ class FittedModel:
     origin: Origin = Origin()
     facts: Mapping[str, float] = field(default_factory=dict)
     """Further numbers of the family, such as the penalty or a dispersion."""
+    offset: DesignColumn | None = None
+    """What was added to the linear predictor with a coefficient of 1: an exposure's logarithm, say."""
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -106,19 +108,25 @@ class FittedModel:
         variances = [row[place] for place, row in enumerate(self.covariance)]
         return {name: variance**0.5 for name, variance in zip(self.spec.names, variances, strict=bool(variances))}
 
-    def linear_predictor(self, frame: pandas.DataFrame) -> Vector:
-        """float64 [rows]: Σ coefficient·column; otherwise as `predict`."""
+    def linear_predictor(self, frame: pandas.DataFrame, *, per_unit: bool = False) -> Vector:
+        """float64 [rows]: offset + Σ coefficient·column; otherwise as `predict`."""
         import numpy as np
 
-        return np.asarray(design_matrix(self.spec, self.schema, frame) @ np.array(self.values), dtype=np.float64)
+        linear = np.asarray(design_matrix(self.spec, self.schema, frame) @ np.array(self.values), dtype=np.float64)
+        if self.offset is None or per_unit:
+            return linear
+        alone = replace(self.spec, response=None, columns=(self.offset,), intercept=False)
+        return linear + design_matrix(alone, self.schema, frame)[:, 0]
 
-    def predict(self, frame: pandas.DataFrame) -> Vector:
-        """float64 [rows]: the mean response on rows of your own, NaN where a value is missing.
+    def predict(self, frame: pandas.DataFrame, *, per_unit: bool = False) -> Vector:
+        """float64 [rows]: the mean response on rows of your own, NaN where a value is missing: a probability of a
+        logistic model, an expected number of a Poisson model, a hazard relative to a row of zeros of a Cox model.
 
-        The frame has the table's columns that the formula reads, in the schema's units. Raises BadQuestion,
+        The frame has the table's columns that the formula (and the offset) reads, in the schema's units. `per_unit`
+        leaves the offset out, so that a model with an exposure gives the rate per unit of it. Raises BadQuestion,
         UnknownCategory.
         """
-        return self.link.mean(self.linear_predictor(frame))
+        return self.link.mean(self.linear_predictor(frame, per_unit=per_unit))
 
     def score(self, digits: int = 6) -> Term:
         """The linear predictor as a term, its coefficients rounded to `digits` decimals: to be judged on rows of the
@@ -129,10 +137,9 @@ class FittedModel:
         """
         values = list(self.values)
         parts = [Term(_rounded(values.pop(0), digits))] if self.spec.intercept else []
-        for column, value in zip(self.spec.columns, values, strict=True):
-            if any(factor.function is not Function.VALUE for factor in column.factors):
-                problem = f"{column.name} is no exact number on each row"
-                raise BadQuestion(problem=problem, hint="Use predict() on rows of your own.")
+        columns = [*self.spec.columns, *([] if self.offset is None else [self.offset])]
+        require_exact(columns)
+        for column, value in zip(columns, [*values, *([] if self.offset is None else [1.0])], strict=True):
             made = Term(_rounded(value, digits))
             for factor in column.factors:
                 made = made * Term(factor.value)
@@ -154,6 +161,7 @@ class FittedModel:
             "covariance": [list(row) for row in self.covariance],
             "rows": self.rows,
             "facts": dict(self.facts),
+            "offset": None if self.offset is None else self.offset.model_dump(mode="json"),
             "table": self.schema.table,
             "schema_digest": self.schema.digest(),
             "schema": json.loads(self.schema.body()),
@@ -174,10 +182,21 @@ class FittedModel:
             raise BadQuestion(problem="the text is not a model of this version", hint=hint) from None
 
     def to_pmml(self) -> str:
-        """The model as PMML 4.4, for other programs. Raises BadQuestion for what PMML cannot say: dates."""
+        """The model as PMML 4.4, for other programs. Raises BadQuestion for what PMML cannot say: dates, and hazards
+        without a baseline."""
         from ceiba.pmml import to_pmml
 
         return to_pmml(self)
+
+
+def require_exact(columns: Sequence[DesignColumn]) -> None:
+    """Raises BadQuestion for columns with functions, whose values on a row are rounded."""
+    for column in columns:
+        if any(factor.function is not Function.VALUE for factor in column.factors):
+            problem = f"{column.name} is no exact number on each row, so holders cannot predict with it"
+            raise BadQuestion(
+                problem=problem, hint="Use predict() on rows of your own, or bins and powers: I(age ** 2)."
+            )
 
 
 def _total(parts: list[Term]) -> Term:
@@ -210,6 +229,7 @@ def _read(plain: Mapping[str, Any]) -> FittedModel:
         rows=int(plain["rows"]),
         origin=Origin(str(plain["job_id"]), dict(plain["dataset_versions"])),
         facts={str(name): float(value) for name, value in plain["facts"].items()},
+        offset=None if plain["offset"] is None else _column(plain["offset"]),
     )
 
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from math import isqrt, sqrt
 from typing import Any, TypeGuard
 
+from ceiba.normal import NORMAL_95
 from ceiba_protocol.disclosure.accounting import epsilon
 from ceiba_protocol.disclosure.grade import DEFAULT_RHO, MILLION, Disclosure, NoiseRule
 from ceiba_protocol.errors import BadQuestion
@@ -16,9 +17,6 @@ from ceiba_protocol.explanation import DELTA
 from ceiba_protocol.plan import Use
 from ceiba_protocol.statistics import Output, Total
 from ceiba_protocol.trust.documents import NoiseTerms
-
-NORMAL_95 = 1.959964
-"""Standard deviations around the mean of a normal distribution that hold 95 % of it."""
 
 
 @dataclass(frozen=True)

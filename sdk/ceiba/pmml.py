@@ -50,19 +50,24 @@ _COMPARISONS = {
 
 
 def to_pmml(model: FittedModel) -> str:
-    """A model as an XML document. Raises BadQuestion for a formula that reads dates."""
+    """A model as an XML document; an offset is one more column, with a coefficient of 1.
+
+    Raises BadQuestion for a formula that reads dates, and for Cox's model.
+    """
+    if model.family == "cox":
+        problem = "PMML's Cox model has a baseline hazard, and this fit has none"
+        raise BadQuestion(problem=problem, hint="Use to_json(), or predict() for relative hazards.")
+    columns = [*model.spec.columns, *([] if model.offset is None else [model.offset])]
     root = _element("PMML", xmlns=NAMESPACE, version="4.4")
     header = _add(root, "Header", description=f"{model.spec.text} on {model.schema.table}")
     _add(header, "Application", name="ceiba")
-    names = sorted(
-        {name for column in model.spec.columns for part in column.factors for name in columns_of(part.value)}
-    )
+    names = sorted({name for column in columns for part in column.factors for name in columns_of(part.value)})
     target = _target(model, names)
     fields = [*names, *([target] if target is not None else [])]
     dictionary = _add(root, "DataDictionary", numberOfFields=str(len(fields)))
     dictionary.extend([_data_field(model.schema.column(name)) for name in fields])
     dictionary_names = _add(root, "TransformationDictionary")
-    for place, column in enumerate(model.spec.columns):
+    for place, column in enumerate(columns):
         derived = _add(
             dictionary_names,
             "DerivedField",
@@ -86,6 +91,7 @@ def to_pmml(model: FittedModel) -> str:
         _add(mining, "MiningField", name=target, usageType="target")
     coefficients = list(model.values)
     intercept = coefficients.pop(0) if model.spec.intercept else 0.0
+    coefficients += [] if model.offset is None else [1.0]
     table = _add(regression, "RegressionTable", intercept=repr(intercept))
     for place, coefficient in enumerate(coefficients):
         _add(table, "NumericPredictor", name=_derived(place), coefficient=repr(coefficient))

@@ -21,6 +21,7 @@ from ceiba.display import html_table, text_table
 from ceiba.labels import axis_labels
 from ceiba.mock import mock_rows
 from ceiba.presentation import Order, Presentation, Row, Shown, is_smooth
+from ceiba.reattaching import AskedAnalysis
 from ceiba.released import Released
 from ceiba.result import Result
 from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
@@ -178,6 +179,8 @@ class Query:
     runner: Runner
     asked: Plan
     presentation: Presentation
+    analysis: AskedAnalysis | None = None
+    """By which call of an analysis it was made, if by one."""
 
     def __post_init__(self) -> None:
         """Raises what is wrong with the question. HAVING and ORDER BY are tried on one made-up row."""

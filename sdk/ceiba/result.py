@@ -9,8 +9,9 @@ from math import floor, log10
 from typing import TYPE_CHECKING, Any, overload
 
 from ceiba.display import html_table, text_table
+from ceiba.extras import ARROW, needed
 from ceiba.noise import NoiseReport
-from ceiba_protocol.errors import BadQuestion, MissingExtra
+from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.schema import nearest
 from ceiba_protocol.statistics import WITHHELD
 
@@ -136,10 +137,7 @@ class Result:
 
     def to_arrow(self) -> pyarrow.Table:
         """An Arrow table. Raises MissingExtra without pyarrow."""
-        try:
-            import pyarrow
-        except ImportError:
-            raise MissingExtra(feature="to_arrow()", package="pyarrow") from None
+        pyarrow = needed("pyarrow", "to_arrow()", ARROW)
         columns = {name: [None if value is WITHHELD else value for value in self[name]] for name in self.columns}
         return pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +15,16 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from ceiba.agreements import AgreementHandle, Agreements
+from ceiba.analysis import AnalysisJob
 from ceiba.catalogue import Catalogue, CatalogueEntry
 from ceiba.choosing import Wish
 from ceiba.home import AskedJob, Home
 from ceiba.jobs import Job
 from ceiba.kept import JobList, asked, keep
 from ceiba.noise import Wanted, terms_for
-from ceiba.progress import show_nothing, show_on_terminal
+from ceiba.progress import show, show_nothing, shown_by_default
 from ceiba.query import Query, Table
+from ceiba.reattaching import taken_up
 from ceiba.result import Result
 from ceiba_protocol.disclosure.grade import disclosure_for
 from ceiba_protocol.disclosure.noise import versions_digest
@@ -170,10 +171,10 @@ class Space:
     # --- asking (what `Query.run`, `submit` and `explain` call)
 
     def run(self, query: Query, **options: Any) -> Result:
-        """Ask and wait; options as for `submit`, and `progress` (True, False, or None: if there is a terminal)."""
+        """Ask and wait; options as for `submit`, and `progress`: True, False, or None for a terminal or notebook."""
         wanted = options.pop("progress", None)
-        shown = sys.stderr.isatty() if wanted is None else wanted
-        return self.submit(query, **options).wait(show_on_terminal if shown else show_nothing)
+        progress = shown_by_default() if wanted is None else show() if wanted else show_nothing
+        return self.submit(query, **options).wait(progress)
 
     def submit(
         self,
@@ -206,13 +207,24 @@ class Space:
             raise
         return job
 
-    def job(self, beginning: str) -> Job:
+    def job(self, beginning: str) -> Job | AnalysisJob[Any]:
         """A job that this folder has asked, perhaps in another process, by its id or the id's first digits.
 
         >>> space.job("f0618a39").wait()
 
-        Raises UnknownJob unless it is exactly one, and AgreementMismatch if a party has other keys since.
+        Of an analysis it gives the same outcome, if its arguments were plain values; if some were terms, a result that
+        says how to finish it. Raises UnknownJob unless it is exactly one, and AgreementMismatch if a party has other
+        keys since.
         """
+        job = self.plain_job(beginning)
+        analysis = taken_up(job.query, lambda condition: Table(job.query.schema, self, condition))
+        if analysis is not None:
+            return AnalysisJob(job, analysis.finish)
+        job.remarks = () if job.query.analysis is None else (job.query.analysis.note,)
+        return job
+
+    def plain_job(self, beginning: str) -> Job:
+        """The same without what an analysis makes of it. Raises what `job` does."""
         kept = self.home.kept_job(beginning)
         query, signed, agreement = asked(kept, self)
         return self.with_newest_roster(lambda: Job(self, self._jobs, query, signed, agreement, kept.at))

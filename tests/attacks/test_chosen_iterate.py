@@ -18,7 +18,8 @@ from ceiba_protocol.fit_rounds import FitRound, share_fit
 from ceiba_protocol.plan import Named, Plan, compile_plan, fit_rows
 from ceiba_protocol.statistics.fits.base import GRID_BITS, Floats, Frame
 from ceiba_protocol.statistics.fits.exact import from_grid
-from ceiba_protocol.statistics.glm import GLM, Family, GlmState, Prepared
+from ceiba_protocol.statistics.fits.newton import NewtonState
+from ceiba_protocol.statistics.glm import GLM, Family, Prepared
 from ceiba_protocol.trust.documents import FitShare
 from tests.support.fitting import by_hospital, column, fit, heart, heart_rows, where
 from tests.support.pooled import Pooled
@@ -44,17 +45,17 @@ def hospitals() -> Hospitals:
     return {name: MODEL.prepare(fit_rows(PROGRAM, Pooled(SCHEMA, part).rows), CAREFUL) for name, part in parts.items()}
 
 
-def totals_at(state: GlmState, rows: Hospitals, at: Frame) -> list[int]:
+def totals_at(state: NewtonState, rows: Hospitals, at: Frame) -> list[int]:
     return [sum(each) for each in zip(*(MODEL.measure(state, one, at) for one in rows.values()), strict=True)]
 
 
-def honest_start(rows: Hospitals) -> GlmState:
+def honest_start(rows: Hospitals) -> NewtonState:
     """The state after the first round, whose centres and spreads put columns on one scale."""
     state = MODEL.begin(CAREFUL)
     return MODEL.advance(state, totals_at(state, rows, CAREFUL), CAREFUL)
 
 
-def aimed_at(victim: Floats, state: GlmState) -> GlmState:
+def aimed_at(victim: Floats, state: NewtonState) -> NewtonState:
     """β for a victim whose age and blood pressure the merchant knows to full precision."""
     known = state.scaling.apply(victim[None, :])[0, :2]
     direction = np.array([1.0, math.sqrt(2)])
@@ -108,7 +109,7 @@ def test_holders_at_different_states_get_no_sum(monkeypatch: pytest.MonkeyPatch)
 
     def told_otherwise(this: FitRound, me: str, *rest: Any) -> tuple[FitShare, bytes]:
         if me == "hungary" and this.iteration == 1:
-            assert isinstance(this.state, GlmState)
+            assert isinstance(this.state, NewtonState)
             this = replace(this, state=aimed_at(victim, this.state))
         return share_fit(this, me, *rest)
 

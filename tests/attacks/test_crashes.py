@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ceiba
@@ -288,3 +289,68 @@ def test_holder_killed_at_each_step_of_a_job_with_noise(lab: Sandbox, step: tupl
     assert spent(lab) == {holder: (rho + RHO, 0) for holder, (rho, _) in before.items()}
     assert job._space.sql(sql).run(noise=ceiba.Noise(rho=RHO / 1e6))[0] == row  # the same noise, and free
     assert spent(lab) == {holder: (rho + RHO, 0) for holder, (rho, _) in before.items()}
+
+
+# --- fits --------------------------------------------------------------------------------------------------------
+
+# The first payload is the share of the gate, then one for each round, at last the release.
+FIT_STEPS = [
+    ("Ledger.record_payload", "before", 1),
+    ("Ledger.record_payload", "after", 1),
+    ("Agent._send", "after", 2),
+    ("Ledger.record_payload", "after", 2),
+    ("Agent._send", "after", 3),
+    ("Ledger.record_payload", "before", 4),
+    ("Ledger.record_payload", "after", 4),
+]
+COORDINATOR_FIT_STEPS = [
+    ("Store.add_fit_share", "before", 0),
+    ("Store.add_fit_share", "after", 1),
+    ("Jobs.share_fit", "after", 0),
+    ("Store.set_state", "after", 2),
+    ("Jobs.share_fit", "after", 2),
+    ("Jobs.share_fit", "after", 5),
+    ("Store.add_fit_share", "after", 8),
+]
+FIT_ROUNDS = 3
+
+
+@pytest.mark.parametrize("step", FIT_STEPS)
+def test_holder_killed_at_each_step_of_a_fit(lab: Sandbox, step: tuple[str, str, int]) -> None:
+    fitted_with_a_crash(lab, HOLDERS[1], step)
+
+
+@pytest.mark.parametrize("step", COORDINATOR_FIT_STEPS)
+def test_coordinator_killed_at_each_step_of_a_fit(lab: Sandbox, step: tuple[str, str, int]) -> None:
+    fitted_with_a_crash(lab, "coordinator", step)
+
+
+def fitted_with_a_crash(lab: Sandbox, victim: str, step: tuple[str, str, int]) -> None:
+    """The answer is that of all rows together, and nobody has sent two payloads to one round. Always the same question,
+    because another about the same patients would count against their exact answers."""
+    space = lab.merchant("bank-a")
+    file = plan_crash(lab, victim, *step)
+    job = space.table(VISITS).glm("days ~ age", family="gaussian").query.submit()
+    process = lab.processes[victim]
+    until(lambda: not process.is_running(), f"{victim} to die at {step}")
+    assert not file.exists()
+    process.start()
+    ((found,),) = job.wait()
+    rows = [row for holder in HOLDERS for row in visits.rows_of(holder)]
+    slope = np.polyfit([row["age"] for row in rows], [row["days"] for row in rows], 1)
+    assert found["coefficients"] == pytest.approx(slope[::-1].tolist(), rel=1e-7)
+    one_payload_a_round(lab, job)
+
+
+def one_payload_a_round(lab: Sandbox, job: Job) -> None:
+    """As many signed shares as rounds, each the stored one, and one submission."""
+    for holder in HOLDERS:
+        ledger = ledger_of(lab, holder)
+        stored = ledger._all(
+            "SELECT stage, iteration, submission FROM payloads WHERE job_id = ? ORDER BY rowid", bytes.fromhex(job.id)
+        )
+        query = "SELECT signed FROM documents WHERE type IN ('ceiba.v1.FitShare', 'ceiba.v1.Submission')"
+        signed = [blob for (blob,) in ledger._all(query) if job.id.encode() in blob]
+        ledger.close()
+        assert [row[:2] for row in stored] == [("gate", 0), *(("fit", at) for at in range(FIT_ROUNDS)), ("release", 0)]
+        assert sorted(signed) == sorted(row[2] for row in stored[1:])

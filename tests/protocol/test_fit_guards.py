@@ -18,19 +18,26 @@ from ceiba_protocol.errors import (
     ColumnWithheld,
     ConstantColumn,
     NoEvents,
+    NoiseUndefined,
     NotConverged,
     NotFinite,
+    PlanTooLarge,
     Separation,
     TooFewRows,
+    TotalRejected,
     WeightsConcentrated,
 )
 from ceiba_protocol.expression import ColumnValue, Number
+from ceiba_protocol.plan import Named, Plan, Program, compile_plan, fit_rows
+from ceiba_protocol.rounds import check_fit
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics.cox import Cox
-from ceiba_protocol.statistics.fits.base import Fit
+from ceiba_protocol.statistics.fits.base import GRID_BITS, Fit
 from ceiba_protocol.statistics.glm import GLM, Family
 from ceiba_protocol.statistics.survival import Survival
+from ceiba_protocol.trust.documents import DatasetPin, NoiseTerms
 from tests.support.fitting import column, fit, fit_plainly, function, where
+from tests.support.pooled import Pooled
 
 SCHEMA = Schema.from_plain(
     {
@@ -96,7 +103,7 @@ def test_random_tables_give_statsmodels_numbers(seed: int, family: str, holders:
     response = "b" if family == "binomial" else "y"
     options = {"weights": column("w"), "offset": function(Function.LOG1P, "t")} if family == "poisson" else {}
     model = glm(family, response, column("x"), function(Function.LOG1P, "z"), KIND_B, KIND_C, **options)
-    found = fit_plainly(model, SCHEMA, split(frame, holders))
+    found = fit_plainly(model, SCHEMA, split(frame, holders), is_guarded=False)  # some have little effective weight
     used = frame.dropna()
     design = np.column_stack([np.ones(len(used)), used.x, np.log1p(used.z), used.kind == "b", used.kind == "c"]).astype(
         float
@@ -205,3 +212,62 @@ def test_a_rare_level_is_withheld_by_the_gate() -> None:
     rare = frame.assign(kind=["c" if place == 7 else "a" if place % 2 else "b" for place in range(len(frame))])
     with pytest.raises(ColumnWithheld, match=r"one of .*kind=c"):
         fit(glm("binomial", "b", column("x"), KIND_B, KIND_C), SCHEMA, split(rare))
+
+
+# --- totals that a lying holder has made ------------------------------------------------------------------------------
+
+
+def program_of(statistic: Fit) -> Program:
+    outputs = (Named(name="fit", statistic=statistic),)
+    return compile_plan(Plan(table=SCHEMA.table, schema_digest=SCHEMA.digest(), outputs=outputs), SCHEMA)
+
+
+@pytest.mark.parametrize("lie", [-1, 2**63, 2**100])
+@pytest.mark.parametrize("rounds", [0, 1])
+@pytest.mark.parametrize("statistic", [Survival(time=T, event=B), Cox(time=T, event=B, columns=(column("x"),))])
+def test_counts_that_cannot_be_are_a_named_error(statistic: Fit, rounds: int, lie: int) -> None:
+    """And not an endless loop: Efron's ties take a step for each event."""
+    program = compile_plan(
+        Plan(table=SCHEMA.table, schema_digest=SCHEMA.digest(), outputs=(Named(name="fit", statistic=statistic),)),
+        SCHEMA,
+    )
+    frame = program.frame(512, 5)
+    prepared = statistic.prepare(fit_rows(program, Pooled(SCHEMA, rows(1)).rows), frame)
+    state = statistic.begin(frame)
+    for _ in range(rounds):
+        state = statistic.advance(state, statistic.measure(state, prepared, frame), frame)
+    totals = statistic.measure(state, prepared, frame)
+    totals[-1] = lie << GRID_BITS if rounds and isinstance(statistic, Cox) else lie
+    with pytest.raises(TotalRejected):
+        statistic.advance(state, totals, frame)
+
+
+def test_a_round_of_events_has_no_time_at_which_few_leave() -> None:
+    """What the holders read of each other: who leaves at each time, and who had the event only of merged times."""
+    statistic = Survival(time=T, event=B)
+    program = compile_plan(
+        Plan(table=SCHEMA.table, schema_digest=SCHEMA.digest(), outputs=(Named(name="fit", statistic=statistic),)),
+        SCHEMA,
+    )
+    frame = program.frame(512, 5)
+    prepared = statistic.prepare(fit_rows(program, Pooled(SCHEMA, rows(1)).rows), frame)
+    first = statistic.measure(statistic.begin(frame), prepared, frame)
+    flipped = statistic.prepare(
+        fit_rows(program, Pooled(SCHEMA, rows(1).assign(b=lambda of: ~of.b.astype(bool))).rows), frame
+    )
+    assert statistic.measure(statistic.begin(frame), flipped, frame) == first
+    state = statistic.advance(statistic.begin(frame), first, frame)
+    pairs = np.array(statistic.measure(state, prepared, frame)).reshape(-1, 2)
+    assert pairs.sum(axis=1).min() >= 5
+
+
+def test_more_than_a_holder_has_room_for_is_refused_before_it_is_asked() -> None:
+    model = glm("gaussian", "y", column("x"), column("z"))
+    plan = Plan(table=SCHEMA.table, schema_digest=SCHEMA.digest(), outputs=(Named(name="fit", statistic=model),))
+    program = compile_plan(plan, SCHEMA)
+    pins = [DatasetPin(holder="one", version="0" * 64, row_capacity=2**rows) for rows in (24, 25)]
+    check_fit(program, None, pins[:1])
+    with pytest.raises(PlanTooLarge, match="in memory"):
+        check_fit(program, None, pins)
+    with pytest.raises(NoiseUndefined):
+        check_fit(program, NoiseTerms(rho=5000), pins[:1])

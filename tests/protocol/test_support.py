@@ -181,6 +181,8 @@ RATIO = Round(value=Arithmetic(op="divide", left=Y, right=X), digits=0)
         # few have one other than 0
         ([SUM_X], people(MANY, x=0) + people(FEW)),
         ([stat("sum", plus(X, number(-3)))], people(MANY) + people(FEW, x=4)),
+        # 1 more each than a sum to which few add: with the count it is that sum
+        ([stat("sum", plus(X, number(1))), COUNT], people(MANY, x=0) + people(FEW, x=4)),
         # of those that were asked, few do not smoke
         ([stat("mean", SMOKES)], people(MANY, smokes=None) + people(MANY, smokes=1) + people(FEW)),
         (

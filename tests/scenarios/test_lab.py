@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import statsmodels.api as sm
 
+from ceiba_scenarios.stories.health_research import logistic, pooled_heart, split_trial
 from ceiba_scenarios.stories.health_sharing import split_by_hospital
 from ceiba_scenarios.story import Lab, find_story, story_names
 
@@ -130,6 +133,35 @@ def test_health_sharing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout
     assert "No row left a hospital, and no exact cell of fewer than 11 patients or 3 hospitals." in done.stdout
+
+
+@pytest.mark.slow
+def test_health_research(tmp_path: Path) -> None:
+    done = run_lab(tmp_path, "run", "health_research", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["ok"] and len(report["checks"]) >= 20 and all(check["ok"] for check in report["checks"])
+    page = (Path(report["folder"]) / "report.html").read_text()
+    headings = ["What was asked, and of whom", "What each party saw", "Table one", "Logistic regression", "Survival"]
+    assert [page.index(f">{heading}") for heading in headings] == sorted(page.index(f">{one}") for one in headings)
+    assert page.count("<figure>") == 4 and "Not protected:" in page and "<script" not in page
+
+
+def test_the_story_of_research_computes_as_statsmodels_does() -> None:
+    rows = pooled_heart().dropna(subset=["resting_bp"])
+    ill = (rows["diagnosis"] > 0).to_numpy(dtype=float)
+    x = sm.add_constant(rows[["age", "resting_bp"]]).to_numpy(dtype=float)
+    theirs = sm.Logit(ill, x).fit(disp=False, tol=1e-12)
+    coefficients, errors = logistic(x, ill)
+    assert coefficients == pytest.approx(list(theirs.params), rel=1e-8)
+    assert errors == pytest.approx(list(theirs.bse), rel=1e-8)
+
+
+def test_the_trial_is_split_by_institution_and_loses_nobody(tmp_path: Path) -> None:
+    files = split_trial(tmp_path / "trial", ["a", "b", "c", "d"])
+    parts = [pd.read_csv(file) for file in files.values()]
+    assert sorted(pd.concat(parts)["patient_id"]) == list(range(1, 229))
+    assert all("inst" not in part.columns and len(part) > 20 for part in parts)
 
 
 @pytest.mark.slow

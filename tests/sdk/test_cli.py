@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from ceiba.analyses.t_test import TTest
+from ceiba.analysis import AnalysisJob
 from ceiba.cli import app
 from ceiba.files import write_csv
+from ceiba.query import Table
+from ceiba.reattaching import taken_up
 from ceiba.result import Result
 from ceiba.space import Space
 from ceiba_protocol.errors import BadQuestion, CeibaError, LedgerDamaged, ReceiptRejected, UnknownJob
@@ -118,6 +122,76 @@ def test_another_process_waits_for_the_answer(world: World, coordinator: Coordin
     file = tmp_path / "receipt.json"
     run("result", job, "--receipt", str(file))
     assert "The receipt holds." in run("verify", str(file), "--roster", str(tmp_path / "roster.json"))
+
+
+def test_another_process_gets_the_same_outcome_of_an_analysis(
+    world: World, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    """With the filter of the table, and the arguments as they were typed."""
+    coordinator.add(world.agreement)
+    with Space(merchant_home(world, tmp_path)) as space:
+        heart = space.table("health.heart")
+        job = heart.filter(heart.age > 20).t_test("age", by="sex", equal_variance=True).submit()
+        mine = job.wait()
+    with Space(merchant_home(world, tmp_path)) as other:
+        again = other.job(job.id)
+        theirs = again.wait()
+        assert isinstance(again, AnalysisJob) and again.status().state == again.progress() == "done"
+    assert isinstance(theirs, TTest) and theirs == mine and theirs.equal_variance and theirs.result.receipt
+    assert json.loads(run("result", job.id, "--json"))["Tests"][0]["test"] == "Student"
+    assert run("result", job.id).startswith("t-test\n")
+    assert json.loads(run("jobs", "--json"))[0]["state"] == "done"
+
+
+def test_every_plain_argument_is_kept(world: World, coordinator: Coordinator, tmp_path: Path) -> None:
+    """Sequences, options by name, mappings."""
+    with Space(merchant_home(world, tmp_path)) as space:
+        heart = space.table("health.heart")
+        asked = [
+            heart.anova("age", by=("sex",)),
+            heart.logistic("I(age > 30) ~ sex", weights="age"),
+            heart.standardised_rate(events="age", by="sex", population={"female": 1.5, "male": 2}),
+            heart.filter(heart.age > 3).kmeans(["age", "chol"], clusters=2),
+        ]
+        for analysis in asked:
+            again = taken_up(analysis.query, lambda condition: Table(heart.schema, space, condition))
+            assert again is not None and again.query.plan() == analysis.query.plan()
+            assert again.query.analysis == analysis.query.analysis
+
+
+def test_of_an_analysis_whose_arguments_are_not_kept_the_figures_are_taken_up_and_say_so(
+    world: World, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    coordinator.add(world.agreement)
+    with Space(merchant_home(world, tmp_path)) as space:
+        heart = space.table("health.heart")
+        analysis = heart.t_test(heart.age, by="sex")
+        job = analysis.submit()
+        result = space.job(job.id).wait()
+        assert isinstance(result, Result) and "t_test(...).finish(result)" in repr(result)
+        assert analysis.finish(result) == job.wait()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"method": "filter", "arguments": {}},
+        {"method": "t_test", "arguments": {"value": "age", "by": "sex", "level": 0.9}},
+        {"method": "describe", "arguments": {"columns": ["age"], "by": "sex"}},
+        {"method": "t_test", "where": "{}"},
+    ],
+)
+def test_what_another_version_has_kept_is_not_taken_for_the_same_analysis(
+    world: World, coordinator: Coordinator, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    coordinator.add(world.agreement)
+    with Space(merchant_home(world, tmp_path)) as space:
+        job = space.table("health.heart").t_test("age", by="sex").submit()
+        file = tmp_path / "jobs" / f"{job.id}.json"
+        kept = json.loads(file.read_text())
+        file.write_text(json.dumps(kept | {"analysis": kept["analysis"] | changed}))
+        result = space.job(job.id).wait()
+        assert isinstance(result, Result) and "not kept" in repr(result)
 
 
 def test_a_job_is_taken_up_again_after_its_deadline(

@@ -302,7 +302,7 @@ def test_withheld_sums_give_no_fit() -> None:
 def test_a_summary_shows_the_table_and_warns_of_near_collinearity() -> None:
     fit = with_columns().linear("cost ~ age + I(age ** 2) + I(age ** 3)").run()
     assert "condition number" in fit.notes()[0]
-    assert "std. error" in fit.summary() and "[0.025" in fit.summary()
+    assert "std err" in fit.summary() and "[0.025" in fit.summary()
     assert fit.to_pandas().shape == (4, 7)
     assert fit.to_dict()["Fit"][1] == {"": "n", "value": 100}
     made = with_columns().linear("cost ~ age").mock(rows=200)

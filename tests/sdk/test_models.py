@@ -8,9 +8,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lifelines import CoxPHFitter
 from sklearn.metrics import roc_auc_score
 
 from ceiba.formula import read_formula
@@ -18,6 +20,7 @@ from ceiba.models import FittedModel, LinkFunction, Origin
 from ceiba.query import Table
 from ceiba.statistics import statistic
 from ceiba_protocol.errors import BadQuestion
+from tests.support.fitting import lung, lung_rows
 from tests.support.pooled import Pooled
 from tests.support.visits import SCHEMA, frame_of
 
@@ -28,10 +31,13 @@ FORMULAS = [
     "smoker ~ I((age > 50) & ~(sex == 'male')) + I(cost < 0 or sex == 'female') + I(-cost / 4 - 2)",
     "log(age + 1) ~ C(stage) + I(age ** 2) + I(smoker + 1) + I(round(cost)) + I(smoker == True)",
 ]
+OFFSETS = [None, "age", "log(age + 1)"]
 
 
-def model_of(formula: str, link: LinkFunction = LinkFunction.IDENTITY, seed: int = 0) -> FittedModel:
-    """Made-up coefficients."""
+def model_of(
+    formula: str, link: LinkFunction = LinkFunction.IDENTITY, seed: int = 0, offset: str | None = None
+) -> FittedModel:
+    """Made-up coefficients; `offset` is a column of a formula."""
     spec = read_formula(formula, SCHEMA)
     random = np.random.default_rng(seed)
     size = len(spec.names)
@@ -45,6 +51,7 @@ def model_of(formula: str, link: LinkFunction = LinkFunction.IDENTITY, seed: int
         rows=100,
         origin=Origin("ab" * 16, {"clinic-a": "cd" * 32}),
         facts={"dispersion": 1.5},
+        offset=None if offset is None else read_formula(f"~ 0 + {offset}", SCHEMA).columns[0],
     )
 
 
@@ -87,9 +94,9 @@ def test_a_model_is_judged_on_rows_that_it_was_not_fitted_on() -> None:
 
 
 @settings(deadline=None)
-@given(st.sampled_from(FORMULAS), st.sampled_from(LinkFunction), st.integers(0, 100))
-def test_json_gives_the_same_model(formula: str, link: LinkFunction, seed: int) -> None:
-    model = model_of(formula, link, seed)
+@given(st.sampled_from(FORMULAS), st.sampled_from(LinkFunction), st.integers(0, 100), st.sampled_from(OFFSETS))
+def test_json_gives_the_same_model(formula: str, link: LinkFunction, seed: int, offset: str | None) -> None:
+    model = model_of(formula, link, seed, offset)
     again = FittedModel.from_json(model.to_json())
     assert again == model and again.to_json() == model.to_json()
 
@@ -182,9 +189,9 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 
 
 @settings(deadline=None)
-@given(st.sampled_from(FORMULAS), st.sampled_from(LinkFunction), st.integers(0, 100))
-def test_pmml_predicts_the_same(formula: str, link: LinkFunction, seed: int) -> None:
-    model, frame = model_of(formula, link, seed), frame_of(8, seed, missing=0.1)
+@given(st.sampled_from(FORMULAS), st.sampled_from(LinkFunction), st.integers(0, 100), st.sampled_from(OFFSETS))
+def test_pmml_predicts_the_same(formula: str, link: LinkFunction, seed: int, offset: str | None) -> None:
+    model, frame = model_of(formula, link, seed, offset), frame_of(8, seed, missing=0.1)
     document = model.to_pmml()
     for row, wanted in zip(frame.to_dict("records"), model.predict(frame), strict=True):
         plain = {name: None if pd.isna(value) else value for name, value in row.items()}
@@ -202,3 +209,51 @@ def test_pmml_says_what_the_fields_are() -> None:
     assert [field.get("displayName") for field in root.iter(f"{SPACE}DerivedField")] == ["age", "C(sex)[T.female]"]
     with pytest.raises(BadQuestion, match="PMML"):
         model_of("cost ~ I(seen - came)").to_pmml()
+
+
+# --- of fits ----------------------------------------------------------------------------------------------------
+
+
+def table_of(frame: pd.DataFrame) -> Table:
+    return Table(SCHEMA, Pooled(SCHEMA, frame))
+
+
+def test_a_logistic_model_predicts_probabilities() -> None:
+    frame, new = frame_of(300), frame_of(40, seed=1)
+    formula = "event ~ C(sex) + age + cost"
+    fit = table_of(frame).logistic(formula).run()
+    theirs = smf.logit(formula, frame).fit(disp=False, tol=1e-12)
+    np.testing.assert_allclose(fit.predict(new), theirs.predict(new), rtol=1e-6)
+    assert fit.model.coefficients == pytest.approx(dict(zip(fit.names, theirs.params, strict=True)), rel=1e-6)
+    document = fit.model.to_pmml()
+    for row, wanted in zip(new.to_dict("records"), fit.predict(new), strict=True):
+        assert pmml_prediction(document, row) == pytest.approx(wanted, rel=1e-9)
+    assert FittedModel.from_json(fit.model.to_json()) == fit.model
+
+
+@pytest.mark.parametrize("family", ["poisson", "negative_binomial"])
+def test_models_of_counts_predict_numbers_and_rates(family: str) -> None:
+    frame, new = frame_of(300).query("age > 0"), frame_of(40, seed=1).query("age > 0")
+    fit = table_of(frame).glm("event ~ C(sex) + cost", family, exposure="age").run()
+    kind = {"poisson": sm.families.Poisson(), "negative_binomial": sm.families.NegativeBinomial(alpha=1.0)}[family]
+    theirs = smf.glm("event ~ C(sex) + cost", frame, family=kind, exposure=frame["age"]).fit(tol=1e-12)
+    np.testing.assert_allclose(fit.predict(new), theirs.predict(new, exposure=new["age"]), rtol=1e-6)
+    np.testing.assert_allclose(
+        fit.predict(new, per_unit=True), theirs.predict(new, exposure=np.ones(len(new))), rtol=1e-6
+    )
+    assert fit.model.facts.get("alpha") == (1.0 if family == "negative_binomial" else None)
+    document = fit.model.to_pmml()
+    for row, wanted in zip(new.to_dict("records"), fit.predict(new), strict=True):
+        assert pmml_prediction(document, row) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_cox_model_predicts_relative_hazards() -> None:
+    rows = lung_rows()
+    fit = Table(lung(), Pooled(lung(), rows)).cox("age + sex", time="time", event="status").run()
+    theirs = CoxPHFitter().fit(rows[["time", "status", "age", "sex"]], "time", "status")
+    ours, others = fit.predict(rows), theirs.predict_partial_hazard(rows)
+    np.testing.assert_allclose(ours / ours[0], others / others.iloc[0], rtol=1e-5)
+    again = FittedModel.from_json(fit.model.to_json())
+    assert again == fit.model and not again.spec.intercept
+    with pytest.raises(BadQuestion, match="baseline hazard"):
+        fit.model.to_pmml()

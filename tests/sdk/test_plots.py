@@ -385,7 +385,7 @@ def test_a_figure_shows_itself_in_a_notebook() -> None:
 def test_drawing_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ceiba.plots.picture", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtra, match="pip install matplotlib"):
+    with pytest.raises(MissingExtra, match=r"pip install 'ceiba\[plot\]'"):
         Result(("sex", "n"), [("f", 5)], groups=("sex",)).plot()
 
 

@@ -152,7 +152,7 @@ def test_cells_cannot_move_the_cursor() -> None:
 
 def test_arrow_needs_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtra, match="pip install pyarrow"):
+    with pytest.raises(MissingExtra, match=r"pip install 'ceiba\[arrow\]'"):
         RESULT.to_arrow()
 
 

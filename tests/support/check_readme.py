@@ -154,6 +154,7 @@ def _names(cells: str) -> list[str]:
 
 
 def _python_names() -> set[str]:
+    """Fits are a table's methods, and have no constructor in `ceiba`."""
     return set(statistic_names())
 
 

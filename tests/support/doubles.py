@@ -36,6 +36,8 @@ WATCHED = {
         ("ceiba_coordinator.jobs", "Jobs", "submit"),
         ("ceiba_coordinator.jobs", "Jobs", "approve"),
         ("ceiba_coordinator.jobs", "Jobs", "share"),
+        ("ceiba_coordinator.jobs", "Jobs", "share_fit"),
+        ("ceiba_coordinator.store.database", "Store", "add_fit_share"),
         ("ceiba_coordinator.jobs", "Jobs", "contribute"),
     ],
 }

@@ -12,7 +12,7 @@ import pandas as pd
 from ceiba_protocol.design import DesignColumn, Factor, Function
 from ceiba_protocol.expression import ColumnValue, Comparing, Expression, Number, TextValue
 from ceiba_protocol.plan import GroupKey, Named, Plan, compile_plan, fit_rows
-from ceiba_protocol.program import Comparison
+from ceiba_protocol.program import SUBJECT, Comparison
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics import Statistic
 from ceiba_protocol.statistics.fits.base import Fit
@@ -80,6 +80,14 @@ def where(name: str, comparison: str, value: str, *, text: bool = False) -> Desi
     return DesignColumn(name=f"{name}{comparison}{value}", factors=(Factor(value=test),))
 
 
+def rows_with_subjects(schema: Schema, frame: pd.DataFrame) -> list[dict[str, int | None]]:
+    """The rows; whose they are, where the frame has numbers in a column "#subject"."""
+    rows: list[dict[str, int | None]] = Pooled(schema, frame).rows
+    if SUBJECT in frame:
+        rows = [row | {SUBJECT: int(who)} for row, who in zip(rows, frame[SUBJECT], strict=True)]
+    return rows
+
+
 def fit(
     statistic: Statistic, schema: Schema, frames: Mapping[str, pd.DataFrame], groups: tuple[GroupKey, ...] = ()
 ) -> list[tuple[Any, ...]]:
@@ -90,7 +98,7 @@ def fit(
         groups=groups,
         outputs=(Named(name="fit", statistic=statistic),),
     )
-    rows = {holder: Pooled(schema, frame).rows for holder, frame in frames.items()}
+    rows = {holder: rows_with_subjects(schema, frame) for holder, frame in frames.items()}
     return run_job(plan, schema, rows, keypair(3072), os.urandom, NOW)
 
 
@@ -102,7 +110,7 @@ def fit_plainly(
     program = compile_plan(plan, schema)
     frame = program.frame(sum(map(len, frames.values())), minimum, is_guarded=is_guarded)
     statistic.check(frame)
-    rows = [fit_rows(program, Pooled(schema, one).rows) for one in frames.values()]
+    rows = [fit_rows(program, rows_with_subjects(schema, one)) for one in frames.values()]
     prepared = [statistic.prepare(one, frame) for one in rows]
     state = statistic.begin(frame)
     while not state.is_final:

@@ -1,6 +1,7 @@
 """The 920 patients of `heart_disease.csv` as one table, and as the frame that it is compared with."""
 
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import ceiba_scenarios
 from ceiba.query import Query, Table
 from ceiba.released import Released
 from ceiba.result import Result
+from ceiba.sql import parse
 from ceiba_protocol.disclosure.support import count_subjects, tests_of
 from ceiba_protocol.plan import Program, grouped_sums
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.documents import NoiseTerms
+from tests.support.fitting import lung, lung_rows
 from tests.support.pooled import Pooled
 
 DATA = Path(ceiba_scenarios.__file__).parent / "data"
@@ -38,6 +41,21 @@ def frame() -> pd.DataFrame:
 @cache
 def heart() -> Table:
     return Table(SCHEMA, Pooled(SCHEMA, frame()))
+
+
+class PooledSpace:
+    """What the guide's examples ask: patients with heart disease, and those of the lung trial."""
+
+    def __init__(self) -> None:
+        self._tables = {"health.heart": heart(), "research.lung": Table(lung(), Pooled(lung(), lung_rows()))}
+
+    def table(self, name: str) -> Table:
+        return self._tables[name]
+
+    def sql(self, text: str, parameters: Sequence[object] | None = None) -> Query:
+        plan, presentation = parse(text, lambda name: self._tables[name].schema, parameters)
+        table = self._tables[plan.table]
+        return Query(table.schema, table.runner, plan, presentation)
 
 
 class Gated(Pooled):

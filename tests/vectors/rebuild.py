@@ -13,11 +13,14 @@ import gmpy2
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from ceiba_protocol.canonical import tlv
+from ceiba_protocol.canonical import sha256, tlv
 from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.statistics.fits.exact import to_slots
+from ceiba_protocol.statistics.fits.newton import NewtonState
 from ceiba_protocol.sums import key_proof, masks, paillier
 from ceiba_protocol.sums.layout import Layout
 from ceiba_protocol.sums.secure_sum import RoundContext, set_digest
+from ceiba_protocol.sums.wide import add_wide, from_wide, negate_wide, to_wide
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 from tests.vectors import receipts
@@ -183,6 +186,56 @@ def gate_words() -> Vector:
 def gate_words_expansion() -> Vector:
     seed = bytes(range(32))
     return {"seed": seed.hex(), "words": decimal(masks.expand_words(seed, 4).tolist())}
+
+
+@vector
+def fit_words() -> Vector:
+    """Numbers of 128 bits that each holder masks in a round of a fit, as they are sent, and their sum: of each number
+    two words, the lower one first. The context is that of a state; the form of the sums stands for the layout."""
+    state = NewtonState(phase="newton", beta=(1, -(2**41)), rows=60)
+    form = sha256("ceiba/v1/fit", (2 * 3).to_bytes(4, "big"))
+    of_round = context(stage=2, iteration=1, layout_digest=form, iterate_digest=bytes.fromhex(state.digest()))
+    (secrets, public), digest = mask_keys(), of_round.digest()
+    plain = {holder: [place * 2**40, -(2**100) - place, -1] for place, holder in enumerate(HOLDERS, 1)}
+    sent = {}
+    for me in HOLDERS:
+        peers = {peer: key for peer, key in public.items() if peer != me}
+        mask = masks.combined_words(me, secrets[me], peers, digest, 6, add_wide, negate_wide)
+        sent[me] = add_wide(to_wide(plain[me]), mask)
+    total = np.zeros(6, dtype=np.uint64)
+    for words in sent.values():
+        total = add_wide(total, words)
+    return {
+        "state": state.body().decode(),
+        "context": context_fields(of_round),
+        "context_digest": digest.hex(),
+        "secret_keys": {holder: secrets[holder].hex() for holder in HOLDERS},
+        "sums": {holder: decimal(plain[holder]) for holder in HOLDERS},
+        "masked": {holder: sent[holder].astype("<u8").tobytes().hex() for holder in HOLDERS},
+        "sum": decimal(from_wide(total)),
+    }
+
+
+@vector
+def fit_words_other_state() -> Vector:
+    """The same with one holder at another state: the sum is no number that anybody can use."""
+    states = {holder: NewtonState(phase="newton", beta=(int(place == 1),)) for place, holder in enumerate(HOLDERS)}
+    (secrets, public), total = mask_keys(), np.zeros(4, dtype=np.uint64)
+    for me in HOLDERS:
+        digest = context(stage=2, iteration=7, iterate_digest=bytes.fromhex(states[me].digest())).digest()
+        peers = {peer: key for peer, key in public.items() if peer != me}
+        mask = masks.combined_words(me, secrets[me], peers, digest, 4, add_wide, negate_wide)
+        total = add_wide(total, add_wide(to_wide([1, 2]), mask))
+    found = from_wide(total)
+    assert all(abs(one) > 2**64 for one in found)
+    return {"states": {holder: state.body().decode() for holder, state in states.items()}, "sum": decimal(found)}
+
+
+@vector
+def float_slots() -> Vector:
+    """Final figures as two integers each: mantissa and exponent, as C's frexp has them, the mantissa times 2^53."""
+    values = [0.0, 1.0, -0.1, 2.0**-1074, -(2.0**-1022), 1.7976931348623157e308]
+    return {"floats": [value.hex() for value in values], "slots": [list(map(str, to_slots(one))) for one in values]}
 
 
 @vector

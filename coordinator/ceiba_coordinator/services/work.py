@@ -56,9 +56,8 @@ class Presence:
 class Sent:
     """What one stream has carried, so that it carries nothing twice."""
 
-    jobs: dict[bytes, set[tuple[str, int]]] = field(default_factory=dict)
-    """By job: kinds of task, each with the number of holders who had left, which is the attempt, or with a fit's
-    round."""
+    jobs: dict[bytes, set[tuple[str, int, int]]] = field(default_factory=dict)
+    """By job: kinds of task, each with the attempt, or how many holders had left, and a fit's round."""
     agreements: set[tuple[str, int]] = field(default_factory=set)
     checkpoint: Signed | None = None
 
@@ -121,8 +120,8 @@ class Work(WorkServicer):
                 tasks.append(pb.Task(agreement=evidence))
         for task in self._jobs.tasks(holder):
             kinds = sent.jobs.setdefault(task.job_id, set())
-            aborts = task.gate.aborts or task.contribute.aborts
-            kind = (task.WhichOneof("kind") or "", task.fit.iteration or task.approve.attempt or len(aborts))
+            aborts = task.gate.aborts or task.contribute.aborts or task.fit.aborts
+            kind = (task.WhichOneof("kind") or "", task.approve.attempt or len(aborts), task.fit.iteration)
             if kind not in kinds:
                 kinds.add(kind)
                 tasks.append(task)

@@ -33,6 +33,7 @@ from ceiba_protocol.disclosure.grade import Disclosure
 from ceiba_protocol.disclosure.support import Tests
 from ceiba_protocol.errors import EngineFailed, JobCancelled, SnapshotDamaged
 from ceiba_protocol.plan import ROW_COUNT, Program, rows_of
+from ceiba_protocol.program import SUBJECT
 from ceiba_protocol.statistics.fits.base import FitRows
 
 T = TypeVar("T")
@@ -177,7 +178,8 @@ class DuckDBEngine:
         statement = render_readings(program)
         with self._running(snapshot, cancellation) as query:
             arrays = query.arrays(statement.sql, statement.parameters)
-            return rows_of(program, _cells(program, arrays), [arrays[f"#r{at}"] for at in range(len(program.readings))])
+            units = [arrays[f"#r{at}"] for at in range(len(program.readings))]
+            return rows_of(program, _cells(program, arrays), units, arrays[SUBJECT])
 
     def close(self) -> None:
         """Close every snapshot; later questions open theirs again."""

@@ -40,13 +40,13 @@ def render_flags(compiled: Program, conditions: Sequence[Node]) -> Statement:
 
 
 def render_readings(compiled: Program) -> Statement:
-    """For every row that a fit uses: the keys `#k0`, `#k1`, …, and its readings `#r0`, `#r1`, …."""
+    """For every row that a fit uses: the keys `#k0`, `#k1`, …, its subject, and its readings `#r0`, `#r1`, …."""
     renderer = Renderer()
     keys = [_wide(key) for key in _keys(renderer, compiled)]
     readings = [_wide(renderer.number(one.node, magnitude_of(one.node))) for one in compiled.readings]
     is_used = renderer.condition(compiled.is_used)
-    query = _filtered(renderer, compiled, [*_list("k", keys), *_list("r", readings)])
-    return _statement(query.where(is_used), renderer)
+    columns = [*_list("k", keys), _as(_wide(renderer.subject()), SUBJECT), *_list("r", readings)]
+    return _statement(_filtered(renderer, compiled, columns).where(is_used), renderer)
 
 
 def render_factors(compiled: Program, condition: Node, factors: Sequence[Node]) -> Statement:

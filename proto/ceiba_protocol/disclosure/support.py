@@ -6,7 +6,7 @@ test is about a condition that a row meets: enough subjects at enough holders mu
 alone, and every party computes the same ones.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -62,6 +62,8 @@ class Test:
     is_difference: bool = False
     """The rows that two other tests do not share, or that a part leaves. None of them is as good as many: then both are
     about the same."""
+    cut: str = ""
+    """As `Fit.cut`: answers about the same rows, cut otherwise, are not the same."""
 
     @cached_property
     def is_chosen(self) -> bool:
@@ -103,7 +105,8 @@ def tests_of(compiled: Program) -> Tests:
     """The tests of a program's sums.
 
     1. Each sum's own rows. 2. Where it treats some of them differently, such as by CASE: each of these parts, and the
-    rest. 3. What two of these do not share, where the difference of two sums would be a sum over that.
+    rest. 3. What two of these do not share, where the difference of two sums would be a sum over that. 4. Of a fit:
+    what its columns have in pairs (`_add_fit`).
     """
     builder = _Builder()
     needs = [builder.add_sum(place, one.node) for place, one in enumerate(compiled.sums)]
@@ -114,10 +117,13 @@ def tests_of(compiled: Program) -> Tests:
     differences = {} if disjoint else builder.add_differences()
     for own in needs:
         own += [builder.place(test) for one in list(own) for test in differences.get(one, ())]
+    whole = None
+    if compiled.fit is not None:
+        whole = _add_fit(builder, compiled, needs)
     parts = [
         place
         for place, test in enumerate(builder.tests())
-        if place != ROWS and test.audited and test.is_chosen and _is_possible(test.members)
+        if place != ROWS and test.audited and test.is_chosen and _is_possible(test.members) and test.members != whole
     ]
     together = tuple(parts) if len(parts) > 1 else ()  # also bins: an earlier answer may be their whole
     return Tests(
@@ -133,7 +139,7 @@ def units_of(use: Use) -> list[tuple[int, ...]]:
     return [(one,) for one in use.sums] if use.statistic.disjoint else [use.sums]
 
 
-_Key = tuple[Node, Node, bool, bool, bool]
+_Key = tuple[Node, Node, bool, bool, bool, str]
 
 
 class _Builder:
@@ -148,16 +154,16 @@ class _Builder:
 
     def place(self, test: Test) -> int:
         """The test's place, the same for all that are about the same rows."""
-        key = (test.support, test.members, test.audited, bool(test.magnitudes), test.is_difference)
+        key = (test.support, test.members, test.audited, bool(test.magnitudes), test.is_difference, test.cut)
         self._columns[key] = self._columns.get(key, frozenset()) | test.columns
         self._magnitudes[key] = self._magnitudes.get(key, ()) + test.magnitudes
         return self._places.setdefault(key, len(self._places))
 
     def tests(self) -> list[Test]:
         return [
-            Test(support, members, columns, audited, self._magnitudes[key], is_difference)
+            Test(support, members, columns, audited, self._magnitudes[key], is_difference, cut)
             for key, columns in self._columns.items()
-            for support, members, audited, _, is_difference in (key,)
+            for support, members, audited, _, is_difference, cut in (key,)
         ]
 
     def add_sum(self, place: int, node: Node) -> list[int]:
@@ -190,6 +196,53 @@ class _Builder:
                     for place in {left, right} - {ROWS}:
                         found.setdefault(place, []).append(test)
         return found
+
+
+def _add_fit(builder: _Builder, compiled: Program, needs: Sequence[list[int]]) -> Node:
+    """A fit's figures are made of its columns' sums of products: of the information matrix, the number of rows in which
+    two conditions hold can be read. So the rows of each pair are tested, and as a condition counts what a factor's
+    levels leave, its base. Its complete rows, which are returned, are compared with those of other answers over the
+    same columns."""
+    assert compiled.fit is not None
+    rows, *columns = compiled.uses[0].sums
+    used = support(compiled.sums[rows].node)
+    read = frozenset().union(*(_columns_read(one.node) for one in compiled.readings))
+    needs[rows].append(builder.place(Test(used, used, read, cut=compiled.fit.cut)))
+    parts = [(one, *_part(compiled.sums[one].node)) for one in columns]
+    factors: dict[Node, list[tuple[int, Node]]] = {}
+    for place, part, factor in parts:
+        if factor is not None:
+            factors.setdefault(factor, []).append((place, part))
+    bases = []
+    for factor, levels in factors.items():
+        base = _all(used, *(_is_not(level) for _, level in levels))
+        test = builder.place(Test(base, base, audited=False, is_difference=True))
+        for place, _ in levels:
+            needs[place].append(test)
+        bases.append((levels[0][0], base, factor))
+    for (left, one, factor), (right, other, beside) in combinations([*parts, *bases], 2):
+        if (factor is None or factor != beside) and not {one, other} & {TRUE, used}:
+            both = _all(used, one, other)
+            test = builder.place(Test(both, both, audited=False))
+            needs[left].append(test)
+            needs[right].append(test)
+    return used
+
+
+def _part(node: Node) -> tuple[Node, Node | None]:
+    """Of a fit's column: the rows in which it is not 0, among those that are used; and if it says no more than a
+    condition, the factor whose level it is."""
+    value = node.branches[0][1] if isinstance(node, Choose) else node
+    if isinstance(value, Compare) and value.comparison is Comparison.EQUAL and isinstance(value.right, Constant):
+        return value, value.left
+    part = support(value)
+    return (TRUE if _is_presence(part) else part), (part if _has_two_values(value) else None)
+
+
+def _columns_read(node: Node) -> frozenset[str]:
+    """Also in conditions."""
+    own = frozenset({node.name}) if isinstance(node, Load) else frozenset()
+    return own.union(*map(_columns_read, children(node)))
 
 
 def _not_shared(one: Test, other: Test) -> list[Node]:
@@ -351,7 +404,10 @@ def parts_of(node: Node, within: Node = TRUE) -> Iterator[tuple[Node, bool]]:
     else:
         for place, child in enumerate(children(node)):
             others = (*children(node)[:place], *children(node)[place + 1 :])
-            beside = map(members, others) if isinstance(node, Multiply) else (present(node),)
+            beside = tuple(map(members, others)) if isinstance(node, Multiply) else (present(node),)
+            adds = support(child) if isinstance(node, Add) else TRUE
+            if is_chosen(adds) and adds != TRUE and not _has_two_values(child):
+                yield _all(within, *beside, adds), True
             yield from parts_of(child, _all(within, *beside))
 
 

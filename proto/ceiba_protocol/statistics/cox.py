@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from gmpy2 import log, mpfr
 from pydantic import Field
 
@@ -14,60 +13,62 @@ from ceiba_protocol.canonical import BigInt
 from ceiba_protocol.design import DesignColumn, Factor
 from ceiba_protocol.errors import (
     BadModel,
-    Collinear,
     NoEvents,
-    NotConverged,
     PlanTooLarge,
-    Separation,
-    WeightsConcentrated,
 )
 from ceiba_protocol.expression import Expression, Number
 from ceiba_protocol.statistics.fits.base import (
-    FLOAT_SLOTS,
     GRID_BITS,
     MAX_SUMS,
     Columns,
     Fit,
     FitRows,
-    FitState,
     Floats,
     Frame,
-    float_values,
+    happened,
+    of_subjects,
     read_floats,
     to_sums,
 )
-from ceiba_protocol.statistics.fits.exact import Singular, exactly, factorise, from_grid, on_grid, symmetric, triangle
-from ceiba_protocol.statistics.fits.newton import CONVERGED, HALVINGS, LARGEST_COEFFICIENT, require_spread
+from ceiba_protocol.statistics.fits.exact import exactly, from_grid, on_grid, triangle
+from ceiba_protocol.statistics.fits.newton import (
+    Derivatives,
+    Model,
+    NewtonState,
+    Optimum,
+    figure_slots,
+    read_figures,
+    require_spread,
+    require_weight,
+    step,
+)
 from ceiba_protocol.statistics.fits.scaling import (
-    ROWS_A_PARAMETER,
-    Scaling,
+    COUNTS,
+    PARTS,
     moment_sums,
     require_rows,
     scaling_of,
-    unscale,
 )
-from ceiba_protocol.statistics.fits.times import Counts, counted, ends, minimum_of, places, points, steps_of
+from ceiba_protocol.statistics.fits.times import (
+    Counts,
+    counts_in,
+    ends,
+    leaving_of,
+    minimum_of,
+    places,
+    points,
+    steps_of,
+)
+
+MAX_TERMS = 5_000_000
+"""Of one iteration with Efron's ties: about a minute at every holder."""
 
 
-class CoxState(FitState):
-    """Coefficients are multiples of 2^-40 for scaled columns."""
-
-    phase: Literal["scaling", "newton"] = "scaling"
-    scaling: Scaling = Scaling()
+class CoxState(NewtonState):
     ends: tuple[tuple[int, ...], ...] = ()
     """For each stratum, the points of the grid at which its steps end."""
-    events: tuple[int, ...] = ()
-    """In each step, over all strata."""
-    rows: int = 0
-    beta: tuple[BigInt, ...] = ()
-    before: tuple[BigInt, ...] = ()
-    likelihood: BigInt | None = None
-    """At `before`."""
     at_zero: BigInt = 0
     """The log-likelihood without covariates."""
-    iterations: int = 0
-    halvings: int = 0
-    released: tuple[BigInt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,7 @@ class Prepared:
     places: Counts
     events: Floats
     columns: Floats
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Over some rows: Σθ, Σθ·x and Σθ·x·xᵀ as its upper triangle, for θ = exp(β·x)."""
-
-    none: Any
-    one: npt.NDArray[Any]
-    two: npt.NDArray[Any]
+    subjects: Counts
 
 
 class Cox(Fit):
@@ -119,14 +112,14 @@ class Cox(Fit):
         return [
             *self.columns,
             DesignColumn(name="time", factors=(Factor(value=self.time),)),
-            DesignColumn(name="event", factors=(Factor(value=self.event),)),
+            happened(self.event),
         ]
 
     def check(self, frame: Frame) -> None:
         super().check(frame)
-        size = points(frame.readings[self.variables().index(self.time)], self.grid)
-        if 2 * frame.cells * size + 4 * len(self.columns) > MAX_SUMS:
-            raise PlanTooLarge(what="number of strata times points of the time grid", limit=MAX_SUMS // 2)
+        size = self.points(frame)
+        if frame.cells * size + COUNTS + PARTS * len(self.columns) > MAX_SUMS:
+            raise PlanTooLarge(what="number of strata times points of the time grid", limit=MAX_SUMS)
         Columns(self, self.columns, frame).bounds()
         if float(self.grid.value) <= 0:
             raise BadModel(problem="the time grid has no width above 0")
@@ -138,36 +131,43 @@ class Cox(Fit):
 
     def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
         variables = self.variables()
-        times, events = (rows.values[:, variables.index(value)] for value in (self.time, self.event))
+        (event,) = happened(self.event).factors
+        times, events = (rows.values[:, variables.index(value)] for value in (self.time, event.value))
         columns = Columns(self, self.columns, frame).values(rows)
-        return Prepared(rows.cells, places(times, self.grid), events, columns)
+        return Prepared(rows.cells, places(times, self.grid), events, columns, rows.subjects)
 
-    def _points(self, frame: Frame) -> int:
+    def points(self, frame: Frame) -> int:
+        """Of the time grid."""
         return points(frame.readings[self.variables().index(self.time)], self.grid)
 
     def width(self, state: CoxState, frame: Frame) -> int:
         size = len(self.columns)
         if state.phase == "scaling":
-            return 1 + 4 * size + 2 * frame.cells * self._points(frame)
+            return COUNTS + PARTS * size + frame.cells * self.points(frame)
         kinds = 2 if self.ties == "efron" else 1
-        return len(state.events) * kinds * self._parts + size + 2
+        steps = sum(map(len, state.ends))
+        return steps * kinds * self._parts + size + 2 + steps
 
     def measure(self, state: CoxState, prepared: Prepared, frame: Frame) -> list[int]:
         if state.phase == "scaling":
-            moments = moment_sums(prepared.columns, Columns(self, self.columns, frame).bounds())
-            counts = counted(prepared.cells, prepared.places, prepared.events, (frame.cells, self._points(frame)))
-            return to_sums(moments) + [int(count) for count in counts.reshape(-1)]
+            moments = moment_sums(prepared.columns, Columns(self, self.columns, frame).bounds(), prepared.subjects)
+            cells, at, shape = prepared.cells, prepared.places, (frame.cells, self.points(frame))
+            leaving = leaving_of(cells, at, prepared.subjects, shape, is_guarded=frame.is_guarded)
+            return to_sums(moments) + [int(count) for count in leaving.reshape(-1)]
         x = state.scaling.apply(prepared.columns)
         beta = np.array([math.ldexp(one, -GRID_BITS) for one in state.beta])
         with np.errstate(over="ignore", invalid="ignore"):
             theta = np.exp(x @ beta)
-            require_spread(theta, frame)
-            step = steps_of(state.ends, self._points(frame))[prepared.cells, prepared.places]
+            of_each = of_subjects(prepared.subjects, theta)
+            require_spread(of_each, frame)
+            step = steps_of(state.ends, self.points(frame))[prepared.cells, prepared.places]
             died = prepared.events > 0
-            sums = [_by_step(step, theta, x, len(state.events))]
+            steps = sum(map(len, state.ends))
+            sums = [_by_step(step, theta, x, steps)]
             if self.ties == "efron":
-                sums.append(_by_step(step[died], theta[died], x[died], len(state.events)))
-            last = [x[died].sum(axis=0), [theta.sum(), (theta**2).sum()]]
+                sums.append(_by_step(step[died], theta[died], x[died], steps))
+            events = np.bincount(step[died], minlength=steps)
+            last = [x[died].sum(axis=0), [of_each.sum(), (of_each**2).sum()], events]
         return to_sums(np.concatenate([np.concatenate(sums, axis=1).reshape(-1), *last]))
 
     def advance(self, state: CoxState, totals: Sequence[int], frame: Frame) -> CoxState:
@@ -175,93 +175,49 @@ class Cox(Fit):
             return self._start(totals, frame) if state.phase == "scaling" else self._step(state, totals, frame)
 
     def _start(self, totals: Sequence[int], frame: Frame) -> CoxState:
-        size = 1 + 4 * len(self.columns)
-        rows = totals[0] >> GRID_BITS
-        require_rows(rows, len(self.columns), frame)
+        size = COUNTS + PARTS * len(self.columns)
+        rows = require_rows(totals, len(self.columns), frame)
         scaling = scaling_of(totals[:size], Columns(self, self.columns, frame), frame, centred=True)
-        counts = np.array(totals[size:], dtype=np.int64).reshape(frame.cells, -1, 2)
-        found = [ends(leaving, minimum_of(frame)) for leaving in counts.sum(axis=2).tolist()]
-        steps = steps_of(found, counts.shape[1])
-        events = np.zeros(sum(map(len, found)) + 1, dtype=np.int64)
-        np.add.at(events, np.minimum(steps, len(events) - 1), counts[:, :, 0])
-        if not events.sum():
-            raise NoEvents(what="these rows")
-        return CoxState(
-            phase="newton",
-            scaling=scaling,
-            ends=tuple(map(tuple, found)),
-            events=tuple(events[:-1].tolist()),
-            rows=rows,
-            beta=(0,) * len(self.columns),
-        )
+        leaving = counts_in(totals[size:], frame).reshape(frame.cells, -1)
+        found = [ends(each, minimum_of(frame)) for each in leaving.tolist()]
+        beta = (0,) * len(self.columns)
+        return CoxState(phase="newton", scaling=scaling, ends=tuple(map(tuple, found)), rows=rows, beta=beta)
 
     def _step(self, state: CoxState, totals: Sequence[int], frame: Frame) -> CoxState:
-        """One step of Newton's method; half of the last one where the likelihood has fallen."""
-        size = len(self.columns)
-        numbers = np.array([from_grid(total, GRID_BITS) for total in totals], dtype=object)
-        weight, square = numbers[-2:]
-        if frame.is_guarded and weight**2 < max(frame.minimum, ROWS_A_PARAMETER * size) * square:
-            raise WeightsConcentrated
-        if state.iterations >= self.max_iterations:
-            raise NotConverged(iterations=self.max_iterations)
-        by_step = numbers[: -size - 2].reshape(len(state.events), -1, self._parts)
-        likelihood, score, information = self._partial(state, by_step, numbers[-size - 2 : -2])
-        known = on_grid(likelihood, GRID_BITS)
-        if (
-            state.likelihood is not None
-            and likelihood < from_grid(state.likelihood, GRID_BITS) - abs(likelihood) * CONVERGED
-        ):
-            return self._halved(state)
-        try:
-            factors = factorise(symmetric(list(information), size))
-        except Singular as error:
-            name = self.names[error.place]
-            raise Collinear(column=name) if state.iterations == 0 else Separation(column=name) from None
-        change = factors.solve(list(score))
-        beta = [one + on_grid(step, GRID_BITS) for one, step in zip(state.beta, change, strict=True)]
-        for name, one in zip(self.names, beta, strict=True):
-            if abs(one) > LARGEST_COEFFICIENT << GRID_BITS:
-                raise Separation(column=name)
-        at_zero = known if state.iterations == 0 else state.at_zero
-        if max(map(abs, change)) <= CONVERGED:
-            coefficients = [from_grid(one, GRID_BITS) for one in beta]
-            raw, covariance = unscale(coefficients, factors.inverse(), state.scaling, intercept=False)
-            counts = [mpfr(state.rows), mpfr(sum(state.events)), mpfr(state.iterations + 1)]
-            likelihoods = [likelihood, from_grid(at_zero, GRID_BITS)]
-            figures = [*raw, *(covariance[i][j] for i, j in triangle(size)), *likelihoods, *counts]
-            return state.model_copy(update={"is_final": True, "released": tuple(float_values(map(float, figures)))})
-        return state.model_copy(
-            update={
-                "before": state.beta,
-                "beta": tuple(beta),
-                "likelihood": known,
-                "at_zero": at_zero,
-                "iterations": state.iterations + 1,
-                "halvings": 0,
-            }
-        )
+        size, steps = len(self.columns), sum(map(len, state.ends))
+        numbers = np.array([from_grid(total, GRID_BITS) for total in totals[: len(totals) - steps]], dtype=object)
+        events = counts_in([total >> GRID_BITS for total in totals[len(totals) - steps :]], frame).tolist()
+        if not any(events):
+            raise NoEvents(what="these rows")
+        if self.ties == "efron" and sum(events) * self._parts > MAX_TERMS:
+            raise PlanTooLarge(what="number of events times pairs of columns, with Efron's ties", limit=MAX_TERMS)
+        require_weight(numbers[-2], numbers[-1], size, frame)
+        by_step = numbers[: -size - 2].reshape(steps, -1, self._parts)
+        likelihood, score, information = self._partial(state, by_step, numbers[-size - 2 : -2], events)
+        at = Derivatives(-likelihood, list(score), list(information))
+        found = step(state, at, Model(self.names, False, True, self.max_iterations))
+        at_zero = on_grid(likelihood, GRID_BITS) if state.iterations == 0 else state.at_zero
+        if not isinstance(found, Optimum):
+            return state.model_copy(update={**found, "at_zero": at_zero})
+        counts = [mpfr(state.rows), mpfr(sum(events)), mpfr(state.iterations + 1)]
+        released = found.figures([likelihood, from_grid(at_zero, GRID_BITS), *counts])
+        return state.model_copy(update={"is_final": True, "released": released})
 
-    def _halved(self, state: CoxState) -> CoxState:
-        if state.halvings >= HALVINGS:
-            raise NotConverged(iterations=state.iterations)
-        beta = tuple((one + before) // 2 for one, before in zip(state.beta, state.before, strict=True))
-        return state.model_copy(update={"beta": beta, "halvings": state.halvings + 1})
-
-    def _partial(self, state: CoxState, by_step: Any, of_events: Any) -> tuple[mpfr, Any, Any]:
+    def _partial(self, state: CoxState, by_step: Any, of_events: Any, events: Sequence[int]) -> tuple[mpfr, Any, Any]:
         """The log partial likelihood, its gradient and the information, from the sums of each step."""
         size = len(self.columns)
         beta = [from_grid(one, GRID_BITS) for one in state.beta]
         likelihood = sum((b * x for b, x in zip(beta, of_events, strict=True)), mpfr(0))
         score, pairs = np.array(of_events, dtype=object), triangle(size)
         information = np.array([mpfr(0)] * len(pairs), dtype=object)
-        step = len(state.events)
+        step = len(events)
         for its_ends in reversed(state.ends):
             risk = np.array([mpfr(0)] * self._parts, dtype=object)
             for _ in its_ends:
                 step -= 1
                 risk = risk + by_step[step, 0]
                 died = by_step[step, 1] if self.ties == "efron" else None
-                count = state.events[step]
+                count = events[step]
                 for order in range(count if died is not None else min(count, 1)):
                     times = 1 if died is not None else count
                     at_risk = risk if died is None else risk - died * (mpfr(order) / count)
@@ -275,8 +231,7 @@ class Cox(Fit):
     # --- the answer
 
     def slots(self, frame: Frame) -> list[int]:
-        size = len(self.columns)
-        return [*FLOAT_SLOTS] * (size + size * (size + 1) // 2 + 5)
+        return figure_slots(len(self.columns), last=5)
 
     def values(self, state: CoxState, frame: Frame) -> list[int]:
         return list(state.released)
@@ -284,15 +239,11 @@ class Cox(Fit):
     def read(self, values: Sequence[int]) -> dict[str, Any]:
         """`coefficients`, their `covariance`, `log_likelihood`, `log_likelihood_at_zero`, `rows`, `events`,
         `iterations`."""
-        size = len(self.columns)
-        figures = read_floats(values)
-        covariance = [[0.0] * size for _ in range(size)]
-        for (i, j), value in zip(triangle(size), figures[size:], strict=False):
-            covariance[i][j] = covariance[j][i] = value
-        likelihood, at_zero, rows, events, iterations = figures[-5:]
+        coefficients, covariance, last = read_figures(read_floats(values), len(self.columns))
+        likelihood, at_zero, rows, events, iterations = last
         return {
             "names": self.names,
-            "coefficients": figures[:size],
+            "coefficients": coefficients,
             "covariance": covariance,
             "log_likelihood": likelihood,
             "log_likelihood_at_zero": at_zero,

@@ -7,42 +7,45 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from gmpy2 import log, mpfr
 from pydantic import Field
 
-from ceiba_protocol.canonical import BigInt
 from ceiba_protocol.design import DesignColumn
 from ceiba_protocol.errors import (
     BadModel,
-    Collinear,
-    NotConverged,
-    Separation,
-    WeightsConcentrated,
 )
 from ceiba_protocol.expression import Comparing, Expression, Number, number
 from ceiba_protocol.program import Comparison
 from ceiba_protocol.statistics.fits.base import (
-    FLOAT_SLOTS,
     GRID_BITS,
     Columns,
     Fit,
     FitRows,
-    FitState,
     Floats,
     Frame,
-    float_values,
+    of_subjects,
     read_floats,
     to_sums,
 )
-from ceiba_protocol.statistics.fits.exact import Singular, exactly, factorise, from_grid, on_grid, symmetric, triangle
-from ceiba_protocol.statistics.fits.newton import CONVERGED, HALVINGS, LARGEST_COEFFICIENT, require_spread
+from ceiba_protocol.statistics.fits.exact import exactly, from_grid, on_grid
+from ceiba_protocol.statistics.fits.newton import (
+    Derivatives,
+    Model,
+    NewtonState,
+    Optimum,
+    figure_slots,
+    read_figures,
+    require_spread,
+    require_weight,
+    step,
+)
 from ceiba_protocol.statistics.fits.scaling import (
-    ROWS_A_PARAMETER,
-    Scaling,
+    COUNTS,
+    PARTS,
     moment_sums,
     require_rows,
     scaling_of,
-    unscale,
 )
 
 
@@ -55,29 +58,13 @@ class Family(StrEnum):
     NEGATIVE_BINOMIAL = "negative_binomial"
 
 
-class GlmState(FitState):
-    """Coefficients are multiples of 2^-40 for scaled columns, the intercept first."""
-
-    phase: Literal["scaling", "newton"] = "scaling"
-    scaling: Scaling = Scaling()
-    beta: tuple[BigInt, ...] = ()
-    before: tuple[BigInt, ...] = ()
-    """The coefficients before the last step, to which halving goes back."""
-    deviance: BigInt | None = None
-    """At `before`."""
-    rows: int = 0
-    iterations: int = 0
-    halvings: int = 0
-    released: tuple[BigInt, ...] = ()
-    """The final figures; empty before."""
-
-
 @dataclass(frozen=True)
 class Prepared:
     columns: Floats
     response: Floats
     offset: Floats
     weights: Floats
+    subjects: npt.NDArray[np.int64]
 
 
 class GLM(Fit):
@@ -132,8 +119,8 @@ class GLM(Fit):
 
     # --- the rounds
 
-    def begin(self, frame: Frame) -> GlmState:
-        return GlmState()
+    def begin(self, frame: Frame) -> NewtonState:
+        return NewtonState()
 
     def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
         def one(column: DesignColumn | None, otherwise: float) -> Floats:
@@ -142,130 +129,90 @@ class GLM(Fit):
             return Columns(self, [column], frame).values(rows)[:, 0]
 
         columns = Columns(self, self.columns, frame).values(rows)
-        return Prepared(columns, one(self.response, 0.0), one(self.offset, 0.0), one(self.weights, 1.0))
+        others = one(self.response, 0.0), one(self.offset, 0.0), one(self.weights, 1.0)
+        return Prepared(columns, *others, rows.subjects)
 
-    def width(self, state: GlmState, frame: Frame) -> int:
+    def width(self, state: NewtonState, frame: Frame) -> int:
         size = self.parameters
-        return 4 + 4 * len(self.columns) if state.phase == "scaling" else size * (size + 1) // 2 + size + 4
+        if state.phase == "scaling":
+            return COUNTS + PARTS * len(self.columns) + 3
+        return size * (size + 1) // 2 + size + 4
 
-    def measure(self, state: GlmState, prepared: Prepared, frame: Frame) -> list[int]:
+    def measure(self, state: NewtonState, prepared: Prepared, frame: Frame) -> list[int]:
         if state.phase == "scaling":
             bounds = Columns(self, self.columns, frame).bounds()
             with np.errstate(over="ignore"):
                 exposure = np.exp(prepared.offset) if self._has_log_link else prepared.offset
             sums = [prepared.weights.sum(), (prepared.weights * prepared.response).sum()]
             sums.append((prepared.weights * exposure).sum())
-            return to_sums([*moment_sums(prepared.columns, bounds), *map(float, sums)])
+            return to_sums([*moment_sums(prepared.columns, bounds, prepared.subjects), *map(float, sums)])
         return to_sums(self._newton_sums(state, prepared, frame))
 
     @property
     def _has_log_link(self) -> bool:
         return self.family in (Family.POISSON, Family.NEGATIVE_BINOMIAL)
 
-    def _newton_sums(self, state: GlmState, prepared: Prepared, frame: Frame) -> Floats:
-        """XᵀWX's upper triangle, the score, deviance, log-likelihood, Σw, Σw²."""
+    def _newton_sums(self, state: NewtonState, prepared: Prepared, frame: Frame) -> Floats:
+        """XᵀWX's upper triangle, the score, deviance, log-likelihood, Σw, Σw², of these w a subject's."""
         scaled = state.scaling.apply(prepared.columns)
         x = np.column_stack([np.ones(len(scaled)), scaled]) if self.intercept else scaled
         beta = np.array([math.ldexp(one, -GRID_BITS) for one in state.beta])
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             working = _working(self.family, x @ beta + prepared.offset, prepared, float(self.alpha.value))
             weights = working.weights
-            require_spread(weights, frame)
+            of_each = of_subjects(prepared.subjects, weights)
+            require_spread(of_each, frame)
             information = (x * weights[:, None]).T @ x
             score = x.T @ working.residuals
-            last = [working.deviance, working.likelihood, weights.sum(), (weights**2).sum()]
+            last = [working.deviance, working.likelihood, of_each.sum(), (of_each**2).sum()]
         upper = information[np.triu_indices(self.parameters)]
         return np.concatenate([upper, score, last])
 
-    def advance(self, state: GlmState, totals: Sequence[int], frame: Frame) -> GlmState:
+    def advance(self, state: NewtonState, totals: Sequence[int], frame: Frame) -> NewtonState:
         with exactly():
             return self._start(totals, frame) if state.phase == "scaling" else self._step(state, totals, frame)
 
-    def _start(self, totals: Sequence[int], frame: Frame) -> GlmState:
+    def _start(self, totals: Sequence[int], frame: Frame) -> NewtonState:
         *moments, weight, response, exposure = totals
-        require_rows(moments[0] >> GRID_BITS, self.parameters, frame)
+        rows = require_rows(moments, self.parameters, frame)
         columns = Columns(self, self.columns, frame)
         scaling = scaling_of(moments, columns, frame, centred=self.intercept)
         beta = [0] * self.parameters
         if self.intercept:
             beta[0] = on_grid(_link_of_mean(self.family, weight, response, exposure), GRID_BITS)
-        return GlmState(phase="newton", scaling=scaling, beta=tuple(beta), rows=moments[0] >> GRID_BITS)
+        return NewtonState(phase="newton", scaling=scaling, beta=tuple(beta), rows=rows)
 
-    def _step(self, state: GlmState, totals: Sequence[int], frame: Frame) -> GlmState:
-        """One step of Newton's method; half of the last one where the deviance has grown."""
+    def _step(self, state: NewtonState, totals: Sequence[int], frame: Frame) -> NewtonState:
         size = self.parameters
         pairs = size * (size + 1) // 2
         numbers = [from_grid(total, GRID_BITS) for total in totals]
-        deviance, _, weight, square = numbers[pairs + size :]
-        if frame.is_guarded and weight**2 < max(frame.minimum, ROWS_A_PARAMETER * size) * square:
-            raise WeightsConcentrated
-        if state.iterations >= self.max_iterations:
-            raise NotConverged(iterations=self.max_iterations)
-        if state.deviance is not None and deviance > from_grid(state.deviance, GRID_BITS) + abs(deviance) * CONVERGED:
-            return self._halved(state)
-        try:
-            factors = factorise(symmetric(numbers[:pairs], size))
-        except Singular as error:
-            name = self.names[error.place]
-            raise Collinear(column=name) if state.iterations == 0 else Separation(column=name) from None
-        change = factors.solve(numbers[pairs : pairs + size])
-        beta = [one + on_grid(step, GRID_BITS) for one, step in zip(state.beta, change, strict=True)]
-        self._require_bounded(beta)
-        if max(map(abs, change)) <= CONVERGED:
-            coefficients = [from_grid(one, GRID_BITS) for one in beta]
-            raw, covariance = unscale(coefficients, factors.inverse(), state.scaling, intercept=self.intercept)
-            figures = [*raw, *(covariance[i][j] for i, j in triangle(size)), *self._last(numbers, state)]
-            return state.model_copy(update={"is_final": True, "released": tuple(float_values(map(float, figures)))})
-        return state.model_copy(
-            update={
-                "before": state.beta,
-                "beta": tuple(beta),
-                "deviance": totals[pairs + size],
-                "iterations": state.iterations + 1,
-                "halvings": 0,
-            }
+        deviance, likelihood, weight, square = numbers[pairs + size :]
+        require_weight(weight, square, size, frame)
+        at = Derivatives(deviance, numbers[pairs : pairs + size], numbers[:pairs])
+        found = step(
+            state, at, Model(self.names, self.intercept, self.family is not Family.GAUSSIAN, self.max_iterations)
         )
-
-    def _require_bounded(self, beta: Sequence[int]) -> None:
-        if self.family is Family.GAUSSIAN:
-            return
-        for name, one in list(zip(self.names, beta, strict=True))[int(self.intercept) :]:
-            if abs(one) > LARGEST_COEFFICIENT << GRID_BITS:
-                raise Separation(column=name)
-
-    def _halved(self, state: GlmState) -> GlmState:
-        if state.halvings >= HALVINGS:
-            raise NotConverged(iterations=state.iterations)
-        beta = tuple((one + before) // 2 for one, before in zip(state.beta, state.before, strict=True))
-        return state.model_copy(update={"beta": beta, "halvings": state.halvings + 1})
-
-    def _last(self, numbers: Sequence[mpfr], state: GlmState) -> list[mpfr]:
-        """Deviance, log-likelihood, rows, iterations."""
-        size = self.parameters
-        at = size * (size + 1) // 2 + size
-        return [numbers[at], numbers[at + 1], mpfr(state.rows), mpfr(state.iterations + 1)]
+        if not isinstance(found, Optimum):
+            return state.model_copy(update=found)
+        released = found.figures([deviance, likelihood, mpfr(state.rows), mpfr(state.iterations + 1)])
+        return state.model_copy(update={"is_final": True, "released": released})
 
     # --- the answer
 
     def slots(self, frame: Frame) -> list[int]:
-        size = self.parameters
-        return [*FLOAT_SLOTS] * (size + size * (size + 1) // 2 + 4)
+        return figure_slots(self.parameters, last=4)
 
-    def values(self, state: GlmState, frame: Frame) -> list[int]:
+    def values(self, state: NewtonState, frame: Frame) -> list[int]:
         return list(state.released)
 
     def read(self, values: Sequence[int]) -> dict[str, Any]:
         """`coefficients`, `covariance` (the inverse of the information, for a dispersion of 1), `deviance`,
         `log_likelihood` (with a Gaussian, 0), `rows`, `iterations`."""
-        size = self.parameters
-        figures = read_floats(values)
-        covariance = [[0.0] * size for _ in range(size)]
-        for (i, j), value in zip(triangle(size), figures[size:], strict=False):
-            covariance[i][j] = covariance[j][i] = value
-        deviance, likelihood, rows, iterations = figures[-4:]
+        coefficients, covariance, last = read_figures(read_floats(values), self.parameters)
+        deviance, likelihood, rows, iterations = last
         return {
             "names": self.names,
-            "coefficients": figures[:size],
+            "coefficients": coefficients,
             "covariance": covariance,
             "deviance": deviance,
             "log_likelihood": likelihood,

@@ -17,11 +17,24 @@ from ceiba_protocol.statistics.fits.base import (
     FitRows,
     FitState,
     Frame,
+    happened,
 )
-from ceiba_protocol.statistics.fits.times import Counts, counted, minimum_of, places, points
+from ceiba_protocol.statistics.fits.times import (
+    Counts,
+    counted,
+    counts_in,
+    ends,
+    leaving_of,
+    minimum_of,
+    places,
+    points,
+)
 
 
 class SurvivalState(FitState):
+    phase: Literal["leaving", "events"] = "leaving"
+    ends: tuple[int, ...] = ()
+    """The points at which steps end, in every group."""
     released: tuple[BigInt, ...] = ()
 
 
@@ -29,6 +42,8 @@ class SurvivalState(FitState):
 class Prepared:
     counts: Counts
     """[cells, points, 2]"""
+    leaving: Counts
+    """[cells, points]"""
 
 
 class Survival(Fit):
@@ -36,7 +51,7 @@ class Survival(Fit):
 
     Times are 0, 1·grid, 2·grid, …; a time between two of them counts at the later one. For public data these are the
     table's times. Otherwise the holders merge them, the same for all groups, until enough subjects of every group leave
-    at each; the merged times follow from sums that only the holders see.
+    at each. So the first round counts who leaves at each time, and only the second, of merged times, who had the event.
     """
 
     statistic: Literal["survival"] = "survival"
@@ -51,12 +66,17 @@ class Survival(Fit):
     def design(self) -> Sequence[DesignColumn]:
         return [
             DesignColumn(name="time", factors=(Factor(value=self.time),)),
-            DesignColumn(name="event", factors=(Factor(value=self.event),)),
+            happened(self.event),
         ]
 
     def sums(self) -> Sequence[Expression]:
-        """Only the rows: how many have the event, in small groups nobody, is what is asked."""
-        return super().sums()[:1]
+        """The rows, and those of them with the event: whoever chose an event that one person has could read when."""
+        rows, _, events = super().sums()
+        return [rows, events]
+
+    @property
+    def cut(self) -> str:
+        return f"{self.time.digest()} {self.grid.value}"
 
     def check(self, frame: Frame) -> None:
         super().check(frame)
@@ -68,30 +88,40 @@ class Survival(Fit):
 
     def prepare(self, rows: FitRows, frame: Frame) -> Prepared:
         size = (frame.cells, points(frame.readings[0], self.grid))
-        times, events = rows.values[:, self._place(self.time)], rows.values[:, self._place(self.event)]
-        return Prepared(counted(rows.cells, places(times, self.grid), events, size))
+        (event,) = happened(self.event).factors
+        times, events = rows.values[:, self._place(self.time)], rows.values[:, self._place(event.value)]
+        at = places(times, self.grid)
+        leaving = leaving_of(rows.cells, at, rows.subjects, size, is_guarded=frame.is_guarded)
+        return Prepared(counted(rows.cells, at, events, size), leaving)
 
     def _place(self, value: Expression) -> int:
         return self.variables().index(value)
 
     def width(self, state: SurvivalState, frame: Frame) -> int:
-        return 2 * frame.cells * points(frame.readings[0], self.grid)
+        if state.phase == "leaving":
+            return frame.cells * points(frame.readings[0], self.grid)
+        return 2 * frame.cells * len(state.ends)
 
     def measure(self, state: SurvivalState, prepared: Prepared, frame: Frame) -> list[int]:
-        counts = prepared.counts if frame.passed is None else prepared.counts * np.array(frame.passed)[:, None, None]
-        return [int(count) for count in counts.reshape(-1)]
+        passed = np.array(frame.passed or [True] * frame.cells)
+        if state.phase == "leaving":
+            return [int(count) for count in (prepared.leaving * passed[:, None]).reshape(-1)]
+        counts = prepared.counts * passed[:, None, None]
+        starts = [0, *(end + 1 for end in state.ends[:-1])]
+        merged = [counts[:, start : end + 1].sum(axis=1) for start, end in zip(starts, state.ends, strict=True)]
+        return [int(count) for step in merged for count in step.reshape(-1)]
 
     def advance(self, state: SurvivalState, totals: Sequence[int], frame: Frame) -> SurvivalState:
-        """Merge the times. The step's figures stand at its end, and 0 at the points within it."""
-        counts = np.array(totals, dtype=np.int64).reshape(frame.cells, -1, 2)
-        merged = np.zeros_like(counts)
-        leaving = counts.sum(axis=2)
-        present = leaving[leaving.sum(axis=1) > 0]
-        start = 0
-        for end in _common_ends(present, minimum_of(frame)):
-            merged[:, end] = counts[:, start : end + 1].sum(axis=1)
-            start = end + 1
-        return SurvivalState(is_final=True, released=tuple(merged.reshape(-1).tolist()))
+        """Merge the times; then put each step's figures at its end, and 0 at the points within it."""
+        if state.phase == "leaving":
+            leaving = counts_in(totals, frame).reshape(frame.cells, -1)
+            found = common_ends(leaving[leaving.sum(axis=1) > 0], minimum_of(frame))
+            return SurvivalState(phase="events", ends=tuple(found))
+        released = np.zeros((frame.cells, points(frame.readings[0], self.grid), 2), dtype=np.int64)
+        if state.ends:
+            merged = counts_in(totals, frame).reshape(len(state.ends), frame.cells, 2)
+            released[:, list(state.ends)] = merged.swapaxes(0, 1)
+        return state.model_copy(update={"is_final": True, "released": tuple(released.reshape(-1).tolist())})
 
     def slots(self, frame: Frame) -> list[int]:
         return [frame.rows] * (2 * points(frame.readings[0], self.grid))
@@ -113,16 +143,17 @@ class Survival(Fit):
         }
 
 
-def _common_ends(leaving: Counts, minimum: int) -> list[int]:
-    """[cells, points] → the ends of steps in each of which enough leave in every cell that has anybody."""
+def common_ends(leaving: Counts, minimum: int) -> list[int]:
+    """[cells, points] → the ends of steps in each of which enough leave in every cell that has anybody.
+
+    All of them are ends of the steps of all cells together: so whatever groups are asked for, between the times at
+    which two questions about the same rows end their steps, enough have left.
+    """
     if minimum == 1:
         return np.flatnonzero(leaving.sum(axis=0)).tolist()
-    found, left = list[int](), np.zeros(len(leaving), dtype=np.int64)
-    for place in range(leaving.shape[1]):
-        left += leaving[:, place]
-        if left.size and left.min() >= minimum and leaving[:, place].any():
-            found.append(place)
-            left[:] = 0
-    if left.any():
-        found = [*found[:-1], int(np.flatnonzero(leaving.sum(axis=0))[-1])]
-    return found
+    of_all, found, start = ends(leaving.sum(axis=0).tolist(), minimum), list[int](), 0
+    for end in of_all:
+        if leaving[:, start : end + 1].sum(axis=1).min() >= minimum:
+            found.append(end)
+            start = end + 1
+    return [*found[:-1], of_all[-1]] if of_all else []

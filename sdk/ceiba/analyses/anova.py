@@ -27,11 +27,12 @@ from ceiba.analyses.cells import (
     require_ungrouped,
     sample,
     standing_notes,
-    stats,
 )
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
 from ceiba.query import Query, Table
 from ceiba.result import Result
+from ceiba.summary import TablePart
 from ceiba.terms import Term
 from ceiba_protocol.errors import BadQuestion
 
@@ -102,9 +103,7 @@ class Anova(Outcome):
         withheld = any(one.withheld for one in self.groups)
         notes = standing_notes(self.result, withheld)
         if not notes and not self.effects:
-            notes.append(
-                "There is no test: fewer than two groups, no more values than groups, or factors that say the same."
-            )
+            notes.append(NO_TEST)
         if self.effects and len(self.factors) > 1 and not self.effects_type_3:
             notes.append(EMPTY_CELL)
         return notes

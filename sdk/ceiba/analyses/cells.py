@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from ceiba.analysis import TablePart
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart
 from ceiba.terms import Grouping, Term, col, grouping, joined
-from ceiba_protocol.errors import BadQuestion, MissingExtra
+from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.expression import columns_of
 from ceiba_protocol.plan import ByBucket, ByCase, GroupKey
 from ceiba_protocol.statistics import WITHHELD, Statistic, Withheld
@@ -66,19 +66,10 @@ class Test:
 # --- asking -----------------------------------------------------------------------------------------------------
 
 
-def stats(feature: str) -> Any:
-    """scipy.stats, loaded when it is first needed. Raises MissingExtra without scipy."""
-    try:
-        from scipy import stats as module
-    except ImportError:
-        raise MissingExtra(feature=feature, package="ceiba[stats]") from None
-    return module
-
-
 def require_ungrouped(table: Table, name: str) -> None:
     """Raises BadQuestion for a table with group_by keys, which an analysis would silently drop."""
     if table._keys:
-        hint = f"Call {name}() on the table without group_by, and name the groups with by=."
+        hint = f"Call {name}() on the table without group_by; groups are named with by=, rows chosen with filter()."
         raise BadQuestion(problem=f"{name}() of a table that is grouped already", hint=hint)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import exp, log, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -33,18 +33,18 @@ from ceiba.analyses.cells import (
     labels_of,
     require_ungrouped,
     standing_notes,
-    stats,
     tests_part,
 )
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
+from ceiba.normal import NORMAL_95, around_logarithm
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.statistics import Withheld
 
-NORMAL_95 = 1.959963984540054
-"""The 97.5 % point of the standard normal distribution."""
 SMALL_EXPECTED = 5
 """Below this expected count χ² is only a rough guide (Cochran 1954, Biometrics 10, 417)."""
 
@@ -249,8 +249,7 @@ def _chi_square(full: Matrix, *, corrected: bool = False) -> tuple[Test | None, 
 
 
 def _interval_of_log(ratio: float, variance: float) -> Estimate:
-    half = NORMAL_95 * sqrt(variance)
-    return Estimate(ratio, exp(log(ratio) - half), exp(log(ratio) + half))
+    return Estimate(ratio, *around_logarithm(ratio, variance))
 
 
 def _odds_ratio(counts: Matrix) -> Estimate | None:

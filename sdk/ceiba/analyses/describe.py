@@ -29,10 +29,11 @@ from ceiba.analyses.cells import (
 )
 from ceiba.analyses.crosstab import chi_square
 from ceiba.analyses.t_test import welch
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart, p_text
 from ceiba.terms import Term, case, col, grouping
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.schema import NUMERIC, Column, ColumnType
@@ -160,7 +161,7 @@ def _count_and_share(counts: Sequence[Count], place: int) -> Any:
 
 
 def _p(p: float | None) -> str:
-    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "" if p is None else p_text(p)
 
 
 def _rounded(value: float | None) -> str:

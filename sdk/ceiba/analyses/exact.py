@@ -12,6 +12,7 @@ from fractions import Fraction
 from math import lcm
 from typing import TYPE_CHECKING, Any
 
+from ceiba.analyses.cells import require_ungrouped
 from ceiba.analysis import Analysis, Found
 from ceiba.statistics import statistic
 from ceiba.terms import Term
@@ -59,13 +60,6 @@ def _refuse_noise(noise: object) -> None:
 def require_exact(result: Result) -> None:
     """Raises BadQuestion for an answer with noise, as an agreement may demand."""
     _refuse_noise(result.noise)
-
-
-def require_ungrouped(table: Table, what: str) -> None:
-    """Raises BadQuestion for a grouped table."""
-    if table._keys:
-        hint = f"Call {what}() before group_by(), and choose rows with filter()."
-        raise BadQuestion(problem=f"{what}() is about one set of rows, and the table is grouped", hint=hint)
 
 
 # --- moments ----------------------------------------------------------------------------------------------------

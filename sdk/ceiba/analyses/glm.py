@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ceiba.analyses.coefficients import coefficient_rows, require_scipy
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analyses.coefficients import coefficient_rows, coefficient_titles
+from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
 from ceiba.formula import ModelSpec, read_formula, require_binary
+from ceiba.models import FittedModel, LinkFunction, Origin
+from ceiba.summary import TablePart
 from ceiba.terms import built, literal
 from ceiba_protocol.design import DesignColumn, Factor, Function
 from ceiba_protocol.errors import BadQuestion
@@ -21,14 +24,27 @@ from ceiba_protocol.schema import Schema, nearest
 from ceiba_protocol.statistics.glm import GLM, Family
 
 if TYPE_CHECKING:
+    import pandas
+
+    from ceiba.models import Vector
     from ceiba.query import Table
     from ceiba.result import Result
+
+
+_LINKS = {
+    Family.GAUSSIAN: LinkFunction.IDENTITY,
+    Family.BINOMIAL: LinkFunction.LOGIT,
+    Family.POISSON: LinkFunction.LOG,
+    Family.NEGATIVE_BINOMIAL: LinkFunction.LOG,
+}
 
 
 @dataclass(frozen=True, repr=False)
 class GlmOutcome(Outcome):
     """A fitted model. With a Gaussian, standard errors have the dispersion deviance / (n − p), else 1."""
 
+    model: FittedModel
+    """For rows of your own, and for export: `model.to_json()`, `model.to_pmml()`."""
     spec: ModelSpec
     family: Family
     names: tuple[str, ...]
@@ -42,6 +58,15 @@ class GlmOutcome(Outcome):
     iterations: int
 
     title = "Generalised linear model"
+
+    def predict(self, frame: pandas.DataFrame, *, per_unit: bool = False) -> Vector:
+        """The mean response on rows of your own: `FittedModel.predict`."""
+        return self.model.predict(frame, per_unit=per_unit)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Holder → the version of its dataset that was fitted: `space.table(name, version=fit.versions)`."""
+        return dict(self.model.origin.versions)
 
     @property
     def dispersion(self) -> float:
@@ -69,7 +94,7 @@ class GlmOutcome(Outcome):
 
     def parts(self) -> Sequence[TablePart]:
         df = self.residual_df if self.family is Family.GAUSSIAN else None
-        columns, rows = coefficient_rows(self.names, self.coefficients, self.standard_errors, df)
+        rows = coefficient_rows(self.names, self.coefficients, self.standard_errors, df)
         facts = [
             ("outcome", self.spec.response.name if self.spec.response else ""),
             ("family", self.family.value.replace("_", " ")),
@@ -80,7 +105,7 @@ class GlmOutcome(Outcome):
             ("AIC", self.aic),
             ("iterations", self.iterations),
         ]
-        parts = [TablePart("coefficients", columns, rows), TablePart("fit", ("", "value"), facts)]
+        parts = [TablePart("coefficients", coefficient_titles(df), rows), TablePart.of_facts("fit", facts)]
         if self.family is not Family.GAUSSIAN:
             parts.insert(1, TablePart(*self._ratios(rows)))
         return parts
@@ -112,10 +137,11 @@ def _exp(value: float) -> float:
 
 def glm(
     table: Table, formula: str, family: str, *, offset: str | None = None, exposure: str | None = None,
-    weights: str | None = None, alpha: float = 1.0,
+    weights: str | None = None, alpha: float = 1.0, max_iterations: int = 30,
 ) -> Analysis[GlmOutcome]:  # fmt: skip
-    """`offset`, `exposure` and `weights` are the right-hand side of a formula with one column: "log(days)", "days"."""
-    require_scipy("A model's summary")
+    """`offset`, `exposure` and `weights` are the right-hand side of a formula with one column: "log(days)", "days".
+    `max_iterations`: 1 to 100."""
+    stats("A model's summary")  # said before anything is asked
     if family not in list(Family):
         hint = f"The nearest that there is: {nearest(family, [one.value for one in Family])}."
         raise BadQuestion(problem=f"there is no family {family}", hint=hint)
@@ -126,15 +152,17 @@ def glm(
         raise BadQuestion(problem=f"the formula {formula!r} has no outcome", hint='Write "outcome ~ column + column".')
     if offset is not None and exposure is not None:
         raise BadQuestion(problem="an exposure is an offset, and there are both", hint="Give one of them.")
+    offset_column = _exposure(exposure, schema) if exposure is not None else _one_column(offset, schema, "offset")
     statistic = built(
         GLM,
         family=kind,
         response=response,
         columns=spec.columns,
         intercept=spec.intercept,
-        offset=_exposure(exposure, schema) if exposure is not None else _one_column(offset, schema, "offset"),
+        offset=offset_column,
         weights=_one_column(weights, schema, "weights"),
         alpha=literal(alpha),
+        max_iterations=max_iterations,
     )
 
     def finish(result: Result) -> GlmOutcome:
@@ -142,13 +170,27 @@ def glm(
         rows, size = found["rows"], len(found["names"])
         scale = found["deviance"] / (rows - size) if kind is Family.GAUSSIAN else 1.0
         likelihood = _gaussian_likelihood(rows, found["deviance"]) if kind is Family.GAUSSIAN else None
+        covariance = tuple(tuple(one * scale for one in row) for row in found["covariance"])
+        model = FittedModel(
+            spec=spec,
+            schema=schema,
+            family=kind.value,
+            link=_LINKS[kind],
+            values=tuple(found["coefficients"]),
+            covariance=covariance,
+            rows=rows,
+            origin=Origin.of(result),
+            facts={"deviance": found["deviance"]} | _alpha(kind, alpha),
+            offset=offset_column,
+        )
         return GlmOutcome(
             result=result,
+            model=model,
             spec=spec,
             family=kind,
             names=tuple(found["names"]),
             coefficients=tuple(found["coefficients"]),
-            covariance=tuple(tuple(one * scale for one in row) for row in found["covariance"]),
+            covariance=covariance,
             deviance=found["deviance"],
             log_likelihood=found["log_likelihood"] if likelihood is None else likelihood,
             rows=rows,
@@ -156,6 +198,10 @@ def glm(
         )
 
     return Analysis(table.agg(fit=statistic), finish)
+
+
+def _alpha(family: Family, alpha: float) -> dict[str, float]:
+    return {"alpha": float(alpha)} if family is Family.NEGATIVE_BINOMIAL else {}
 
 
 def _one_column(text: str | None, schema: Schema, what: str) -> DesignColumn | None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
 from ceiba.formula import read_formula
+from ceiba.summary import TablePart
 from ceiba.terms import built
 from ceiba_protocol.statistics.kmeans import KMeans
 
@@ -39,10 +40,12 @@ class ClusterOutcome(Outcome):
         ]
         total = sum(self.counts) * len(self.names)
         facts = [("within", self.within), ("explained", 1 - self.within / total), ("iterations", self.iterations)]
-        return [TablePart("centres", ("cluster", "rows", *self.names), rows), TablePart("fit", ("", "value"), facts)]
+        return [TablePart("centres", ("cluster", "rows", *self.names), rows), TablePart.of_facts("fit", facts)]
 
 
-def kmeans(table: Table, columns: Sequence[str] | str, clusters: int) -> Analysis[ClusterOutcome]:
+def kmeans(
+    table: Table, columns: Sequence[str] | str, clusters: int, *, max_iterations: int = 100
+) -> Analysis[ClusterOutcome]:
     """See `AnalysisMethods.kmeans`."""
     text = columns if isinstance(columns, str) else " + ".join(columns)
     spec = read_formula(f"~ 0 + {text}", table.schema)
@@ -59,4 +62,5 @@ def kmeans(table: Table, columns: Sequence[str] | str, clusters: int) -> Analysi
             iterations=found["iterations"],
         )
 
-    return Analysis(table.agg(fit=built(KMeans, columns=spec.columns, clusters=clusters)), finish)
+    statistic = built(KMeans, columns=spec.columns, clusters=clusters, max_iterations=max_iterations)
+    return Analysis(table.agg(fit=statistic), finish)

@@ -14,6 +14,7 @@ from functools import partial
 from math import log, pi
 from typing import TYPE_CHECKING, Any
 
+from ceiba.analyses.coefficients import coefficient_rows, coefficient_titles
 from ceiba.analyses.exact import (
     Dependent,
     ExactAnalysis,
@@ -25,12 +26,14 @@ from ceiba.analyses.exact import (
     read_moments,
     times,
 )
-from ceiba.analysis import Outcome, TablePart
+from ceiba.analysis import Outcome
+from ceiba.extras import stats
 from ceiba.formula import INTERCEPT, ModelSpec, read_formula
 from ceiba.models import FittedModel, LinkFunction, Origin
+from ceiba.summary import TablePart
 from ceiba.terms import Scalar
 from ceiba_protocol.design import DesignColumn, Function
-from ceiba_protocol.errors import BadQuestion, MissingExtra
+from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.expression import Expression, product
 from ceiba_protocol.schema import nearest
 from ceiba_protocol.statistics.base import root
@@ -90,7 +93,6 @@ class LinearFit(Outcome):
 
     def parts(self) -> Sequence[TablePart]:
         """The coefficients; then the fit as a whole."""
-        ends = (f"[{(1 - self.level) / 2:.4g}", f"{(1 + self.level) / 2:.4g}]")
         rows = [(one.name, one.value, one.standard_error, one.t, one.p, one.low, one.high) for one in self.coefficients]
         response = self.model.spec.response
         facts = [
@@ -109,8 +111,8 @@ class LinearFit(Outcome):
             ("condition number", self.condition_number),
         ]
         return [
-            TablePart("Coefficients", ("", "coefficient", "std. error", "t", "p", *ends), rows),
-            TablePart("Fit", ("", "value"), facts),
+            TablePart("Coefficients", coefficient_titles(self.residual_degrees, self.level), rows),
+            TablePart.of_facts("Fit", facts),
         ]
 
     def f_test(self, *names: str) -> tuple[float, float]:
@@ -129,7 +131,7 @@ class LinearFit(Outcome):
         own = np.array(self.model.values)[places]
         covariance = np.array(self.model.covariance)[np.ix_(places, places)]
         f = float(own @ np.linalg.solve(covariance, own)) / len(places)
-        return f, float(_scipy_stats().f.sf(f, len(places), self.residual_degrees))
+        return f, float(stats("f_test()").f.sf(f, len(places), self.residual_degrees))
 
     def notes(self) -> list[str]:
         """Warns of columns that are nearly collinear."""
@@ -167,7 +169,7 @@ class RidgeFit(Outcome):
             ("effective degrees of freedom", self.effective_degrees),
         ]
         rows = list(self.model.coefficients.items())
-        return [TablePart("Coefficients", ("", "coefficient"), rows), TablePart("Fit", ("", "value"), facts)]
+        return [TablePart("Coefficients", ("", "coef"), rows), TablePart.of_facts("Fit", facts)]
 
     def notes(self) -> list[str]:
         """Why there are no p-values."""
@@ -284,7 +286,7 @@ def inverse_of(names: Sequence[str], gram: Matrix) -> Matrix:
 
 
 def _fit(spec: ModelSpec, table: Table, level: float, result: Result) -> LinearFit:
-    stats = _scipy_stats()
+    law = stats("linear()").f
     normal = _normal(spec, read_moments(result, "linear"))
     inverted = inverse_of(normal.names, normal.gram)
     beta = times(inverted, normal.moment)
@@ -317,7 +319,9 @@ def _fit(spec: ModelSpec, table: Table, level: float, result: Result) -> LinearF
     return LinearFit(
         result=result,
         model=model,
-        coefficients=_lines(stats, model, errors, level, degrees),
+        coefficients=tuple(
+            Coefficient(*row) for row in coefficient_rows(normal.names, model.values, errors, degrees, level)
+        ),
         level=level,
         n=n,
         residual_degrees=degrees,
@@ -326,29 +330,11 @@ def _fit(spec: ModelSpec, table: Table, level: float, result: Result) -> LinearF
         r_squared=float(1 - unexplained),
         adjusted_r_squared=float(1 - unexplained * (n - has_constant) / degrees),
         f=f,
-        f_p=None if f is None else float(stats.f.sf(f, model_degrees, degrees)),
+        f_p=None if f is None else float(law.sf(f, model_degrees, degrees)),
         log_likelihood=likelihood,
         aic=-2 * likelihood + 2 * size,
         bic=-2 * likelihood + log(n) * size,
         condition_number=_condition_number(normal.gram),
-    )
-
-
-def _lines(
-    stats: Any, model: FittedModel, errors: Sequence[float], level: float, degrees: int
-) -> tuple[Coefficient, ...]:
-    reach = float(stats.t.ppf((1 + level) / 2, degrees))
-    return tuple(
-        Coefficient(
-            name=name,
-            value=value,
-            standard_error=error,
-            t=value / error,
-            p=float(2 * stats.t.sf(abs(value / error), degrees)),
-            low=value - reach * error,
-            high=value + reach * error,
-        )
-        for (name, value), error in zip(model.coefficients.items(), errors, strict=True)
     )
 
 
@@ -407,11 +393,3 @@ def _condition_number(gram: Matrix) -> float:
     ]
     values = np.linalg.eigvalsh(np.array(scaled))
     return float(np.sqrt(values[-1] / values[0])) if values[0] > 0 else float("inf")
-
-
-def _scipy_stats() -> Any:
-    try:
-        from scipy import stats
-    except ImportError:
-        raise MissingExtra(feature="linear()", package="ceiba[stats]") from None
-    return stats

@@ -9,7 +9,8 @@ from math import copysign
 from typing import TYPE_CHECKING, Any
 
 from ceiba.analyses.exact import ExactAnalysis, Matrix, Moments, ask_moments, read_moments
-from ceiba.analysis import Outcome, TablePart
+from ceiba.analysis import Outcome
+from ceiba.summary import TablePart
 from ceiba.terms import Term, column_or_term
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.expression import Expression

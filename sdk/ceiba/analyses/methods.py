@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
+from ceiba.reattaching import remembered
+
 if TYPE_CHECKING:
     from ceiba.analyses.anova import Anova
     from ceiba.analyses.cells import Key
+    from ceiba.analyses.cross_validation import CrossValidator
     from ceiba.analyses.crosstab import CrossTab, StratifiedCrossTab
     from ceiba.analyses.describe import Description
     from ceiba.analyses.glm import GlmOutcome
@@ -37,6 +40,7 @@ class AnalysisMethods:
     def crosstab(self, rows: Key, columns: Key) -> Analysis[CrossTab]: ...
     @overload
     def crosstab(self, rows: Key, columns: Key, by: Key) -> Analysis[StratifiedCrossTab]: ...
+    @remembered
     def crosstab(self, rows: Key, columns: Key, by: Key | None = None) -> Analysis[Any]:
         """The contingency table of two grouping keys; with `by`, 2×2 tables in strata, pooled over them.
 
@@ -52,6 +56,7 @@ class AnalysisMethods:
             return crosstab(self._table, rows, columns)
         return stratified_crosstab(self._table, rows, columns, by)
 
+    @remembered
     def t_test(
         self, value: Term | str, by: Key | None = None, mean: float | None = None, *, equal_variance: bool = False
     ) -> Analysis[TTest]:
@@ -66,6 +71,7 @@ class AnalysisMethods:
 
         return t_test(self._table, value, by, mean, equal_variance=equal_variance)
 
+    @remembered
     def anova(self, value: Term | str, by: Key | Sequence[Key]) -> Analysis[Anova]:
         """Analysis of variance of a value by one factor, or by two with their interaction (types II and III).
 
@@ -121,6 +127,7 @@ class AnalysisMethods:
 
         refuse_extreme(value)
 
+    @remembered
     def describe(self, columns: Sequence[str] | None = None, by: Key | None = None) -> Analysis[Description]:
         """How many values, mean and standard deviation of numbers, and how frequent each category is; with `by`, the
         first table of a paper: mean (sd), n (%), p-values and standardised differences. One question.
@@ -142,6 +149,7 @@ class AnalysisMethods:
     def standardised_rate(
         self, events: Term | str, by: Key, *, expected: Mapping[Any, float], time: Term | str | None = None
     ) -> Analysis[StandardisedRatio]: ...
+    @remembered
     def standardised_rate(
         self,
         events: Term | str,
@@ -173,6 +181,7 @@ class AnalysisMethods:
 
     # --- linear models and matrices
 
+    @remembered
     def linear(self, formula: str, *, level: float = 0.95) -> Analysis[LinearFit]:
         """Ordinary least squares, solved exactly. `level`: of the coefficients' intervals.
 
@@ -182,6 +191,7 @@ class AnalysisMethods:
 
         return linear(self._table, formula, level=level)
 
+    @remembered
     def ridge(self, formula: str, *, penalty: Scalar, standardise: bool = True) -> Analysis[RidgeFit]:
         """Least squares with `penalty`·Σβ² of the columns in standard deviations, or in their own units.
 
@@ -191,6 +201,7 @@ class AnalysisMethods:
 
         return ridge(self._table, formula, penalty=penalty, standardise=standardise)
 
+    @remembered
     def covariance_matrix(self, columns: Sequence[str | Term]) -> Analysis[MatrixOutcome]:
         """Sample covariances over the rows where no value is missing; up to 100 columns.
 
@@ -200,6 +211,7 @@ class AnalysisMethods:
 
         return matrix(self._table, columns, "covariance")
 
+    @remembered
     def correlation_matrix(self, columns: Sequence[str | Term]) -> Analysis[MatrixOutcome]:
         """Pearson's correlations over the rows where no value is missing; up to 100 columns.
 
@@ -209,6 +221,7 @@ class AnalysisMethods:
 
         return matrix(self._table, columns, "correlation")
 
+    @remembered
     def pca(self, columns: Sequence[str | Term], *, standardise: bool = True) -> Analysis[PrincipalComponents]:
         """Principal components of the correlation matrix, or with `standardise=False` of the covariance matrix.
 
@@ -220,6 +233,7 @@ class AnalysisMethods:
 
     # --- scores
 
+    @remembered
     def roc(
         self,
         score: str | Term,
@@ -240,6 +254,7 @@ class AnalysisMethods:
 
         return roc(self._table, score, event, bins=bins, low=low, high=high)
 
+    @remembered
     def population_stability(
         self,
         score: str | Term,
@@ -260,20 +275,39 @@ class AnalysisMethods:
 
     # --- fits and survival
 
+    @remembered
     def glm(self, formula: str, family: str = "gaussian", **options: Any) -> Analysis[GlmOutcome]:
         """A generalised linear model: `heart.glm("days ~ age", family="poisson", exposure="beds").summary()`.
 
         Families: gaussian, binomial (logit), poisson and negative_binomial (log; `alpha` is its dispersion). Options:
-        `offset`, `exposure`, `weights`, each a column in the words of a formula.
+        `offset`, `exposure`, `weights`, each a column in the words of a formula; `max_iterations`, 1 to 100.
         """
         from ceiba.analyses.glm import glm
 
         return glm(self._table, formula, family, **options)
 
+    @remembered
     def logistic(self, formula: str, **options: Any) -> Analysis[GlmOutcome]:
         """Logistic regression: `heart.logistic("I(diagnosis > 0) ~ age + sex").summary()`. Options as for `glm`."""
         return self.glm(formula, "binomial", **options)
 
+    def cross_validate(
+        self, formula: str, family: str = "gaussian", *, seed: str, folds: int = 5, **options: Any
+    ) -> CrossValidator:
+        """How a formula predicts subjects that it was not fitted on: fits on all parts of a split but one, each judged
+        on the part that it has not seen. Several questions, all exact.
+
+        `seed`: of the split; where small groups are protected, the agreement's purpose. `folds`: 2, 4, 5, 10 or 20.
+        Options: `edges`, the predicted probabilities between which events are counted (binomial), and `alpha`. Of an
+        event AUC, KS and calibration; else the mean squared error or mean Poisson deviance. Raises BadQuestion.
+
+        >>> heart.cross_validate("I(diagnosis > 0) ~ age + C(sex)", "binomial", seed="study 7").run().roc.auc
+        """
+        from ceiba.analyses.cross_validation import cross_validate
+
+        return cross_validate(self._table, formula, family, seed=seed, folds=folds, **options)
+
+    @remembered
     def kaplan_meier(
         self, time: Term | str, event: Term | str, *, by: Any = None, strata: Any = None, grid: float = 1
     ) -> Analysis[SurvivalOutcome]:
@@ -287,20 +321,30 @@ class AnalysisMethods:
 
         return kaplan_meier(self._table, time, event, by=by, strata=strata, grid=grid)
 
+    @remembered
     def cox(
         self, formula: str, time: Term | str, event: Term | str, *, strata: Any = None, ties: str = "efron",
-        grid: float = 1,
+        grid: float = 1, max_iterations: int = 30,
     ) -> Analysis[CoxOutcome]:  # fmt: skip
         """Cox's proportional hazards: `trial.cox("age + C(arm)", time="days", event="died").summary()`.
 
         `ties`: efron or breslow. `strata`: a key whose groups have their own baselines. Times as in `kaplan_meier`.
+        `max_iterations`: 1 to 100.
         """
         from ceiba.analyses.survival import cox
 
-        return cox(self._table, formula, time, event, strata=strata, ties=ties, grid=grid)
+        return cox(
+            self._table, formula, time, event, strata=strata, ties=ties, grid=grid, max_iterations=max_iterations
+        )
 
-    def kmeans(self, columns: Sequence[str] | str, clusters: int) -> Analysis[ClusterOutcome]:
-        """Clusters of rows that are alike in standardised columns: `heart.kmeans(["age", "cholesterol"], 3)`."""
+    @remembered
+    def kmeans(
+        self, columns: Sequence[str] | str, clusters: int, *, max_iterations: int = 100
+    ) -> Analysis[ClusterOutcome]:
+        """Clusters of rows that are alike in standardised columns: `heart.kmeans(["age", "cholesterol"], 3)`.
+
+        `max_iterations`: 1 to 300.
+        """
         from ceiba.analyses.kmeans import kmeans
 
-        return kmeans(self._table, columns, clusters)
+        return kmeans(self._table, columns, clusters, max_iterations=max_iterations)

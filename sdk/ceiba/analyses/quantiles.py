@@ -20,10 +20,11 @@ from typing import Any, NoReturn
 
 from ceiba.analyses.cells import Key, Labels, ask, cells, is_withheld, require_ungrouped
 from ceiba.analyses.extremes import EXTREME_HINT, EXTREME_PROBLEM
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart
 from ceiba.terms import Term, case, column_or_term
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.expression import columns_of, lower_sum

@@ -25,12 +25,13 @@ from ceiba.analyses.cells import (
     labels_of,
     require_ungrouped,
     standing_notes,
-    stats,
 )
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
 from ceiba.query import Query, Table
 from ceiba.result import Result
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart
 from ceiba.terms import Term, case, column_or_term
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.expression import Kind, lower

@@ -12,17 +12,22 @@ from fractions import Fraction
 from functools import partial
 from itertools import accumulate
 from math import inf, lcm, log, sqrt
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from ceiba.analyses.exact import require_ungrouped
-from ceiba.analysis import Analysis, AnalysisJob, Outcome, TablePart
+from ceiba.analyses.cells import require_ungrouped
+from ceiba.analysis import Analysis, AnalysisJob, Outcome
+from ceiba.extras import stats
+from ceiba.normal import NORMAL_95
 from ceiba.statistics import statistic
+from ceiba.summary import TablePart
 from ceiba.terms import Grouping, Scalar, Term, case, column_or_term, grouping, literal
-from ceiba_protocol.errors import BadQuestion, MissingExtra, UnboundedColumn
+from ceiba_protocol.errors import BadQuestion, UnboundedColumn
 from ceiba_protocol.expression import Kind, Number, columns_of, lower, lower_number, number
+from ceiba_protocol.job import State
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ceiba.query import Query, Table
     from ceiba.result import Result
 
@@ -248,7 +253,7 @@ class Roc(Outcome):
             facts += [("degrees of freedom", found.degrees), ("p", found.p)]
         rows = [(one.low, one.high, one.events, one.others, one.observed, one.predicted) for one in self.bins]
         titles = ("from", "to", "events", "others", "observed", "predicted")
-        return [TablePart("Figures", ("", "value"), facts), TablePart("Bins", titles, rows)]
+        return [TablePart.of_facts("Figures", facts), TablePart("Bins", titles, rows)]
 
     def _total(self, name: str) -> int | None:
         counts = [getattr(one, name) for one in self.bins]
@@ -264,6 +269,17 @@ class Roc(Outcome):
         elif self.auc_error:
             notes.append(f"Bins have several values: the AUC is within ±{self.auc_error:.3g}, and KS is at least this.")
         return [*notes, *([NOISY] if self.result.noise is not None else [])]
+
+    def plot(self, **options: Any) -> Figure:
+        """The curve. Raises BadQuestion where there is none, because a bin was withheld."""
+        from ceiba import plots
+
+        if not self.curve:
+            raise BadQuestion(
+                problem="there is no curve: " + " ".join(self.notes()).rstrip("."), hint="Use fewer bins."
+            )
+        _, false_positive, true_positive = zip(*self.curve, strict=True)
+        return plots.roc(false_positive, true_positive, self.auc, **options)
 
 
 def roc(
@@ -285,10 +301,15 @@ Cells = dict[tuple[int, bool], tuple[Any, ...]]
 def _finish_roc(made: Bins, probability: bool, result: Result) -> Roc:
     cells: Cells = {(int(row[0]), bool(row[1])): row[2:] for row in result.rows if None not in row[:2]}
     bins = tuple(_score_bin(made, place, cells, probability) for place in made.numbers)
+    calibrated = probability and _counts(bins) is not None and result.noise is None
+    return roc_of(result, made, bins, _calibration(bins, cells) if calibrated else None)
+
+
+def roc_of(result: Result, made: Bins, bins: tuple[ScoreBin, ...], calibration: Calibration | None = None) -> Roc:
+    """From the counts in each bin, one for each of `made.numbers`."""
     counts = _counts(bins)
     figures = None if counts is None else _figures(counts, [not made.are_units or _is_open(one) for one in bins])
     noisy = result.noise is not None
-    calibrated = probability and counts is not None and not noisy
     return Roc(
         result=result,
         bins=bins,
@@ -297,7 +318,7 @@ def _finish_roc(made: Bins, probability: bool, result: Result) -> Roc:
         auc_interval=None if figures is None or noisy else figures.interval,
         ks=None if figures is None else figures.ks,
         ks_at=None if figures is None else bins[figures.ks_place].low,
-        calibration=_calibration(bins, cells) if calibrated else None,
+        calibration=calibration,
     )
 
 
@@ -363,7 +384,7 @@ def _delong(counts: Sequence[tuple[int, int]], auc: float) -> tuple[float, float
         other_spread += other * (beaten_by - auc) ** 2
         others_under, events_under = others_under + other, events_under + event
     variance = event_spread / (events - 1) / events + other_spread / (others - 1) / others
-    reach = NormalDist().inv_cdf(0.975) * sqrt(variance)
+    reach = NORMAL_95 * sqrt(variance)
     return max(below, auc - reach), min(1.0, auc + reach)
 
 
@@ -384,15 +405,8 @@ def _calibration(bins: Sequence[ScoreBin], cells: Cells) -> Calibration | None:
     of_events = sum((cell[1] or 0) for (_, happened), cell in cells.items() if happened)
     events = sum(one.events or 0 for one in used)
     brier = float(squares - 2 * of_events + events) / rows
-    return Calibration(chi_squared, len(used) - 2, _chi_squared_tail(chi_squared, len(used) - 2), brier)
-
-
-def _chi_squared_tail(value: float, degrees: int) -> float:
-    try:
-        from scipy.stats import chi2
-    except ImportError:
-        raise MissingExtra(feature="The test of Hosmer and Lemeshow", package="ceiba[stats]") from None
-    return float(chi2.sf(value, degrees))
+    tail = float(stats("The test of Hosmer and Lemeshow").chi2.sf(chi_squared, len(used) - 2))
+    return Calibration(chi_squared, len(used) - 2, tail, brier)
 
 
 # --- stability --------------------------------------------------------------------------------------------------
@@ -433,7 +447,7 @@ class Stability(Outcome):
         """The index, and the shares in each bin."""
         rows = [(one.low, one.high, one.expected, one.actual, one.contribution) for one in self.bins]
         titles = ("from", "to", "expected", "actual", "contribution")
-        return [TablePart("Index", ("", "value"), [("PSI", self.psi)]), TablePart("Bins", titles, rows)]
+        return [TablePart.of_facts("Index", [("PSI", self.psi)]), TablePart("Bins", titles, rows)]
 
     def notes(self) -> list[str]:
         """The customary reading, and what was merged or is missing."""
@@ -458,6 +472,14 @@ class _TwoJobs:
     @property
     def id(self) -> str:
         return str(self.first.id)
+
+    def status(self) -> Any:
+        """Of the one that is not done."""
+        first = self.first.status()
+        return self.second.status() if first.state == State.DONE else first
+
+    def progress(self) -> str:
+        return f"{self.first.progress()}, and {self.second.progress()}"
 
     def wait(self, **options: Any) -> tuple[Result, Result]:
         return self.first.wait(**options), self.second.wait(**options)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ceiba.analyses.cells import require_ungrouped
-from ceiba.analyses.coefficients import coefficient_rows, require_scipy
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analyses.coefficients import coefficient_rows, coefficient_titles
+from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
 from ceiba.formula import ModelSpec, read_formula
+from ceiba.models import FittedModel, LinkFunction, Origin
+from ceiba.normal import NORMAL_95, around_logarithm
+from ceiba.summary import TablePart
 from ceiba.terms import Term, built, column_or_term, literal
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.expression import Number
@@ -23,14 +27,13 @@ from ceiba_protocol.statistics.cox import Cox
 from ceiba_protocol.statistics.survival import Survival
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
+    from ceiba.models import Vector
     from ceiba.query import Table
     from ceiba.result import Result
     from ceiba.terms import Grouping
-
-NORMAL_95 = 1.959963984540054
-"""Standard deviations around the mean that hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,10 @@ class Curve:
     def hazard_intervals(self) -> list[tuple[float, float]]:
         """95 % intervals of it, on the logarithm's scale, with the variance Σ d/n²."""
         variances = _running(died / n**2 for n, died in zip(self.at_risk, self.events, strict=True))
-        found = []
-        for hazard, variance in zip(self.cumulative_hazard, variances, strict=True):
-            reach = math.exp(NORMAL_95 * math.sqrt(variance) / hazard) if hazard else 1.0
-            found.append((hazard / reach, hazard * reach))
-        return found
+        return [
+            around_logarithm(hazard, variance / hazard**2) if hazard else (0.0, 0.0)
+            for hazard, variance in zip(self.cumulative_hazard, variances, strict=True)
+        ]
 
     def quantile(self, share: float) -> float | None:
         """The first time at which no more than 1 − `share` are alive; None if there is none."""
@@ -223,7 +225,7 @@ def kaplan_meier(
     statistic = built(
         Survival, time=column_or_term(time).expression, event=column_or_term(event).expression, grid=_grid(grid)
     )
-    query = grouped(table, by, strata).agg(fit=statistic)
+    query = grouped(table, "kaplan_meier", by, strata).agg(fit=statistic)
 
     def finish(result: Result) -> SurvivalOutcome:
         groups, withheld = _curves(result)
@@ -237,9 +239,9 @@ def kaplan_meier(
     return Analysis(query, finish)
 
 
-def grouped(table: Table, *keys: str | Term | Grouping | None) -> Table:
+def grouped(table: Table, name: str, *keys: str | Term | Grouping | None) -> Table:
     """The table with these groups and no others. Raises BadQuestion for one that has groups."""
-    require_ungrouped(table, "a survival analysis")
+    require_ungrouped(table, name)
     wanted = [key for key in keys if key is not None]
     return table.group_by(*wanted) if wanted else table
 
@@ -269,7 +271,7 @@ def log_rank(curves: Mapping[tuple[str, str], Curve]) -> LogRank | None:
     Klein and Moeschberger 2003, §7.3). None for fewer than two groups, or without events."""
     import numpy as np
 
-    stats = require_scipy("A log-rank test")
+    chi2 = stats("A log-rank test").chi2
     groups = list(dict.fromkeys(group for group, _ in curves))
     strata = list(dict.fromkeys(stratum for _, stratum in curves))
     size = len(groups)
@@ -293,7 +295,7 @@ def log_rank(curves: Mapping[tuple[str, str], Curve]) -> LogRank | None:
     return LogRank(
         statistic,
         size - 1,
-        float(stats.chi2.sf(statistic, size - 1)),
+        float(chi2.sf(statistic, size - 1)),
         dict(zip(groups, map(int, observed), strict=True)),
         dict(zip(groups, map(float, expected), strict=True)),
     )
@@ -318,6 +320,8 @@ def _at(curve: Curve | None, time: float, what: str) -> int:
 class CoxOutcome(Outcome):
     """Cox's proportional hazards: logarithms of hazard ratios."""
 
+    model: FittedModel
+    """For rows of your own, and for export: `model.to_json()`. PMML has no form for it."""
     spec: ModelSpec
     ties: str
     names: tuple[str, ...]
@@ -332,6 +336,17 @@ class CoxOutcome(Outcome):
 
     title = "Cox's proportional hazards"
 
+    def predict(self, frame: pandas.DataFrame) -> Vector:
+        """float64 [rows]: exp(Σ coefficient·column), the hazard relative to a row of zeros, NaN where a value is
+        missing. Only quotients of two mean something: the baseline hazard is not estimated. Raises what
+        `FittedModel.predict` does."""
+        return self.model.predict(frame)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Holder → the version of its dataset that was fitted: `space.table(name, version=fit.versions)`."""
+        return dict(self.model.origin.versions)
+
     @property
     def standard_errors(self) -> tuple[float, ...]:
         return tuple(math.sqrt(self.covariance[at][at]) for at in range(len(self.names)))
@@ -342,12 +357,12 @@ class CoxOutcome(Outcome):
 
     def likelihood_ratio(self) -> tuple[float, int, float]:
         """Statistic, degrees of freedom and p of all coefficients together."""
-        stats = require_scipy("A likelihood ratio test")
+        chi2 = stats("A likelihood ratio test").chi2
         statistic = 2 * (self.log_likelihood - self.log_likelihood_at_zero)
-        return statistic, len(self.names), float(stats.chi2.sf(statistic, len(self.names)))
+        return statistic, len(self.names), float(chi2.sf(statistic, len(self.names)))
 
     def parts(self) -> Sequence[TablePart]:
-        columns, rows = coefficient_rows(self.names, self.coefficients, self.standard_errors)
+        rows = coefficient_rows(self.names, self.coefficients, self.standard_errors)
         ratios = [(row[0], math.exp(row[1]), math.exp(row[5]), math.exp(row[6])) for row in rows]
         statistic, degrees, p = self.likelihood_ratio()
         facts = [
@@ -356,9 +371,9 @@ class CoxOutcome(Outcome):
             ("degrees of freedom", degrees), ("p", p), ("iterations", self.iterations),
         ]  # fmt: skip
         return [
-            TablePart("coefficients", columns, rows),
+            TablePart("coefficients", coefficient_titles(), rows),
             TablePart("hazard ratios", ("", "hazard ratio", "[0.025", "0.975]"), ratios),
-            TablePart("fit", ("", "value"), facts),
+            TablePart.of_facts("fit", facts),
         ]
 
     def plot(self, **options: Any) -> Figure:
@@ -371,10 +386,10 @@ class CoxOutcome(Outcome):
 
 def cox(
     table: Table, formula: str, time: Term | str, event: Term | str, *, strata: Any = None,
-    ties: str = "efron", grid: float = 1,
+    ties: str = "efron", grid: float = 1, max_iterations: int = 30,
 ) -> Analysis[CoxOutcome]:  # fmt: skip
     """See `AnalysisMethods.cox`."""
-    require_scipy("A model's summary")
+    stats("A model's summary")  # said before anything is asked
     spec = read_formula(formula if "~" in formula else f"~ {formula}", table.schema)
     if spec.response is not None:
         hint = 'Write the covariates alone: cox("age + C(sex)", time="days", event="died").'
@@ -390,17 +405,31 @@ def cox(
         columns=spec.columns,
         ties=ties,
         grid=_grid(grid),
+        max_iterations=max_iterations,
     )
 
     def finish(result: Result) -> CoxOutcome:
         found = result.rows[0][-1]
+        covariance = tuple(map(tuple, found["covariance"]))
+        model = FittedModel(
+            spec=replace(spec, intercept=False),
+            schema=table.schema,
+            family="cox",
+            link=LinkFunction.LOG,
+            values=tuple(found["coefficients"]),
+            covariance=covariance,
+            rows=found["rows"],
+            origin=Origin.of(result),
+            facts={"events": float(found["events"])},
+        )
         return CoxOutcome(
             result=result,
+            model=model,
             spec=spec,
             ties=ties,
             names=tuple(found["names"]),
             coefficients=tuple(found["coefficients"]),
-            covariance=tuple(map(tuple, found["covariance"])),
+            covariance=covariance,
             log_likelihood=found["log_likelihood"],
             log_likelihood_at_zero=found["log_likelihood_at_zero"],
             rows=found["rows"],
@@ -408,4 +437,4 @@ def cox(
             iterations=found["iterations"],
         )
 
-    return Analysis(grouped(table, strata).agg(fit=statistic), finish)
+    return Analysis(grouped(table, "cox", strata).agg(fit=statistic), finish)

@@ -22,12 +22,14 @@ from ceiba.analyses.cells import (
     require_ungrouped,
     sample,
     standing_notes,
-    stats,
     tests_part,
 )
-from ceiba.analysis import Analysis, Outcome, TablePart
+from ceiba.analysis import Analysis, Outcome
+from ceiba.extras import stats
+from ceiba.normal import NORMAL_95
 from ceiba.query import Query, Table
 from ceiba.result import Result
+from ceiba.summary import TablePart
 from ceiba.terms import Term
 from ceiba_protocol.errors import BadQuestion
 
@@ -136,7 +138,7 @@ def _tested(difference: float, error: float, degrees: float) -> tuple[Estimate, 
 
 def _effects(d: float, spread: float, degrees: float) -> tuple[Estimate, Estimate]:
     """Cohen's d and Hedges' g, with intervals by the normal approximation (Hedges and Olkin 1985, §5B)."""
-    half = 1.959963984540054 * spread
+    half = NORMAL_95 * spread
     factor = exp(lgamma(degrees / 2) - lgamma((degrees - 1) / 2)) / sqrt(degrees / 2) if degrees > 1 else 0.0
     return Estimate(d, d - half, d + half), Estimate(d * factor, (d - half) * factor, (d + half) * factor)
 

@@ -8,6 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 from ceiba.display import cell
+from ceiba.extras import PLOT
 from ceiba_protocol.errors import BadQuestion, MissingExtra
 from ceiba_protocol.statistics import WITHHELD
 
@@ -36,7 +37,7 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
     try:
         from ceiba.plots.picture import Picture
     except ImportError:
-        raise MissingExtra(feature="Drawing a figure", package="matplotlib") from None
+        raise MissingExtra(feature="Drawing a figure", package=PLOT) from None
     return Picture(figsize=(width, height), layout="constrained")
 
 

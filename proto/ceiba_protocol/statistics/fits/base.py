@@ -14,7 +14,17 @@ import numpy.typing as npt
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.design import DesignColumn, Factor, Function
 from ceiba_protocol.errors import BadModel, NotFinite
-from ceiba_protocol.expression import ONE, Comparing, Expression, Logic, number, only_where, present, product
+from ceiba_protocol.expression import (
+    ONE,
+    Arithmetic,
+    Comparing,
+    Expression,
+    Logic,
+    number,
+    only_where,
+    present,
+    product,
+)
 from ceiba_protocol.program import Comparison, Node
 from ceiba_protocol.statistics.base import Output, Statistic, Total
 from ceiba_protocol.statistics.fits.exact import EXPONENT_BOUND, MANTISSA_BITS, from_slots, to_slots
@@ -23,9 +33,11 @@ GRID_BITS = 40
 """Sums and iterates are multiples of 2^-40 (PROTOCOL §4.1)."""
 MAX_SUMS = 200_000
 """Of one iteration: 3.2 MB from each holder."""
-LARGEST_SUM = 2.0**80
+LARGEST_SUM = 2.0**79
 """Of one holder, in magnitude; with the grid and the holders it stays within 128 bits."""
 MAX_COLUMNS = 100
+MAX_VALUES = 2**26
+"""Rows, by the published capacity, times columns at one holder, which keeps them in memory: about 2.5 GB."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,6 +78,10 @@ class Frame:
     """False for public data, where a row may be its own figure."""
     passed: tuple[bool, ...] | None = None
     """For each cell, whether the gate lets it pass; None: all. The others add nothing to any round."""
+    cap: int | None = None
+    """Of how many subjects one holder counts at most, where they are counted as the gate does; None: of all."""
+    least: int | None = None
+    """How many must be counted so; None: `minimum`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,13 @@ class FitRows:
     """[rows]: the number of the row's group."""
     values: Floats
     """[rows, variables]"""
+    subjects: npt.NDArray[np.int64]
+    """[rows]: whose row it is, numbered from 0 without gaps: guards count subjects, who may have several rows."""
+
+
+def of_subjects(subjects: npt.NDArray[np.int64], amounts: Floats) -> Floats:
+    """[subjects]: what the rows of each have together."""
+    return np.bincount(subjects, weights=amounts).astype(np.float64) if len(subjects) else np.zeros(0)
 
 
 class FitState(Document):
@@ -118,9 +141,14 @@ class Fit(Statistic):
 
     def sums(self) -> Sequence[Expression]:
         """What the gate looks at; none of it is released: the rows that are used, and for each column those of them in
-        which it is not 0."""
+        which it is not 0. `disclosure.support` adds what columns have together."""
         complete = self.complete()
         return [only_where(complete, ONE), *(only_where(complete, _plain(column)) for column in self.design())]
+
+    @property
+    def cut(self) -> str:
+        """By what it cuts its rows: an answer about the same rows, cut elsewhere, could be subtracted."""
+        return ""
 
     # --- the rounds
 
@@ -168,10 +196,24 @@ class Fit(Statistic):
 
 
 def _plain(column: DesignColumn) -> Expression:
-    value = column.factors[0].value
-    for factor in column.factors[1:]:
-        value = product(value, factor.value)
-    return value
+    """Without functions, and 0 where the column is: a logarithm is 0 at 1. An exponential is 0 nowhere, and says
+    nothing where its value is 0."""
+    first, *others = map(_zero_where, column.factors)
+    for other in others:
+        first = product(first, other)
+    return first
+
+
+def _zero_where(factor: Factor) -> Expression:
+    if factor.function is Function.LOG:
+        return Arithmetic(op="subtract", left=factor.value, right=ONE)
+    return factor.value
+
+
+def happened(event: Expression) -> DesignColumn:
+    """1 where an event's column is above 0."""
+    test = Comparing(comparison=Comparison.GREATER, left=event, right=number(0))
+    return DesignColumn(name="event", factors=(Factor(value=test),))
 
 
 def _domain(factor: Factor) -> list[Expression]:

@@ -7,10 +7,12 @@ BLAS does not. Matrices are small here: a fit of 50 columns takes 40,000 multipl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import frexp, ldexp
+from math import frexp, inf, isfinite, ldexp
 
 import gmpy2
 from gmpy2 import mpfr
+
+from ceiba_protocol.errors import TotalRejected
 
 PRECISION = 256
 """Bits: a sum of 128 bits is exact, and a product of two."""
@@ -112,4 +114,11 @@ def to_slots(value: float) -> tuple[int, int]:
 
 
 def from_slots(mantissa: int, exponent: int) -> float:
-    return ldexp(ldexp(mantissa, -MANTISSA_BITS), exponent)
+    """Raises TotalRejected for what `to_slots` never gives."""
+    try:
+        value = ldexp(ldexp(mantissa, -MANTISSA_BITS), exponent)
+    except OverflowError:
+        value = inf
+    if not isfinite(value) or to_slots(value) != (mantissa, exponent):
+        raise TotalRejected(problem="a final figure is no number")
+    return value

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 from gmpy2 import mpfr
 from pydantic import AfterValidator
 
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.errors import ColumnConcentrated, ConstantColumn, TooFewRows
-from ceiba_protocol.statistics.fits.base import GRID_BITS, Columns, Floats, Frame
+from ceiba_protocol.statistics.fits.base import GRID_BITS, Columns, Floats, Frame, of_subjects
 from ceiba_protocol.statistics.fits.exact import Matrix, exactly, from_grid
 
 SMALLEST_SPREAD = 2.0**-44
 """Of a column's variance, where its declared bounds are −1 and 1."""
 ROWS_A_PARAMETER = 10
 """Complete rows that a guarded fit must have for each parameter."""
-POWERS = 4
+COUNTS, PARTS = 3, 7
+"""Sums of `moment_sums`: of all rows, and of each column."""
 
 
 def _hex_float(text: str) -> str:
@@ -51,17 +53,17 @@ class Scaling(Document):
         return [mpfr(float.fromhex(one)) for one in self.spread]
 
 
-def moment_sums(columns: Floats, bounds: Sequence[tuple[float, float]]) -> list[float]:
-    """Run by a holder: its number of rows, then for each column the sums of the first four powers of its value, where
-    its bounds are −1 and 1."""
-    sums = [float(len(columns))]
+def moment_sums(columns: Floats, bounds: Sequence[tuple[float, float]], subjects: npt.NDArray[np.int64]) -> list[float]:
+    """Run by a holder: Σn, the number of subjects, Σn², for n the rows of each subject; then for each column Σu, Σv,
+    Σv², Σu², Σuv, Σvn, Σun, for u and v the sums over a subject's rows of the value and of its square, where the
+    column's bounds are −1 and 1."""
+    n = of_subjects(subjects, np.ones(len(columns)))
+    sums = [n.sum(), float(len(n)), (n * n).sum()]
     for values, (low, high) in zip(columns.T, bounds, strict=True):
         scaled = (values - (low + high) / 2) / (_half(low, high))
-        power = np.ones(len(values))
-        for _ in range(POWERS):
-            power = power * scaled
-            sums.append(float(power.sum()))
-    return sums
+        u, v = of_subjects(subjects, scaled), of_subjects(subjects, scaled**2)
+        sums += [each.sum() for each in (u, v, v * v, u * u, u * v, v * n, u * n)]
+    return [float(one) for one in sums]
 
 
 def _half(low: float, high: float) -> float:
@@ -73,32 +75,37 @@ class Moments:
     """Run by every holder on the sum of all."""
 
     rows: int
+    subjects: int
     means: list[mpfr]
     variances: list[mpfr]
     effective: list[mpfr]
-    """For each column, how many rows carry its variance, if they carried it evenly: (Σ(x−x̄)²)² / Σ(x−x̄)⁴."""
+    """For each column, how many subjects carry its variance, if they carried it evenly: (Σq)² / Σq², for q the sum of
+    (x−x̄)² over a subject's rows."""
 
     @classmethod
     def of(cls, totals: Sequence[int]) -> "Moments":
         """Call it within `exactly`."""
-        n, *sums = (from_grid(total, GRID_BITS) for total in totals)
+        n, subjects, nn, *sums = (from_grid(total, GRID_BITS) for total in totals)
         means, variances, effective = [], [], []
-        for place in range(0, len(sums), POWERS):
-            s1, s2, s3, s4 = sums[place : place + POWERS]
-            mean = s1 / n if n else mpfr(0)
-            square = s2 - n * mean**2
-            fourth = s4 - 4 * mean * s3 + 6 * mean**2 * s2 - 3 * n * mean**4
-            means.append(mean)
+        for place in range(0, len(sums), PARTS):
+            u, v, vv, uu, uv, vn, un = sums[place : place + PARTS]
+            m = u / n if n else mpfr(0)
+            square = v - n * m**2
+            # q = v − 2·m·u + m²·n
+            of_q = vv + 4 * m**2 * uu + m**4 * nn - 4 * m * uv + 2 * m**2 * vn - 4 * m**3 * un
+            means.append(m)
             variances.append(square / n if n else mpfr(0))
-            effective.append(square**2 / fourth if fourth > 0 else mpfr(0))
-        return cls(int(n), means, variances, effective)
+            effective.append(square**2 / of_q if of_q > 0 else mpfr(0))
+        return cls(int(n), int(subjects), means, variances, effective)
 
 
-def require_rows(rows: int, parameters: int, frame: Frame) -> None:
-    """Raises TooFewRows."""
+def require_rows(totals: Sequence[int], parameters: int, frame: Frame) -> int:
+    """The number of rows, of the sums of `moment_sums`. Raises TooFewRows, also for too few subjects."""
+    rows, subjects = (total >> GRID_BITS for total in totals[:2])
     least = max(ROWS_A_PARAMETER * parameters, frame.minimum) if frame.is_guarded else parameters + 1
-    if rows < least:
+    if rows < least or (frame.is_guarded and subjects < frame.minimum):
         raise TooFewRows(parameters=parameters, least=least)
+    return rows
 
 
 def scaling_of(totals: Sequence[int], columns: Columns, frame: Frame, *, centred: bool) -> Scaling:

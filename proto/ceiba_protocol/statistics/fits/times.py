@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ceiba_protocol.errors import BadModel, PlanTooLarge
+from ceiba_protocol.errors import BadModel, PlanTooLarge, TotalRejected
 from ceiba_protocol.expression import Number
 from ceiba_protocol.statistics.fits.base import Floats, Frame, Reading
 
@@ -43,6 +43,38 @@ def counted(cells: Counts, at: Counts, events: Floats, size: tuple[int, int]) ->
     found = np.zeros((*size, 2), dtype=np.int64)
     np.add.at(found, (cells, at, np.where(events > 0, 0, 1)), 1)
     return found
+
+
+def last_rows(cells: Counts, at: Counts, subjects: Counts) -> Counts:
+    """[rows]: 1 in each subject's last row in a cell, 0 in its others: who has several rows leaves once."""
+    found = np.ones(len(cells), dtype=np.int64)
+    order = np.lexsort((at, subjects, cells))
+    same = (cells[order][1:] == cells[order][:-1]) & (subjects[order][1:] == subjects[order][:-1])
+    found[order[:-1][same]] = 0
+    return found
+
+
+def subjects_leaving(cells: Counts, at: Counts, subjects: Counts, size: tuple[int, int]) -> Counts:
+    """[cells, points]: subjects by their last row. `size`: cells, points."""
+    found = np.zeros(size, dtype=np.int64)
+    np.add.at(found, (cells, at), last_rows(cells, at, subjects))
+    return found
+
+
+def leaving_of(cells: Counts, at: Counts, subjects: Counts, size: tuple[int, int], *, is_guarded: bool) -> Counts:
+    """[cells, points]: what steps are made of: subjects, or for public data every row."""
+    if is_guarded:
+        return subjects_leaving(cells, at, subjects, size)
+    found = np.zeros(size, dtype=np.int64)
+    np.add.at(found, (cells, at), 1)
+    return found
+
+
+def counts_in(totals: Sequence[int], frame: Frame) -> Counts:
+    """What all holders have counted of their rows. Raises TotalRejected where one of them must have lied."""
+    if totals and not 0 <= min(totals) <= max(totals) <= frame.rows:
+        raise TotalRejected(problem="a count of rows is below 0, or above all the rows that there can be")
+    return np.array(totals, dtype=np.int64)
 
 
 def ends(leaving: Sequence[int], minimum: int) -> list[int]:
