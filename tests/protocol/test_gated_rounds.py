@@ -556,7 +556,8 @@ def test_run_job_adds_each_holders_noise_once(monkeypatch: pytest.MonkeyPatch) -
     assert len(found) == 3 and len(program.sums) == 3
     for cell, (label, n, years) in enumerate(rows):
         noise = [sum(one[3 * cell + place] for one in found) for place in range(3)]
-        assert (n, years) == (true[label][0] + noise[0], true[label][1] + noise[2]) and all(noise)
+        assert (n, years) == (true[label][0] + noise[0], true[label][1] + noise[2])
+    assert sum(map(any, found)) == 3  # one of a holder's numbers may be 0, not all of them
 
 
 def asked(world: World) -> list[int]:

@@ -89,16 +89,16 @@ def test_ctrl_c_ends_a_fit_everywhere(
     seen: list[JobStatus] = []
 
     def press(status: JobStatus) -> None:
-        """In the second round."""
+        """Once a round is over: several may be when the news of the first comes."""
         seen.append(status)
-        if status.state == State.WAITING_FOR_ITERATIONS and status.iterations == 1:
+        if status.state == State.WAITING_FOR_ITERATIONS and status.iterations >= 1:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("ceiba.space.shown_by_default", lambda: watching(press))
     with pytest.raises(KeyboardInterrupt):
         heart.kmeans(["age", "max_heart_rate"], 3).run()
     job_id = seen[-1].job_id
-    assert seen[-1].iterations == 1 and seen[-1].submitted == []
+    assert seen[-1].iterations >= 1 and seen[-1].submitted == []
     assert next(space._jobs.Watch(JobReference(job_id=job_id))).state == State.CANCELLED
     with pytest.raises(UnknownJob):
         space.job(job_id.hex())

@@ -106,7 +106,7 @@ class GlmOutcome(Outcome):
             ("iterations", self.iterations),
         ]
         parts = [TablePart("coefficients", coefficient_titles(df), rows), TablePart.of_facts("fit", facts)]
-        if self.family is not Family.GAUSSIAN:
+        if self.family is not Family.GAUSSIAN and self.spec.columns:
             parts.insert(1, TablePart(*self._ratios(rows)))
         return parts
 
@@ -120,6 +120,8 @@ class GlmOutcome(Outcome):
         """A forest plot: ratios with their intervals, or coefficients."""
         from ceiba import plots
 
+        if not self.spec.columns:
+            raise BadQuestion(problem="the model has no column to draw", hint="Read its summary().")
         main = self.parts()[0].rows
         if self.family is Family.GAUSSIAN:
             shown = [(row[0], row[1], row[5], row[6]) for row in main if row[0] != "Intercept"]
