@@ -205,3 +205,34 @@ def test_clusters_explain_what_is_not_within_them() -> None:
     assert sum(found.counts) == heart_rows().dropna(subset=["max_heart_rate"]).shape[0]
     facts = {row[""]: row["value"] for row in found.to_dict()["fit"]}
     close(facts["explained"], 1 - found.within / (2 * sum(found.counts)))
+
+
+# --- pictures of what one round gives ---------------------------------------------------------------------------
+
+
+def texts(figure: Any) -> list[str]:
+    """What is printed on the cells; the first text names what they are."""
+    return [text.get_text() for text in figure.axes[0].texts][1:]
+
+
+def test_a_cross_table_is_drawn_with_its_counts() -> None:
+    table = patients()
+    found = table.crosstab("sex", table.diagnosis > 0).run()
+    shown = texts(found.plot())
+    assert [text for row in found.counts for text in map(str, row)] == shown
+
+
+def test_a_matrix_and_components_are_drawn_with_their_values() -> None:
+    names = ["age", "max_heart_rate", "st_depression"]
+    matrix = patients().correlation_matrix(names).run()
+    assert texts(matrix.plot())[0] == "1"
+    components = patients().pca(names).run()
+    close(components.plot().axes[0].get_lines()[0].get_ydata(), components.variances)
+
+
+def test_a_linear_model_is_drawn_without_its_intercept() -> None:
+    found = patients().linear("max_heart_rate ~ age + C(sex)").run()
+    axes = found.plot().axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["age", "C(sex)[T.Male]"]
+    with pytest.raises(BadQuestion, match="no column"):
+        patients().linear("max_heart_rate ~ 1").run().plot()

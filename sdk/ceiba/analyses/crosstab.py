@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,9 @@ from ceiba.statistics import statistic
 from ceiba.summary import TablePart
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.statistics import Withheld
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SMALL_EXPECTED = 5
 """Below this expected count χ² is only a rough guide (Cochran 1954, Biometrics 10, 417)."""
@@ -100,6 +103,13 @@ class CrossTab(Outcome):
         parts = [TablePart("Counts", head, counts), TablePart(tests.title, tests.columns, [*tests.rows, *exact])]
         measures = {"odds ratio": self.odds_ratio, "risk ratio": self.risk_ratio}
         return [*parts, estimates_part("Association", {**measures, "risk difference": self.risk_difference})]
+
+    def plot(self, **options: Any) -> Figure:
+        """The counts as a heat map; withheld ones hatched."""
+        from ceiba import plots
+
+        names = {"row_axis": self.keys[0], "column_axis": self.keys[1], "label": "rows"}
+        return plots.heat_map(self.rows, self.columns, self.counts, **(names | options))
 
     def notes(self) -> list[str]:
         """How a 2×2 table is read, and what limits the tests."""

@@ -39,6 +39,8 @@ from ceiba_protocol.schema import nearest
 from ceiba_protocol.statistics.base import root
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ceiba.query import Table
     from ceiba.result import Result
 
@@ -90,6 +92,18 @@ class LinearFit(Outcome):
     """Of the columns, each scaled to length 1 (Belsley 1980): 1 for unrelated columns, above 30 for collinear ones."""
 
     title = "Linear regression"
+
+    def plot(self, **options: Any) -> Figure:
+        """A forest plot of the coefficients but the intercept, with their intervals. Raises BadQuestion without any."""
+        from ceiba import plots
+
+        shown = [one for one in self.coefficients if one.name != INTERCEPT]
+        if not shown:
+            raise BadQuestion(problem="the model has no column to draw", hint="Read its summary().")
+        names, values = [one.name for one in shown], [one.value for one in shown]
+        ends = [one.low for one in shown], [one.high for one in shown]
+        defaults: dict[str, Any] = {"reference": 0.0, "log": False, "label": "coefficient"}
+        return plots.forest(names, values, *ends, **(defaults | options))
 
     def parts(self) -> Sequence[TablePart]:
         """The coefficients; then the fit as a whole."""

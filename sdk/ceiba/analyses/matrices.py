@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas
+    from matplotlib.figure import Figure
 
     from ceiba.query import Query, Table
     from ceiba.result import Result
@@ -39,6 +40,12 @@ class MatrixOutcome(Outcome):
     """Rows where no value is missing."""
 
     title = "Matrix"
+
+    def plot(self, **options: Any) -> Figure:
+        """A heat map of the values."""
+        from ceiba import plots
+
+        return plots.heat_map(self.names, self.names, self.values, **({"label": self.kind} | options))
 
     def parts(self) -> Sequence[TablePart]:
         """The matrix, a row for each column."""
@@ -81,6 +88,12 @@ class PrincipalComponents(Outcome):
     n: int
 
     title = "Principal components"
+
+    def plot(self, **options: Any) -> Figure:
+        """The components' variances in falling order, with the shares that they explain together."""
+        from ceiba import plots
+
+        return plots.scree(self.variances, **options)
 
     @property
     def shares(self) -> tuple[float, ...]:
