@@ -81,6 +81,16 @@ def test_what_holders_refuse_in_a_round_is_told_in_words(heart: Table) -> None:
     assert isinstance(caught.value.reason, Collinear)
 
 
+@contextlib.contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """As at a terminal; a process that a shell has started in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_ends_a_fit_everywhere(
     sandbox: Sandbox, space: Space, heart: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +105,7 @@ def test_ctrl_c_ends_a_fit_everywhere(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("ceiba.space.shown_by_default", lambda: watching(press))
-    with pytest.raises(KeyboardInterrupt):
+    with heeding_interrupts(), pytest.raises(KeyboardInterrupt):
         heart.kmeans(["age", "max_heart_rate"], 3).run()
     job_id = seen[-1].job_id
     assert seen[-1].iterations >= 1 and seen[-1].submitted == []
