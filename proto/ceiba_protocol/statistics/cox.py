@@ -61,7 +61,7 @@ from ceiba_protocol.statistics.fits.times import (
 )
 
 MAX_TERMS = 5_000_000
-"""Of one iteration with Efron's ties: about a minute at every holder."""
+"""Of one iteration with Efron's ties: 66,000 of them, ten columns and a thousand events, take 0.05 s."""
 
 
 class CoxState(NewtonState):

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ceiba.analyses.coefficients import coefficient_rows, coefficient_titles
-from ceiba.analysis import Analysis, Outcome
+from ceiba.analyses.iterated import IteratedOutcome
+from ceiba.analysis import Analysis
 from ceiba.extras import stats
-from ceiba.formula import ModelSpec, read_formula, require_binary
+from ceiba.formula import read_formula, require_binary
 from ceiba.models import FittedModel, LinkFunction, Origin
 from ceiba.summary import TablePart
 from ceiba.terms import built, literal
@@ -40,33 +41,17 @@ _LINKS = {
 
 
 @dataclass(frozen=True, repr=False)
-class GlmOutcome(Outcome):
-    """A fitted model. With a Gaussian, standard errors have the dispersion deviance / (n − p), else 1."""
+class GlmOutcome(IteratedOutcome):
+    """A fitted model. With a Gaussian, the covariance has the dispersion deviance / (n − p) in it, else 1."""
 
-    model: FittedModel
-    """For rows of your own, and for export: `model.to_json()`, `model.to_pmml()`."""
-    spec: ModelSpec
     family: Family
-    names: tuple[str, ...]
-    coefficients: tuple[float, ...]
-    covariance: tuple[tuple[float, ...], ...]
-    """With the dispersion in it."""
     deviance: float
-    log_likelihood: float
-    rows: int
-    """Complete rows, over all holders."""
-    iterations: int
 
     title = "Generalised linear model"
 
     def predict(self, frame: pandas.DataFrame, *, per_unit: bool = False) -> Vector:
         """The mean response on rows of your own: `FittedModel.predict`."""
         return self.model.predict(frame, per_unit=per_unit)
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Holder → the version of its dataset that was fitted: `space.table(name, version=fit.versions)`."""
-        return dict(self.model.origin.versions)
 
     @property
     def dispersion(self) -> float:
@@ -77,10 +62,6 @@ class GlmOutcome(Outcome):
     def residual_df(self) -> int:
         """Rows less parameters."""
         return self.rows - len(self.names)
-
-    @property
-    def standard_errors(self) -> tuple[float, ...]:
-        return tuple(math.sqrt(self.covariance[at][at]) for at in range(len(self.names)))
 
     @property
     def aic(self) -> float:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ceiba.analyses.cells import require_ungrouped
 from ceiba.analyses.coefficients import coefficient_rows, coefficient_titles
+from ceiba.analyses.iterated import IteratedOutcome
 from ceiba.analysis import Analysis, Outcome
 from ceiba.extras import stats
-from ceiba.formula import ModelSpec, read_formula
+from ceiba.formula import read_formula
 from ceiba.models import FittedModel, LinkFunction, Origin
 from ceiba.normal import NORMAL_95, around_logarithm
 from ceiba.summary import TablePart
@@ -317,22 +318,14 @@ def _at(curve: Curve | None, time: float, what: str) -> int:
 
 
 @dataclass(frozen=True, repr=False)
-class CoxOutcome(Outcome):
-    """Cox's proportional hazards: logarithms of hazard ratios."""
+class CoxOutcome(IteratedOutcome):
+    """Cox's proportional hazards: logarithms of hazard ratios, and the log partial likelihood. PMML has no form for
+    it."""
 
-    model: FittedModel
-    """For rows of your own, and for export: `model.to_json()`. PMML has no form for it."""
-    spec: ModelSpec
     ties: str
-    names: tuple[str, ...]
-    coefficients: tuple[float, ...]
-    covariance: tuple[tuple[float, ...], ...]
-    log_likelihood: float
     log_likelihood_at_zero: float
     """Without covariates."""
-    rows: int
     events: int
-    iterations: int
 
     title = "Cox's proportional hazards"
 
@@ -341,15 +334,6 @@ class CoxOutcome(Outcome):
         missing. Only quotients of two mean something: the baseline hazard is not estimated. Raises what
         `FittedModel.predict` does."""
         return self.model.predict(frame)
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Holder → the version of its dataset that was fitted: `space.table(name, version=fit.versions)`."""
-        return dict(self.model.origin.versions)
-
-    @property
-    def standard_errors(self) -> tuple[float, ...]:
-        return tuple(math.sqrt(self.covariance[at][at]) for at in range(len(self.names)))
 
     @property
     def hazard_ratios(self) -> dict[str, float]:
