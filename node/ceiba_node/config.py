@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -160,10 +161,15 @@ class Home:
         return Roster.parse(path.read_bytes()) if path.exists() else None
 
     def pin(self, roster: Roster) -> None:
-        """Pin a roster. With the first one the node gets its ledger; if that is missing later, it was lost."""
-        if self.pinned_roster() is None:
-            Ledger(self.ledger_path, bytes.fromhex(self.identity().storage_key)).close()
-        write_private(self.folder / ROSTER_FILE, roster.body())
+        """Pin a roster, unless the service or a command has pinned a newer one meanwhile. With the first one the
+        node gets its ledger; if that is missing later, it was lost."""
+        with _alone(self.folder):
+            pinned = self.pinned_roster()
+            if pinned is None:
+                Ledger(self.ledger_path, bytes.fromhex(self.identity().storage_key)).close()
+            elif pinned.version > roster.version:
+                return
+            write_private(self.folder / ROSTER_FILE, roster.body())
 
     def ledger(self) -> Ledger:
         """Raises LedgerDamaged rather than start an empty one over what was lost."""
@@ -263,10 +269,21 @@ def write_duty_key(path: Path, key: DutyKey, passphrase: bytes) -> None:
     write_private(path, close_keys(key, passphrase, os.urandom))
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While no other process changes the folder: the service and the commands share it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file at once, readable by its owner alone."""
-    staging = path.with_name(path.name + ".new")
-    descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Replace a file at once, readable by its owner alone. Several processes may: each has its own new file."""
+    staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()

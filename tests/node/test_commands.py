@@ -2,6 +2,7 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -637,3 +638,13 @@ def test_the_ledger_is_backed_up_and_restored(house: House, tmp_path: Path) -> N
     assert house.json("ledger")["entries"] == []
     assert house.json("ledger", "restore", str(kept)) == {"kept": str(kept.with_suffix(".replaced-2"))}
     assert len(house.json("ledger")["entries"]) == 3
+
+
+def test_several_processes_pin_at_once_and_the_newest_roster_stays(house: House) -> None:
+    """The service follows a new roster while an officer's command pins it."""
+    versions = [changed(house.world.roster, version=version) for version in range(1, 9)]
+    with ThreadPoolExecutor(len(versions)) as pool:
+        for _ in range(5):
+            list(pool.map(house.home.pin, versions))
+    assert house.home.roster().version == 8
+    assert not list(house.home.folder.glob("*.new"))
