@@ -433,6 +433,12 @@ class JobRefused(CeibaError):
     """The holder's own error, such as Separation, whose text and remedy these are; None in an unpickled copy."""
 
 
+class LinkageLost(CeibaError):
+    code, fault, status = "linkage_lost", Fault.US, "ABORTED"
+    text = "{holder} was restarted during the joint job, and nothing that links subjects is ever kept."
+    remedy = "Ask again: it is another job."
+
+
 class JobExpired(CeibaError):
     code, fault, status = "job_expired", Fault.US, "DEADLINE_EXCEEDED"
     text = "The job {job} reached its deadline without an answer from {holders}."
