@@ -705,6 +705,15 @@ class ClusterTooSmall(CeibaError):
     remedy = "Ask for fewer clusters."
 
 
+# --- linkage ---------------------------------------------------------------------------------------------------
+
+
+class BadGroupElement(CeibaError):
+    code, fault, status = "bad_group_element", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The blinded identifiers of {member} are refused: {problem}."
+    remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
+
+
 # --- the log ---------------------------------------------------------------------------------------------------
 
 
