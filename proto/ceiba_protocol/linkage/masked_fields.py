@@ -6,12 +6,12 @@ never straddles two. The base holder adds to each field of an encrypted sum its 
 decrypts the sum: then each of the two holds an integer share of every field, and single cells can be released while the
 others stay hidden.
 
-For a field of b bits the number is uniform below 2^(b + 41), so the share that is seen, sum + number, has nearly the same
-distribution whatever the sum is: the statistical distance is below 2^-41 a field. The field is b + 42 bits wide, hence
+For a field of b bits the number is uniform below 2^(b + 41), so the share that is seen, sum + number, has nearly the
+same distribution whatever the sum is: the statistical distance is below 2^-41 a field. The field is b + 42 bits wide, and
 no addition carries into the next one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,8 +37,8 @@ Share = tuple[int, int]
 class FieldShape:
     """The sizes of one cell: `count_bits` ≥ 1 for a count without sign, a width ≥ 2 for each signed sum.
 
-    A sum of width w lies in [−2^(w−1), 2^(w−1)), its noise included. `noise` is empty for an exact cell; otherwise it has
-    the variances, in squared integer units, of the noise in the count and in each sum (PROTOCOL §3.6).
+    The magnitude of a sum of width w is below 2^(w−1), its noise included. `noise` is empty for an exact cell; else it
+    has the variances, in squared integer units, of the noise in the count and in each sum (PROTOCOL §3.6).
     """
 
     count_bits: int
@@ -69,7 +69,7 @@ class FieldShape:
         return join_digits(values, self.value_widths)
 
     def draw_mask(self, random: Random) -> Share:
-        """What hides the sums of one cell. To the values' mask 2^(bits−1) is added: with it the field is never negative."""
+        """What hides one cell. To the values' mask 2^(bits−1) is added, so that their field is never negative."""
         count = random_bits(random, self.count_bits + MASK_BITS)
         if not self.value_widths:
             return count, 0
@@ -78,9 +78,9 @@ class FieldShape:
 
 @dataclass(frozen=True)
 class MaskedFields:
-    """The fields of all cells under a modulus of `key_bits`. Raises ValueOutOfRange if a cell fills more than one plaintext.
+    """The fields of all cells under a modulus of `key_bits`; cells take plaintexts in order, each from bit 0 on.
 
-    Cells take plaintexts in order, each from bit 0 on: count field, then values field.
+    Raises ValueOutOfRange if a cell does not fit into one plaintext.
     """
 
     cells: tuple[FieldShape, ...]
@@ -141,7 +141,7 @@ class MaskedFields:
         return places
 
 
-def check_rows(cells: Sequence[FieldShape], rows: Sequence[Row]) -> None:
+def check_rows(cells: Sequence[FieldShape], rows: Iterable[Row]) -> None:
     """Run by the joined holder: whichever of the rows are summed, with noise, no sum leaves its width.
 
     Raises MalformedMessage for a row that names a cell twice, or one that there is not, or that has another number of
