@@ -705,6 +705,15 @@ class ClusterTooSmall(CeibaError):
     remedy = "Ask for fewer clusters."
 
 
+# --- linkage ---------------------------------------------------------------------------------------------------
+
+
+class BadIdentifier(CeibaError):
+    code, fault, status = "bad_identifier", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "An identifier is no {kind}: its {flaw} is wrong."
+    remedy = "Compare it with the document that it was copied from."
+
+
 # --- the log ---------------------------------------------------------------------------------------------------
 
 
