@@ -714,6 +714,21 @@ class BadIdentifier(CeibaError):
     remedy = "Compare it with the document that it was copied from."
 
 
+class NotAnIdentifier(CeibaError):
+    code, fault, status = "not_an_identifier", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{column} is not declared as an identifier of {table}."
+    remedy = "Agree on a schema that declares it under `identifiers`; docs/schema.md shows one."
+
+
+class DuplicateIdentifier(CeibaError):
+    code, fault, status = "duplicate_identifier", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "In {table}, an identifier in {column} stands more than once: {problem}."
+    remedy = (
+        "The holder corrects its register, or publishes one row for each subject; a question groups by columns in "
+        "which all rows of a subject agree."
+    )
+
+
 # --- the log ---------------------------------------------------------------------------------------------------
 
 
