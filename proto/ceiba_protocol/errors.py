@@ -726,8 +726,8 @@ class BadJoin(CeibaError):
     remedy = "Publish datasets again that have outgrown their announced sizes; otherwise mend the question."
 
 
-class DuplicateIdentifier(CeibaError):
-    code, fault, status = "duplicate_identifier", Fault.CALLER, "FAILED_PRECONDITION"
+class RepeatedIdentifier(CeibaError):
+    code, fault, status = "repeated_identifier", Fault.CALLER, "FAILED_PRECONDITION"
     text = "{member} has an identifier in more than one place of a join, so nothing was sent."
     remedy = "Each subject belongs to one group: aggregate its rows, or group by a column that has one value for each."
 
@@ -772,6 +772,27 @@ class JoinOutOfOrder(CeibaError):
     code, fault, status = "join_out_of_order", Fault.PEER, "FAILED_PRECONDITION"
     text = "{member} was asked for the step {step} of a join out of its order, or again, or after a step had failed."
     remedy = "Each step happens once. Run the join as a new job; nothing of this one is kept."
+
+
+class BadIdentifier(CeibaError):
+    code, fault, status = "bad_identifier", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "An identifier is no {kind}: its {flaw} is wrong."
+    remedy = "Compare it with the document that it was copied from."
+
+
+class NotAnIdentifier(CeibaError):
+    code, fault, status = "not_an_identifier", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{column} is not declared as an identifier of {table}."
+    remedy = "Agree on a schema that declares it under `identifiers`; docs/schema.md shows one."
+
+
+class DuplicateIdentifier(CeibaError):
+    code, fault, status = "duplicate_identifier", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "In {table}, an identifier in {column} stands more than once: {problem}."
+    remedy = (
+        "The holder corrects its register, or publishes one row for each subject; a question groups by columns in "
+        "which all rows of a subject agree."
+    )
 
 
 # --- the log ---------------------------------------------------------------------------------------------------
