@@ -15,7 +15,7 @@ from ceiba_protocol.errors import (
     BadJoin,
     BadKeyProof,
     CeibaError,
-    DuplicateIdentifier,
+    DuplicateIdentifiers,
     ExactJoinForbidden,
     GateTooLarge,
     IntersectionTooSmall,
@@ -421,7 +421,7 @@ def test_an_empty_side_has_nothing_in_common() -> None:
 
 @pytest.mark.parametrize("groups", [[IDS[:2], IDS[1:3], [], []], [[IDS[0], IDS[0]], [], [], []]])
 def test_an_identifier_twice_is_refused(groups: list[list[bytes]]) -> None:
-    with pytest.raises(DuplicateIdentifier, match="register"):
+    with pytest.raises(DuplicateIdentifiers, match="register"):
         Join(TERMS, groups, ROWS)
 
 
