@@ -720,18 +720,6 @@ class BadGroupElement(CeibaError):
     remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
 
 
-class BadJoin(CeibaError):
-    code, fault, status = "bad_join", Fault.CALLER, "INVALID_ARGUMENT"
-    text = "The join of {base} with {joined} cannot be run: {problem}."
-    remedy = "Publish datasets again that have outgrown their announced sizes; otherwise mend the question."
-
-
-class RepeatedIdentifier(CeibaError):
-    code, fault, status = "repeated_identifier", Fault.CALLER, "FAILED_PRECONDITION"
-    text = "{member} has an identifier in more than one place of a join, so nothing was sent."
-    remedy = "Each subject belongs to one group: aggregate its rows, or group by a column that has one value for each."
-
-
 class BadKeyUse(CeibaError):
     code, fault, status = "bad_key_use", Fault.PEER, "INVALID_ARGUMENT"
     text = "The proof of {member} about its key for the linkage is refused: {problem}."
@@ -750,6 +738,12 @@ class CountNotKept(CeibaError):
     remedy = "More of them would be guesses about others' subjects. Ask {member}, and start the job again."
 
 
+class RepeatedIdentifier(CeibaError):
+    code, fault, status = "repeated_identifier", Fault.US, "FAILED_PRECONDITION"
+    text = "An identifier occurs more than once in the dataset of {holder}, and a linkage takes each once."
+    remedy = "Publish the dataset with one row for each identifier, or have its duplicates aggregated."
+
+
 class LinkageTooLarge(CeibaError):
     code, fault, status = "linkage_too_large", Fault.POLICY, "RESOURCE_EXHAUSTED"
     text = "{member} announced {announced} identifiers for the linkage; {limit} are allowed in a job."
@@ -758,8 +752,17 @@ class LinkageTooLarge(CeibaError):
 
 class IntersectionTooSmall(CeibaError):
     code, fault, status = "intersection_too_small", Fault.POLICY, "FAILED_PRECONDITION"
-    text = "Fewer than {least} subjects are at all of {holders}, so nothing was computed about them."
-    remedy = "Widen the filters. If many were expected, compare how the holders write identifiers."
+    text = "Fewer than {minimum} subjects are at all holders, as few as no answer may have."
+    remedy = "Check that all holders' identifiers are of one kind; otherwise, ask about larger datasets."
+
+
+# --- linkage: joined aggregates --------------------------------------------------------------------------------
+
+
+class BadJoin(CeibaError):
+    code, fault, status = "bad_join", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The join of {base} with {joined} cannot be run: {problem}."
+    remedy = "Publish datasets again that have outgrown their announced sizes; otherwise mend the question."
 
 
 class ExactJoinForbidden(CeibaError):

@@ -300,6 +300,11 @@ class Schema(Document):
                 return declared
         raise NotAnIdentifier(column=column, table=self.table)
 
+    @property
+    def identifier_columns(self) -> tuple[str, ...]:
+        """Those that subjects can be linked by."""
+        return tuple(one.column for one in self.identifiers)
+
     @cached_property
     def subject_kind(self) -> IdentifierKind | None:
         """What the subject key holds, if that is declared."""
