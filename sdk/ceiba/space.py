@@ -55,7 +55,6 @@ from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2 import GetRosterRequest
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub
-from ceiba_protocol.v1.jobs_pb2_grpc import JobsStub
 from ceiba_protocol.wire import from_rpc_error, secure_channel
 
 CALL_SECONDS = 30.0
@@ -115,7 +114,6 @@ class Space:
         """What was agreed with whom: `space.agreements()`, `space.agreements.propose(...)`."""
         self._catalogue = CatalogueStub(self.channel)
         self._directory = DirectoryStub(self.channel)
-        self._jobs = JobsStub(self.channel)
         self._schemas: dict[str, Schema] = {}
 
     def close(self) -> None:
@@ -198,7 +196,7 @@ class Space:
         signed, agreed = self.with_newest_roster(
             lambda: self._manifest(query, self._wish(query, seconds, purpose), agreement, version or {}, noise)
         )
-        job = Job(self, self._jobs, query, signed, agreed, started)
+        job = Job(self, query, signed, agreed, started)
         self.home.keep_job(keep(query, job.manifest, signed, agreed))
         try:
             job.send()
@@ -227,7 +225,7 @@ class Space:
         """The same without what an analysis makes of it. Raises what `job` does."""
         kept = self.home.kept_job(beginning)
         query, signed, agreement = asked(kept, self)
-        return self.with_newest_roster(lambda: Job(self, self._jobs, query, signed, agreement, kept.at))
+        return self.with_newest_roster(lambda: Job(self, query, signed, agreement, kept.at))
 
     def jobs(self, newest: int = 20) -> JobList:
         """The newest of the jobs that this folder has asked in the last year; shows itself as a table, with states."""
