@@ -341,6 +341,18 @@ class BadQuestion(CeibaError):
     remedy = "{hint}"
 
 
+class AmbiguousColumn(CeibaError):
+    code, fault, status = "ambiguous_column", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "Several of the joined tables have a column {column}: {tables}."
+    remedy = "Say which: `firms[{first!r}].{column}`, where `firms` is the join; in a text, {qualified!r}."
+
+
+class SeveralHolders(CeibaError):
+    code, fault, status = "several_holders", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "{table} has several holders, and a join takes the table of one: {holders}."
+    remedy = "Choose one, for example `holder={{{table!r}: {first!r}}}`."
+
+
 # --- datasets --------------------------------------------------------------------------------------------------
 
 

@@ -77,7 +77,8 @@ class SubmittedJob(ABC, Generic[Outcome]):
                 self._jobs.Submit(SubmitRequest(manifest=self._signed), timeout=CALL_SECONDS)
 
     def status(self) -> JobStatus:
-        """The job's state now, who has answered, and how many rounds of a fit are complete (`iterations`)."""
+        """The job's state now, who has answered, how many rounds of a fit are complete (`iterations`) and how many of a
+        join's messages are stored (`messages`)."""
         watching = self._jobs.Watch(self._reference, timeout=CALL_SECONDS)
         try:
             return next(watching)
