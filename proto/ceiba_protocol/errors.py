@@ -227,6 +227,12 @@ class TotalRejected(CeibaError):
     )
 
 
+class AnswerRejected(CeibaError):
+    code, fault, status = "answer_rejected", Fault.PEER, "DATA_LOSS"
+    text = "The answer to the joint job did not pass its checks ({problem}); no number is shown."
+    remedy = "Ask again; if it repeats, compare rosters and the Ceiba versions of the holders with theirs."
+
+
 class BadCiphertext(CeibaError):
     code, fault, status = "bad_ciphertext", Fault.PEER, "INVALID_ARGUMENT"
     text = "The ciphertexts of {member} are refused: {problem}."

@@ -106,6 +106,11 @@ def shown_by_default() -> Progress:
     return show() if _notebook() is not None or sys.stderr.isatty() else show_nothing
 
 
+def wanted_progress(wanted: bool | None) -> Progress:
+    """Of an option: True, False, or None for what the place where this runs is used to."""
+    return shown_by_default() if wanted is None else show() if wanted else show_nothing
+
+
 def show() -> Progress:
     """The bar of the place where this runs."""
     return show_in_notebook if _notebook() is not None else show_on_terminal
