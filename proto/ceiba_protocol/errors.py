@@ -738,24 +738,45 @@ class BadGroupElement(CeibaError):
     remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
 
 
-# --- linkage: joined aggregates --------------------------------------------------------------------------------
-
-
 class BadJoin(CeibaError):
     code, fault, status = "bad_join", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The join of {base} with {joined} cannot be run: {problem}."
     remedy = "Publish datasets again that have outgrown their announced sizes; otherwise mend the question."
 
 
-class DuplicateIdentifier(CeibaError):
-    code, fault, status = "duplicate_identifier", Fault.CALLER, "FAILED_PRECONDITION"
+class RepeatedIdentifier(CeibaError):
+    code, fault, status = "repeated_identifier", Fault.CALLER, "FAILED_PRECONDITION"
     text = "{member} has an identifier in more than one place of a join, so nothing was sent."
     remedy = "Each subject belongs to one group: aggregate its rows, or group by a column that has one value for each."
 
 
+class BadKeyUse(CeibaError):
+    code, fault, status = "bad_key_use", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The proof of {member} about its key for the linkage is refused: {problem}."
+    remedy = "It may try to decide which identifiers match. Ask {member} which version it runs before you link again."
+
+
+class BadTokens(CeibaError):
+    code, fault, status = "bad_tokens", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The tokens of {member} are refused: {problem}."
+    remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
+
+
+class CountNotKept(CeibaError):
+    code, fault, status = "count_not_kept", Fault.PEER, "FAILED_PRECONDITION"
+    text = "{member} announced {announced} identifiers for the linkage and does not keep to it: {problem}."
+    remedy = "More of them would be guesses about others' subjects. Ask {member}, and start the job again."
+
+
+class LinkageTooLarge(CeibaError):
+    code, fault, status = "linkage_too_large", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "{member} announced {announced} identifiers for the linkage; {limit} are allowed in a job."
+    remedy = "Filter the dataset before it is linked, or agree on more."
+
+
 class IntersectionTooSmall(CeibaError):
     code, fault, status = "intersection_too_small", Fault.POLICY, "FAILED_PRECONDITION"
-    text = "Fewer than {least} subjects are both at {base} and at {joined}, so nothing was computed about them."
+    text = "Fewer than {least} subjects are at all of {holders}, so nothing was computed about them."
     remedy = "Widen the filters. If many were expected, compare how the holders write identifiers."
 
 
@@ -769,6 +790,27 @@ class JoinOutOfOrder(CeibaError):
     code, fault, status = "join_out_of_order", Fault.PEER, "FAILED_PRECONDITION"
     text = "{member} was asked for the step {step} of a join out of its order, or again, or after a step had failed."
     remedy = "Each step happens once. Run the join as a new job; nothing of this one is kept."
+
+
+class BadIdentifier(CeibaError):
+    code, fault, status = "bad_identifier", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "An identifier is no {kind}: its {flaw} is wrong."
+    remedy = "Compare it with the document that it was copied from."
+
+
+class NotAnIdentifier(CeibaError):
+    code, fault, status = "not_an_identifier", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{column} is not declared as an identifier of {table}."
+    remedy = "Agree on a schema that declares it under `identifiers`; docs/schema.md shows one."
+
+
+class DuplicateIdentifier(CeibaError):
+    code, fault, status = "duplicate_identifier", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "In {table}, an identifier in {column} stands more than once: {problem}."
+    remedy = (
+        "The holder corrects its register, or publishes one row for each subject; a question groups by columns in "
+        "which all rows of a subject agree."
+    )
 
 
 # --- the log ---------------------------------------------------------------------------------------------------

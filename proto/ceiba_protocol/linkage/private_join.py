@@ -37,7 +37,7 @@ from gmpy2 import mpz
 
 from ceiba_protocol.canonical import sha256
 from ceiba_protocol.errors import (
-    DuplicateIdentifier,
+    RepeatedIdentifier,
     ExactJoinForbidden,
     IntersectionTooSmall,
     MalformedMessage,
@@ -114,7 +114,7 @@ class BaseSide:
 
     `groups` has the normalised identifiers of each group, in the order of the terms' groups. `obfuscators` may be made
     ahead; what is missing is made when it is needed. Raises BadJoin if the groups are not as announced,
-    DuplicateIdentifier, ValueOutOfRange if the cells do not fit under the key.
+    RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class BaseSide:
         if len(groups) != terms.groups or len(everyone) > terms.base_subjects:
             raise terms.bad(f"{terms.base} has more subjects than it announced, or another number of groups")
         if len(set(everyone)) != len(everyone):
-            raise DuplicateIdentifier(member=terms.base)
+            raise RepeatedIdentifier(member=terms.base)
         if obfuscators is not None and obfuscators.n != key.n:
             raise terms.bad(f"the obfuscators of {terms.base} are for another key")
         self._exchange = Exchange(terms, terms.base, key.n, ("groups", "mask", "test", "share"))
@@ -166,7 +166,7 @@ class BaseSide:
             matched, products = self._match(*self._read_rows(rows), progress)
             # 2. Too few in common: end here. That there were too few is all that B learns.
             if matched < terms.smallest_intersection:
-                raise IntersectionTooSmall(least=terms.smallest_intersection, base=terms.base, joined=terms.joined)
+                raise IntersectionTooSmall(least=terms.smallest_intersection, holders=f"{terms.base}, {terms.joined}")
             # 3. Mask every field, then randomise: a uniform ciphertext of sum + mask, whichever rows were multiplied.
             self._masks = [cell.draw_mask(self._random) for cell in terms.shapes]
             width = len(terms.cells)
@@ -271,7 +271,7 @@ class JoinedSide:
         encryptor: Encryptor | None = None,
     ) -> None:
         if not (terms.noisy or joiner_is_semi_honest):
-            raise ExactJoinForbidden(base=terms.base, joined=terms.joined)
+            raise ExactJoinForbidden(holders=f"{terms.base}, {terms.joined}")
         n = int(private_key.public_key.n)
         if len(rows) > terms.joined_subjects:
             raise terms.bad(f"{terms.joined} has more subjects than it announced")
