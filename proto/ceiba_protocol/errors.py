@@ -227,6 +227,12 @@ class TotalRejected(CeibaError):
     )
 
 
+class AnswerRejected(CeibaError):
+    code, fault, status = "answer_rejected", Fault.PEER, "DATA_LOSS"
+    text = "The answer to the joint job did not pass its checks ({problem}); no number is shown."
+    remedy = "Ask again; if it repeats, compare rosters and the Ceiba versions of the holders with theirs."
+
+
 class BadCiphertext(CeibaError):
     code, fault, status = "bad_ciphertext", Fault.PEER, "INVALID_ARGUMENT"
     text = "The ciphertexts of {member} are refused: {problem}."
@@ -339,6 +345,18 @@ class BadQuestion(CeibaError):
     code, fault, status = "bad_question", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The question cannot be asked: {problem}."
     remedy = "{hint}"
+
+
+class AmbiguousColumn(CeibaError):
+    code, fault, status = "ambiguous_column", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "Several of the joined tables have a column {column}: {tables}."
+    remedy = "Say which: `firms[{first!r}].{column}`, where `firms` is the join; in a text, {qualified!r}."
+
+
+class SeveralHolders(CeibaError):
+    code, fault, status = "several_holders", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "{table} has several holders, and a join takes the table of one: {holders}."
+    remedy = "Choose one, for example `holder={{{table!r}: {first!r}}}`."
 
 
 # --- datasets --------------------------------------------------------------------------------------------------
