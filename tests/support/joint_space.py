@@ -1,12 +1,11 @@
 """Holders of different tables about the same firms, and a coordinator in memory that lets them answer joint jobs.
 
-The holders' part is done in the clear, by the reference engine: what a merchant receives is the same, two shares of each
-released cell. How holders make them without seeing each other's rows is tested in tests/protocol/test_private_join.py.
+The holders do their part in the clear, by the reference engine: what a merchant receives is the same, two shares of
+each released cell. How they make them without seeing each other's rows is tested in tests/protocol/linkage.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pandas
 from ceiba.home import Home
 from ceiba.space import Space
 from ceiba_protocol.canonical import digest
-from ceiba_protocol.job import State
 from ceiba_protocol.linkage.join_messages import write_share
 from ceiba_protocol.linkage.joint import (
     JointApproval,
@@ -43,7 +41,7 @@ from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import JobStatus, ResultPart, SubmitRequest
 from ceiba_protocol.whole_job import sealing_secret
 from tests.support.coordinator import Coordinator, merchant_home
-from tests.support.members import FAST_BITS, MERCHANT, NOW, World, capacity, encryption_key, holder, merchant, signed_by
+from tests.support.members import FAST_BITS, MERCHANT, NOW, World, capacity, encryption_key, signed_by
 
 REGIONS = ["east", "north", "west"]
 
@@ -62,7 +60,9 @@ def category(name: str, values: Sequence[str]) -> dict[str, Any]:
     return {"name": name, "type": "category", "domain": list(values), "grade": "public"}
 
 
-TAX = _schema("tax.firms", category("industry", ["food", "steel", "toys"]), number("sales", 1000), category("region", REGIONS))
+TAX = _schema(
+    "tax.firms", category("industry", ["food", "steel", "toys"]), number("sales", 1000), category("region", REGIONS)
+)
 SOCIAL = _schema(
     "insurance.firms",
     number("employment", 500),
@@ -130,8 +130,10 @@ class JointWorld(World):
             "patents": Dataset(PATENTS, frames["patents"]),
         }
         self.schemas = {one.schema.table: one.schema for one in self.datasets.values()}
-        super().__init__({name: () for name in self.datasets})
-        holders = {table: [n for n, one in self.datasets.items() if one.schema.table == table] for table in self.schemas}
+        super().__init__(dict.fromkeys(self.datasets, ()))
+        holders = {
+            table: [n for n, one in self.datasets.items() if one.schema.table == table] for table in self.schemas
+        }
         self.roster = self.make_roster(
             tables=tuple(
                 RosterTable(table=table, schema_digest=self.schemas[table].digest(), holders=tuple(sorted(names)))
