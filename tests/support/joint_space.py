@@ -6,6 +6,7 @@ each released cell. How they make them without seeing each other's rows is teste
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,14 @@ class Dataset:
     schema: Schema
     frame: pandas.DataFrame
 
-    @property
-    def rows(self) -> list[tuple[str, Row]]:
-        """Each row's subject, and the row in the schema's integers."""
-        found = []
+    @cached_property
+    def rows(self) -> dict[str, list[Row]]:
+        """By subject, its rows in the schema's integers."""
+        found: dict[str, list[Row]] = {}
         subjects = {name: place for place, name in enumerate(dict.fromkeys(self.frame.uscc))}
         for row in self.frame.to_dict("records"):
             units = {column.name: self._unit(column.name, row[column.name]) for column in self.schema.columns}
-            found.append((row["uscc"], {**units, SUBJECT: subjects[row["uscc"]]}))
+            found.setdefault(row["uscc"], []).append({**units, SUBJECT: subjects[row["uscc"]]})
         return found
 
     def _unit(self, name: str, value: Any) -> int | None:
@@ -114,9 +115,6 @@ class Dataset:
             return None
         column = self.schema.column(name)
         return column.encode(value) if column.type is ColumnType.CATEGORY else int(value)
-
-    def rows_of(self, subject: str) -> list[Row]:
-        return [row for name, row in self.rows if name == subject]
 
 
 class JointWorld(World):
@@ -185,11 +183,12 @@ class JointWorld(World):
         counts = [0] * len(terms.shapes)
         sums = [[0] * len(shape.value_widths) for shape in terms.shapes]
         (groups,) = self.programs(agreed.question, base.holder)
-        for subject in dict.fromkeys(self.datasets[base.holder].frame.uscc):
-            for group in _cells(groups, self.datasets[base.holder].rows_of(subject)):
+        theirs = self.datasets[side.holder].rows
+        for subject, rows in self.datasets[base.holder].rows.items():
+            for group in _cells(groups, rows):
                 first = 0
                 for program in self.programs(agreed.question, side.holder):
-                    for cell, values in _cells(program, self.datasets[side.holder].rows_of(subject)).items():
+                    for cell, values in _cells(program, theirs.get(subject, [])).items():
                         place = group * width + first + cell
                         counts[place] += 1
                         sums[place] = [one + value for one, value in zip(sums[place], values, strict=True)]
