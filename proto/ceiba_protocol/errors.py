@@ -227,6 +227,12 @@ class TotalRejected(CeibaError):
     )
 
 
+class AnswerRejected(CeibaError):
+    code, fault, status = "answer_rejected", Fault.PEER, "DATA_LOSS"
+    text = "The answer to the joint job did not pass its checks ({problem}); no number is shown."
+    remedy = "Ask again; if it repeats, compare rosters and the Ceiba versions of the holders with theirs."
+
+
 class BadCiphertext(CeibaError):
     code, fault, status = "bad_ciphertext", Fault.PEER, "INVALID_ARGUMENT"
     text = "The ciphertexts of {member} are refused: {problem}."
@@ -341,6 +347,18 @@ class BadQuestion(CeibaError):
     remedy = "{hint}"
 
 
+class AmbiguousColumn(CeibaError):
+    code, fault, status = "ambiguous_column", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "Several of the joined tables have a column {column}: {tables}."
+    remedy = "Say which: `firms[{first!r}].{column}`, where `firms` is the join; in a text, {qualified!r}."
+
+
+class SeveralHolders(CeibaError):
+    code, fault, status = "several_holders", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "{table} has several holders, and a join takes the table of one: {holders}."
+    remedy = "Choose one, for example `holder={{{table!r}: {first!r}}}`."
+
+
 # --- datasets --------------------------------------------------------------------------------------------------
 
 
@@ -431,6 +449,12 @@ class JobRefused(CeibaError):
     remedy = "{remedy}"
     reason: CeibaError | None = None
     """The holder's own error, such as Separation, whose text and remedy these are; None in an unpickled copy."""
+
+
+class LinkageLost(CeibaError):
+    code, fault, status = "linkage_lost", Fault.US, "ABORTED"
+    text = "{holder} was restarted during the joint job, and nothing that links subjects is ever kept."
+    remedy = "Ask again: it is another job."
 
 
 class JobExpired(CeibaError):
@@ -732,8 +756,8 @@ class CountNotKept(CeibaError):
     remedy = "More of them would be guesses about others' subjects. Ask {member}, and start the job again."
 
 
-class DuplicateIdentifiers(CeibaError):
-    code, fault, status = "duplicate_identifiers", Fault.US, "FAILED_PRECONDITION"
+class RepeatedIdentifier(CeibaError):
+    code, fault, status = "repeated_identifier", Fault.US, "FAILED_PRECONDITION"
     text = "An identifier occurs more than once in the dataset of {holder}, and a linkage takes each once."
     remedy = "Publish the dataset with one row for each identifier, or have its duplicates aggregated."
 
@@ -769,6 +793,27 @@ class JoinOutOfOrder(CeibaError):
     code, fault, status = "join_out_of_order", Fault.PEER, "FAILED_PRECONDITION"
     text = "{member} was asked for the step {step} of a join out of its order, or again, or after a step had failed."
     remedy = "Each step happens once. Run the join as a new job; nothing of this one is kept."
+
+
+class BadIdentifier(CeibaError):
+    code, fault, status = "bad_identifier", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "An identifier is no {kind}: its {flaw} is wrong."
+    remedy = "Compare it with the document that it was copied from."
+
+
+class NotAnIdentifier(CeibaError):
+    code, fault, status = "not_an_identifier", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{column} is not declared as an identifier of {table}."
+    remedy = "Agree on a schema that declares it under `identifiers`; docs/schema.md shows one."
+
+
+class DuplicateIdentifier(CeibaError):
+    code, fault, status = "duplicate_identifier", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "In {table}, an identifier in {column} stands more than once: {problem}."
+    remedy = (
+        "The holder corrects its register, or publishes one row for each subject; a question groups by columns in "
+        "which all rows of a subject agree."
+    )
 
 
 # --- the log ---------------------------------------------------------------------------------------------------

@@ -23,10 +23,10 @@ from ceiba_protocol.errors import (
     BadGroupElement,
     BadTokens,
     CountNotKept,
-    DuplicateIdentifiers,
     IntersectionTooSmall,
     LinkageTooLarge,
     MalformedMessage,
+    RepeatedIdentifier,
     SetMismatch,
 )
 from ceiba_protocol.linkage.key_use import (
@@ -165,7 +165,7 @@ class Linkage:
 def _check_identifiers(linkage: Linkage, me: str, identifiers: Sequence[str]) -> None:
     """What a holder checks of its own: as many as it announced, and none twice, which would multiply its rows."""
     if len(set(identifiers)) != len(identifiers):
-        raise DuplicateIdentifiers(holder=me)
+        raise RepeatedIdentifier(holder=me)
     if len(identifiers) != linkage.sizes[me]:
         raise CountNotKept(member=me, announced=linkage.sizes[me], problem=f"it has {len(identifiers)}")
 

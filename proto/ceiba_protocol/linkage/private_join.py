@@ -39,10 +39,10 @@ from gmpy2 import mpz
 
 from ceiba_protocol.canonical import sha256
 from ceiba_protocol.errors import (
-    DuplicateIdentifiers,
     ExactJoinForbidden,
     IntersectionTooSmall,
     MalformedMessage,
+    RepeatedIdentifier,
     TotalRejected,
 )
 from ceiba_protocol.linkage.cores import Progress, on_all_cores
@@ -116,7 +116,7 @@ class BaseSide:
 
     `groups` has the normalised identifiers of each group, in the order of the terms' groups. `obfuscators` may be made
     ahead; what is missing is made when it is needed. Raises BadJoin if the groups are not as announced,
-    DuplicateIdentifiers, ValueOutOfRange if the cells do not fit under the key.
+    RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class BaseSide:
         if len(groups) != terms.groups or len(everyone) > terms.base_subjects:
             raise terms.bad(f"{terms.base} has more subjects than it announced, or another number of groups")
         if len(set(everyone)) != len(everyone):
-            raise DuplicateIdentifiers(holder=terms.base)
+            raise RepeatedIdentifier(holder=terms.base)
         if obfuscators is not None and obfuscators.n != key.n:
             raise terms.bad(f"the obfuscators of {terms.base} are for another key")
         self._exchange = Exchange(terms, terms.base, key.n, ("groups", "mask", "test", "share"))

@@ -18,10 +18,10 @@ from ceiba_protocol.errors import (
     BadTokens,
     CeibaError,
     CountNotKept,
-    DuplicateIdentifiers,
     IntersectionTooSmall,
     LinkageTooLarge,
     MalformedMessage,
+    RepeatedIdentifier,
     SetMismatch,
 )
 from ceiba_protocol.linkage import oprf, ristretto
@@ -535,7 +535,7 @@ def test_nothing_half_linked_is_submitted() -> None:
 def test_a_holder_links_distinct_identifiers_as_many_as_it_announced(side: Callable[[Space, str], object]) -> None:
     space = Space("tax", "fund")
     space.identifiers["tax"] = ["a", "b", "a", "d", "e"]
-    with pytest.raises(DuplicateIdentifiers) as caught:
+    with pytest.raises(RepeatedIdentifier) as caught:
         side(space, "tax")
     assert caught.value.fields == {"holder": "tax"}, "how many there are is nobody's business"
     space.identifiers["tax"] = ["a", "b"]

@@ -15,13 +15,13 @@ from ceiba_protocol.errors import (
     BadJoin,
     BadKeyProof,
     CeibaError,
-    DuplicateIdentifiers,
     ExactJoinForbidden,
     GateTooLarge,
     IntersectionTooSmall,
     JoinOutOfOrder,
     KeyTooShort,
     MalformedMessage,
+    RepeatedIdentifier,
     SlotOverflow,
     TotalRejected,
     ValueOutOfRange,
@@ -416,7 +416,7 @@ def test_an_empty_side_has_nothing_in_common() -> None:
 
 @pytest.mark.parametrize("groups", [[IDS[:2], IDS[1:3], [], []], [[IDS[0], IDS[0]], [], [], []]])
 def test_an_identifier_twice_is_refused(groups: list[list[bytes]]) -> None:
-    with pytest.raises(DuplicateIdentifiers, match="register"):
+    with pytest.raises(RepeatedIdentifier, match="register"):
         Join(TERMS, groups, ROWS)
 
 
