@@ -205,6 +205,8 @@ class Owner:
         """
         if sorted(answers) != self._linkage.others(self._me):
             raise SetMismatch(problem="not exactly the other holders answered to a batch of the linkage")
+        if batch not in self._blinded:
+            raise MalformedMessage(message="evaluation", problem=f"batch {batch} was not asked for, or is finished")
         blind, blinded = self._blinded[batch]
         # 1. Each answer is k_j times what was sent.
         shares = [self._checked(batch, blinded, holder, answer) for holder, answer in answers.items()]
