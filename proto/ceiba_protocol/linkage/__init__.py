@@ -1,0 +1,1 @@
+"""Matching and computing over the same subjects' columns at several holders, without showing identifiers."""
