@@ -305,9 +305,10 @@ def check_signing(
     if now > agreement.not_after:
         raise AgreementNotActive(agreement=agreement.agreement_id, state=State.EXPIRED)
     _allow_merchant_and_purpose(agreement, policy, me)
-    _allow_columns(agreement.table, agreement.columns, policy, me)
+    side = agreement.side_of(me)
+    _allow_columns(side.table, side.columns, policy, me)
     check_terms(agreement, schema)
-    _allow_grade(agreement.columns, schema, policy, me)
+    _allow_grade(side.columns, schema, policy, me)
     _demand_minimums(agreement, policy, me)
     others = [one.agreement for one in contracts if one.digest != agreement.digest() and may_be_answered(one, me, now)]
     found = overlaps(agreement, others, roster, now)
@@ -357,6 +358,8 @@ def _demand_minimums(agreement: Agreement, policy: Policy, me: str) -> None:
         "minimum_holders": (min(agreement.smallest_set, len(agreement.holders)), policy.minimum_holders),
         "tolerated": (agreement.tolerated, policy.tolerated),
     }
+    if agreement.joint is not None:  # no holder adds to another's figures: how many they are protects nothing
+        agreed = {"minimum_subjects": agreed["minimum_subjects"]}
     for name, (has, least) in agreed.items():
         if has < least:
             raise _forbidden(me, f"{name} is {least}, and the agreement has {has}")

@@ -1,1 +1,1 @@
-"""Matching and computing over the same subjects' columns at several holders, without showing identifiers."""
+"""Matching the same subject across holders and computing over the matches, no identifier shown (PROTOCOL §5)."""
