@@ -110,7 +110,7 @@ class Consent(Document):
 
     jti: JobId
     """16 random bytes: the consent's own number, which every holder answers once."""
-    issuer: MemberName
+    issuer: Text
     subject_commitment: HexDigest
     """HMAC-SHA256 under the subject's salt of its normalised identifier."""
     merchant: MemberName
