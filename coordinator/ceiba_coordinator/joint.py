@@ -12,6 +12,7 @@ from ceiba_coordinator.store.jobs import Seat, StoredJob
 from ceiba_protocol.errors import IllegalTransition, JobConflict, MalformedMessage, NotYetDone, NumberUsed, UnknownJob
 from ceiba_protocol.job import Event, State
 from ceiba_protocol.linkage.joint import (
+    MOST_PAYLOAD,
     JointApproval,
     JointManifest,
     JointMessage,
@@ -29,9 +30,6 @@ from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.work_pb2 import ApproveTask, JointTask, Task
 
 log = structlog.get_logger()
-
-MOST_PAYLOAD = 512 * 1024 * 1024
-"""Bytes of one message: rows of half a million subjects."""
 
 
 def is_joint(signed: Signed) -> bool:

@@ -145,6 +145,13 @@ class Agent:
                     self._send(
                         self._answering.contribute(task.job_id, wanted.approvals, wanted.aborts, wanted.checkpoint)
                     )
+                case "joint":
+                    joint = task.joint
+                    self._send(
+                        self._answering.linking.take_step(
+                            task.job_id, joint.step, list(joint.approvals), joint.checkpoint
+                        )
+                    )
                 case "forget":
                     self._answering.forget(task.job_id)
                 case "agreement":
@@ -260,8 +267,11 @@ def _parts(reply: Reply | Pending) -> Iterator[WorkPart]:
         yield WorkPart(pending=reply.job_id)
         return
     match reply.signed.type.removeprefix("ceiba.v1."):
-        case "Approval":
+        case "Approval" | "JointApproval":
             yield WorkPart(approval=reply.signed)
+        case "JointMessage":
+            yield WorkPart(joint_message=reply.signed)
+            yield from (WorkPart(payload=part) for part in chunks(reply.payload))
         case "GateShare":
             yield WorkPart(gate_share=reply.signed)
             yield from (WorkPart(words=part) for part in chunks(reply.payload))

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ceiba_protocol.canonical import Digest, Document, FieldName, HexDigest, JobId, MemberName, Seconds, Text, sha256
+from ceiba_protocol.disclosure.grade import Disclosure
 from ceiba_protocol.errors import (
     DatasetMissing,
     ManifestMismatch,
@@ -30,12 +31,15 @@ from ceiba_protocol.rounds import LONGEST_WINDOW, check_window
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.fits.base import Fit
+from ceiba_protocol.sums.key_proof import key_context
 from ceiba_protocol.sums.layout import width
 from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, check_parties, check_side_covers
 from ceiba_protocol.trust.documents import DatasetPin, Offer
-from ceiba_protocol.trust.roster import EncryptionKey, Role, Roster
+from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role, Roster
 from ceiba_protocol.v1.common_pb2 import Signed
 
+MOST_PAYLOAD = 512 * 1024 * 1024
+"""Bytes of one message: rows of half a million subjects."""
 MOST_TABLES = 100
 """Plans of one joined holder in one job."""
 
@@ -124,6 +128,8 @@ class JointApproval(Document):
     manifest_digest: HexDigest
     holder: MemberName
     dataset_version: HexDigest
+    subjects: Annotated[int, Field(ge=1, le=2**40)]
+    """At least as many as its dataset has, whatever the question chooses of them: `announced`."""
     shapes: tuple[CellShape, ...]
     """One for each of its plans; those of the base have no sums."""
     encryption_key: EncryptionKey | None
@@ -216,6 +222,14 @@ class JointQuestion:
     @property
     def holders(self) -> list[str]:
         return sorted(side.holder for side in self.plan.sides)
+
+    @property
+    def merchant(self) -> Descriptor:
+        return self.roster.member(self.manifest.merchant, Role.MERCHANT)
+
+    @property
+    def rules(self) -> Disclosure:
+        return self.agreement.disclosure
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -327,6 +341,12 @@ def programs_of(side: SidePlan, schema: Schema) -> tuple[Program, ...]:
 # --- 2. each holder approves -----------------------------------------------------------------------------------
 
 
+def announced(subjects: int) -> int:
+    """What others learn of the number of a dataset's subjects: rounded up, by at most an eighth."""
+    step = 1 << max(0, subjects.bit_length() - 4)
+    return max(1, -(-subjects // step) * step)
+
+
 def shapes_of(programs: Sequence[Program], capacity: int, *, is_base: bool) -> tuple[CellShape, ...]:
     """What a holder announces of its cells. `capacity`: the published bound on its rows."""
     return tuple(
@@ -336,6 +356,11 @@ def shapes_of(programs: Sequence[Program], capacity: int, *, is_base: bool) -> t
         )
         for one in programs
     )
+
+
+def join_key_context(holder: Descriptor) -> bytes:
+    """What the proof of a joined holder's key is bound to."""
+    return key_context(holder.name, bytes.fromhex(holder.signing_key), SUITE, "joined")
 
 
 @dataclass(frozen=True)
@@ -357,22 +382,21 @@ class JointSet:
         base, joined = self.approvals[question.plan.base.holder], self.approvals[pair]
         joint, rules = question.agreement.joint, question.agreement.disclosure
         assert joint is not None
-        capacity = question.pin_of(pair).row_capacity
         return JoinTerms(
             context=self.context(pair),
             base=base.holder,
             joined=pair,
             groups=base.shapes[0].cells,
             cells=tuple(
-                FieldShape(count_bits=capacity.bit_length(), value_widths=shape.widths)
+                FieldShape(count_bits=joined.subjects.bit_length(), value_widths=shape.widths)
                 for shape in joined.shapes
                 for _ in range(shape.cells)
             ),
             minimum_subjects=rules.minimum_subjects if rules.has_gate else 1,
             hides_zeros=rules.hides_zeros,
             smallest_intersection=joint.smallest_intersection,
-            base_subjects=question.pin_of(base.holder).row_capacity,
-            joined_subjects=capacity,
+            base_subjects=base.subjects,
+            joined_subjects=joined.subjects,
         )
 
     @property
@@ -432,7 +456,7 @@ def sealing_info(agreed: JointSet, step: Step) -> bytes:
 
 
 def check_message(agreed: JointSet, step: Step, signed: Signed, sealed: bytes) -> None:
-    """Run by the coordinator and by the receiver. Raises UnknownMember, BadSignature, MalformedDocument, SetMismatch."""
+    """Run by the coordinator and by the receiver. Raises UnknownMember, BadSignature, SetMismatch."""
     message = agreed.question.roster.open(signed, JointMessage, Role.HOLDER)
     if signed.signer != step.sender or message != message_of(agreed, step, sealed):
         raise SetMismatch(problem=f"the message of step {step.number} is another job's, step's or holder's")

@@ -18,7 +18,6 @@ from ceiba_protocol.errors import (
     CeibaError,
     RosterMismatch,
     RosterNotApproved,
-    TooFewHolders,
     UnknownMember,
     UnknownTable,
 )
