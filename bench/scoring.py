@@ -23,11 +23,13 @@ from ceiba_protocol.linkage.consent import (
 from ceiba_protocol.linkage.full_obfuscators import FullObfuscators
 from ceiba_protocol.linkage.score_model import (
     PrivateWeights,
-    SchemaPin,
     ScoreFeature,
     ScoreModel,
+    ScoreSide,
+    bins_at,
     check_model,
     encrypt_weights,
+    feature_of,
     terms_of,
     weights_digest,
 )
@@ -68,7 +70,7 @@ def _schema(table: str) -> Schema:
 def _feature(holder: str, at: int) -> ScoreFeature:
     value, bounds = ColumnValue(name=f"x{at}"), (Number(value="100"), Number(value="80000"))
     key = ByBucket(name=f"f{at}", value=value, low=bounds[0], high=bounds[1], count=BINS - 3)
-    return ScoreFeature(holder=holder, table=f"{holder}.firms", key=key)
+    return feature_of(holder, key, _schema(f"{holder}.firms"))
 
 
 def median(actions: list[Callable[[], object]]) -> float:
@@ -81,7 +83,7 @@ def measure() -> dict[str, Figure]:
     public_key, private_key = generate_keypair(os.urandom)
     n, context = int(public_key.n), key_context("bank", bytes(32), "K1", "long-lived")
     key = EncryptionKey(modulus=encode_modulus(n).hex(), proof=prove_key(private_key, context).hex())
-    schemas = {schema.table: schema for schema in (_schema(f"{holder}.firms") for holder in HOLDERS)}
+    schemas = {holder: _schema(f"{holder}.firms") for holder in HOLDERS}
     points = [[(7 * at + place) % 100 for place in range(BINS)] for at in range(FEATURES * len(HOLDERS))]
     model = ScoreModel(
         model_id="5c" * 16,
@@ -89,7 +91,10 @@ def measure() -> dict[str, Figure]:
         purpose="credit decision",
         agreement_digest=Digest(sha256("example/agreement").hex()),
         features=tuple(_feature(holder, at) for holder in HOLDERS for at in range(FEATURES)),
-        schemas=tuple(SchemaPin(table=table, schema_digest=schema.digest()) for table, schema in schemas.items()),
+        sides=tuple(
+            ScoreSide(holder=holder, table=f"{holder}.firms", schema_digest=schemas[holder].digest(), on="uscc")
+            for holder in HOLDERS
+        ),
         weights=PrivateWeights(blob_digest=Digest("0" * 64)),
         key_id=Digest(key_id(n).hex()),
         valid_until=NOW + 3600,
@@ -105,10 +110,10 @@ def measure() -> dict[str, Figure]:
     readies: dict[str, HolderModel] = {}
 
     def approve() -> None:
-        bins = check_model(model, schemas, blob, n)
         for me in HOLDERS:
+            check_model(model, blob, n)
             masks = MaskKeys(secrets[me], {peer: one for peer, one in mask_keys.items() if peer != me})
-            readies[me] = ready_model(model, bins, blob, me, masks, (key, context))
+            readies[me] = ready_model(model, blob, me, bins_at(model, me, schemas[me]), masks, (key, context))
 
     seconds_approving = cpu(approve) / len(HOLDERS)
     return {

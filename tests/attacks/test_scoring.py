@@ -18,20 +18,22 @@ from ceiba_protocol.linkage import scoring
 from ceiba_protocol.linkage.consent import check_consent, check_score_quota, give_consent, new_subject
 from ceiba_protocol.linkage.full_obfuscators import FullObfuscators
 from ceiba_protocol.linkage.score_model import (
+    Bins,
     PrivateWeights,
-    ScoreFeature,
     ScoreModel,
+    bins_at,
     bins_of,
     check_model,
     check_population,
     encrypt_weights,
+    feature_of,
     terms_of,
     weights_digest,
 )
 from ceiba_protocol.linkage.scoring import HolderModel, MaskKeys, holder_score, merchant_open, ready_model, run_score
 from ceiba_protocol.plan import ByBucket, GroupKey
 from ceiba_protocol.program import evaluate
-from ceiba_protocol.schema import Grade, Schema
+from ceiba_protocol.schema import Grade
 from ceiba_protocol.sums.key_proof import prove_key, verify_key
 from ceiba_protocol.sums.paillier import Encryptor, encode_ciphertexts, encode_modulus, key_id
 from ceiba_protocol.sums.randomness import Random, random_below
@@ -39,13 +41,12 @@ from ceiba_protocol.trust.keys import SigningKey
 from ceiba_protocol.trust.roster import EncryptionKey
 from tests.attacks.test_malformed_modulus import CONTEXT, FEATURE_BITS, hostile_weights, read_features, trapdoor
 from tests.support.keys import keypair
-from tests.support.scorecards import FEATURES, NOON, POINTS, SCHEMAS, model
+from tests.support.scorecards import MINE, NOON, POINTS, SCHEMAS, SENIORITY, model
 from tests.support.seeded import seeded
 
 SCORE_BITS = 24
 HOLDER = "registry"
-MINE = tuple(feature.model_copy(update={"holder": HOLDER}) for feature in FEATURES)
-"""All features at one holder: the hardest case, for no other holder's masks help it."""
+SCHEMA = SCHEMAS["registry.firms"]
 BINS = (2, 1, 2, 1)
 """The victim's."""
 PLACES = tuple(tuple(range(len(row))) for row in POINTS)
@@ -56,7 +57,8 @@ def holder_model(n: int, blob: bytes, made: ScoreModel) -> HolderModel:
     """A model as its one holder has it when it has not asked for the key's proof."""
     weights = PrivateWeights(blob_digest=weights_digest(blob))
     made = made.model_copy(update={"weights": weights, "key_id": Digest(key_id(n).hex())})
-    return scoring._ready(made, check_model(made, SCHEMAS, blob, n), blob, n, HOLDER, MaskKeys(b"", {}))
+    check_model(made, blob, n)
+    return scoring._ready(made, blob, HOLDER, bins_at(made, HOLDER, SCHEMA), MaskKeys(b"", {}), n)
 
 
 def every_bins(ready: HolderModel) -> Iterable[tuple[int, ...]]:
@@ -279,14 +281,7 @@ def test_without_the_proof_a_malformed_modulus_reads_every_bin() -> None:
     forged = b"\x01" * (9 * ((key.n.bit_length() + 7) // 8))
     unproven = EncryptionKey(modulus=encode_modulus(int(key.n)).hex(), proof=forged.hex())
     with pytest.raises(BadKeyProof):
-        ready_model(
-            ready.model,
-            check_model(ready.model, SCHEMAS, blob, int(key.n)),
-            blob,
-            HOLDER,
-            ready.masks,
-            (unproven, CONTEXT),
-        )
+        ready_model(ready.model, blob, HOLDER, ready.bins, ready.masks, (unproven, CONTEXT))
 
 
 # --- consents, models and bins ---------------------------------------------------------------------------------
@@ -313,7 +308,7 @@ def test_a_consent_is_answered_once_also_after_a_restart() -> None:
 
 def test_one_subject_under_many_models_is_read_bit_by_bit_until_the_quota_ends() -> None:
     """Models whose only weight is one bin's answer "is it in this bin?"; the victim consents to each."""
-    schema, points = SCHEMAS["insurance.firms"], POINTS[0]
+    points = POINTS[0]
 
     def hopping(per_day: int) -> tuple[int | None, int]:
         for asked in range(len(points)):
@@ -324,7 +319,7 @@ def test_one_subject_under_many_models_is_read_bit_by_bit_until_the_quota_ends()
                 return asked, asked + 1
         return None, len(points)
 
-    assert hopping(per_day=1000) == (bins_of(MINE[0], schema).of(3), 4)
+    assert hopping(per_day=1000) == (bins_of(SENIORITY, SCHEMA).of(3), 4)
     with pytest.raises(QuotaExceeded):
         hopping(per_day=3)
 
@@ -343,8 +338,7 @@ def edges(low: int, high: int, count: int) -> GroupKey:
     )
 
 
-def population(feature: ScoreFeature, schema: Schema) -> list[int]:
-    bins = bins_of(feature, schema)
+def population(bins: Bins) -> list[int]:
     counts = [0] * bins.count
     for sales in SALES_BY_FIRM:
         counts[bins.of(evaluate(bins.key.node, {"sales": sales}))] += 1
@@ -353,15 +347,14 @@ def population(feature: ScoreFeature, schema: Schema) -> list[int]:
 
 @pytest.mark.parametrize("grade", [Grade.INTERNAL, Grade.SENSITIVE])
 def test_edges_around_one_subject_are_refused(grade: Grade) -> None:
-    schema, rules = SCHEMAS["tax.firms"], RULES[grade]
-    narrow, wide = (MINE[3].model_copy(update={"key": key}) for key in (edges(4700, 4720, 20), edges(100, 800, 1)))
-    made, bins = model(features=(*MINE[:3], narrow)), bins_of(narrow, schema)
-    points = (*([0] * len(row) for row in POINTS[:3]), list(range(bins.count)))
+    rules, narrow, wide = RULES[grade], bins_of(edges(4700, 4720, 20), SCHEMA), bins_of(edges(100, 800, 1), SCHEMA)
+    made = model(features=(*MINE[:3], feature_of(HOLDER, edges(4700, 4720, 20), SCHEMA)))
+    points = (*([0] * len(row) for row in POINTS[:3]), list(range(narrow.count)))
     # Weakened: nobody counts who is in the bins, and the score is the number.
     row = {HOLDER: {"months": None, "late": None, "kind": 0, "sales": 4711}}
     assert 4699 + run_score(made, SCHEMAS, points, row, keypair(256), os.urandom) == 4711
     # As built.
     with pytest.raises(BinTooSmall):
-        check_population(bins, population(narrow, schema), rules, 3)
+        check_population(narrow, population(narrow), rules, 3, HOLDER)
     if not rules.hides_zeros:
-        check_population(bins_of(wide, schema), population(wide, schema), rules, 3)
+        check_population(wide, population(wide), rules, 3, HOLDER)

@@ -8,9 +8,10 @@ from ceiba_protocol.expression import ColumnValue, Comparing, Missing, Number
 from ceiba_protocol.linkage.score_model import (
     PrivateWeights,
     ProductWeights,
-    SchemaPin,
     ScoreFeature,
     ScoreModel,
+    ScoreSide,
+    feature_of,
 )
 from ceiba_protocol.plan import ByBucket, ByCase, ByColumn, LabelBranch
 from ceiba_protocol.program import Comparison
@@ -26,25 +27,18 @@ def column(name: str, kind: ColumnType = ColumnType.INT, **values: Any) -> Colum
     return Column(name=name, type=kind, **values)
 
 
+MONTHS = column("months", minimum="0", maximum="600")
+IS_LATE = column("late", ColumnType.BOOL)
+OF_KIND = column("kind", ColumnType.CATEGORY, domain=("sole", "limited", "listed"), nullable=False)
+SALES_FILED = column("sales", minimum="0", maximum="100000", grade=Grade.SENSITIVE)
 SCHEMAS = {
-    schema.table: schema
-    for schema in (
-        Schema(
-            table="insurance.firms",
-            subject_key="uscc",
-            columns=(column("months", minimum="0", maximum="600"), column("late", ColumnType.BOOL)),
-        ),
-        Schema(
-            table="register.firms",
-            subject_key="uscc",
-            columns=(column("kind", ColumnType.CATEGORY, domain=("sole", "limited", "listed"), nullable=False),),
-        ),
-        Schema(
-            table="tax.firms",
-            subject_key="uscc",
-            columns=(column("sales", minimum="0", maximum="100000", grade=Grade.SENSITIVE),),
-        ),
-    )
+    table: Schema(table=table, subject_key="uscc", columns=columns)
+    for table, columns in {
+        "insurance.firms": (MONTHS, IS_LATE),
+        "register.firms": (OF_KIND,),
+        "tax.firms": (SALES_FILED,),
+        "registry.firms": (MONTHS, IS_LATE, OF_KIND, SALES_FILED),
+    }.items()
 }
 
 
@@ -72,26 +66,36 @@ SALES = ByCase(
     otherwise="below 100",
 )
 FEATURES = (
-    ScoreFeature(holder="insurance", table="insurance.firms", key=SENIORITY),
-    ScoreFeature(holder="insurance", table="insurance.firms", key=LATE),
-    ScoreFeature(holder="register", table="register.firms", key=KIND),
-    ScoreFeature(holder="tax", table="tax.firms", key=SALES),
+    feature_of("insurance", SENIORITY, SCHEMAS["insurance.firms"]),
+    feature_of("insurance", LATE, SCHEMAS["insurance.firms"]),
+    feature_of("register", KIND, SCHEMAS["register.firms"]),
+    feature_of("tax", SALES, SCHEMAS["tax.firms"]),
 )
+MINE = tuple(feature_of("registry", key, SCHEMAS["registry.firms"]) for key in (SENIORITY, LATE, KIND, SALES))
+"""The same features at one holder, whom no other holder's masks help."""
 POINTS = ((-9, 0, 4, 11, 25, -30), (12, -80, -3), (-5, 7, 40, 0), (-22, 31, 8, -14))
 """Bins: below 12, 12–48, 48–84, 84–120, from 120, NULL; false, true, NULL; the kinds, and not known; as in SALES."""
+
+
+def sides_of(features: Sequence[ScoreFeature]) -> tuple[ScoreSide, ...]:
+    """With the schemas above."""
+    tables = sorted({(feature.holder, feature.table) for feature in features})
+    return tuple(
+        ScoreSide(holder=holder, table=table, schema_digest=SCHEMAS[table].digest(), on="uscc")
+        for holder, table in tables
+    )
 
 
 def model(key_bits: int = 256, **changes: Any) -> ScoreModel:
     """A private model under the test key of `key_bits` bits, whose blob is not there yet."""
     features = changes.get("features", FEATURES)
-    tables = sorted({feature.table for feature in features})
     values: dict[str, Any] = {
         "model_id": "5c" * 16,
         "merchant": "bank",
         "purpose": "credit decision",
         "agreement_digest": Digest(sha256("example/agreement").hex()),
         "features": features,
-        "schemas": tuple(SchemaPin(table=table, schema_digest=SCHEMAS[table].digest()) for table in tables),
+        "sides": sides_of(features),
         "weights": PrivateWeights(blob_digest=Digest("0" * 64)),
         "key_id": Digest(key_id(int(keypair(key_bits)[0].n)).hex()),
         "valid_until": NOON + 3600,

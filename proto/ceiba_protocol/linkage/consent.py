@@ -44,7 +44,7 @@ CLOCK_TOLERANCE = 300
 SCORES_PER_DAY = 3
 """Of one subject for one merchant, whatever the models: more would read a subject bit by bit (PROTOCOL §5.5)."""
 SALT_BYTES = 32
-IDENTIFIER_BYTES = 96
+IDENTIFIER_BYTES = 255
 """Longest normalised identifier, in UTF-8. All are sealed at this length, so that lengths tell nothing."""
 SEALED_BYTES = SALT_BYTES + 1 + IDENTIFIER_BYTES + 48
 

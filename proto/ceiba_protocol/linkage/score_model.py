@@ -1,15 +1,26 @@
 """Scoring models: scorecards over binned features at several holders, and what must hold of them (PROTOCOL §5.5)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ceiba_protocol.canonical import Digest, Document, HexDigest, JobId, MemberName, Seconds, TableName, Text, sha256
+from ceiba_protocol.canonical import (
+    Digest,
+    Document,
+    FieldName,
+    HexDigest,
+    JobId,
+    MemberName,
+    Seconds,
+    TableName,
+    Text,
+    sha256,
+)
 from ceiba_protocol.disclosure.grade import Disclosure
-from ceiba_protocol.errors import BadScoreModel, BinTooSmall
+from ceiba_protocol.errors import BadScoreModel, BinTooSmall, SetMismatch
 from ceiba_protocol.linkage.consent import ConsentTerms
 from ceiba_protocol.plan import GroupKey, Key, Named, Plan, compile_plan
 from ceiba_protocol.program import Load, Node, Part, children, evaluate
@@ -40,6 +51,8 @@ class ScoreFeature(Document):
     table: TableName
     key: GroupKey
     """Its `name` is the feature's, unique at its holder."""
+    bins: Annotated[int, Field(ge=1, le=MOST_BINS)]
+    """How many it has, the missing one included: who does not have the table's schema knows the layout from it."""
 
 
 class PrivateWeights(Document):
@@ -60,9 +73,13 @@ class ProductWeights(Document):
     """How many of its features each holder may name to the merchant as those that cost the subject most points."""
 
 
-class SchemaPin(Document):
+class ScoreSide(Document):
+    """A holder's table in a model, and the column of identifiers by which its subjects are found."""
+
+    holder: MemberName
     table: TableName
     schema_digest: HexDigest
+    on: FieldName
 
 
 class ScoreModel(Document):
@@ -75,8 +92,8 @@ class ScoreModel(Document):
     agreement_digest: HexDigest
     features: Annotated[tuple[ScoreFeature, ...], Field(min_length=FEWEST_FEATURES, max_length=MOST_FEATURES)]
     """Sorted by holder; each holder's in whatever order."""
-    schemas: tuple[SchemaPin, ...]
-    """Of the features' tables, sorted by table."""
+    sides: tuple[ScoreSide, ...]
+    """One for each holder, sorted."""
     weights: Annotated[PrivateWeights | ProductWeights, Field(discriminator="kind")]
     bits: Annotated[int, Field(ge=8, le=32)] = SCORE_BITS
     """L: a score is in [−2^(L−1), 2^(L−1)), and says no more than about L bits."""
@@ -89,8 +106,9 @@ class ScoreModel(Document):
         names = [(feature.holder, feature.key.name) for feature in self.features]
         if [holder for holder, _ in names] != sorted(holder for holder, _ in names) or len(set(names)) != len(names):
             raise ValueError("features are sorted by holder, and no two of a holder have one name")
-        if [pin.table for pin in self.schemas] != sorted({feature.table for feature in self.features}):
-            raise ValueError("there is one schema for each table, sorted")
+        tables = sorted({(feature.holder, feature.table) for feature in self.features})
+        if [(side.holder, side.table) for side in self.sides] != tables or len(tables) != len(self.holders):
+            raise ValueError("there is one side for each holder, sorted, with the table of its features")
         return self
 
     @cached_property
@@ -98,8 +116,17 @@ class ScoreModel(Document):
         """Who adds to each score, sorted. The first adds the offset."""
         return tuple(dict.fromkeys(feature.holder for feature in self.features))
 
-    def schema_digest(self, table: str) -> Digest:
-        return next(pin.schema_digest for pin in self.schemas if pin.table == table)
+    def side_of(self, holder: str) -> ScoreSide:
+        """Raises SetMismatch for one who has no features."""
+        for side in self.sides:
+            if side.holder == holder:
+                return side
+        raise SetMismatch(problem=f"{holder} has no feature of the model")
+
+    def places_of(self, holder: str) -> range:
+        """Where its features stand among all."""
+        own = [place for place, feature in enumerate(self.features) if feature.holder == holder]
+        return range(own[0], own[-1] + 1) if own else range(0)
 
 
 def terms_of(model: ScoreModel) -> ConsentTerms:
@@ -114,7 +141,6 @@ def terms_of(model: ScoreModel) -> ConsentTerms:
 class Bins:
     """A feature's bins: the cells of its group key in their order, then a missing bin if the key has none."""
 
-    feature: ScoreFeature
     key: Key
     missing: int
     """The bin of a row in which everything is NULL, and of a subject without a row."""
@@ -134,29 +160,37 @@ class Bins:
         return self._places[value]
 
 
-def histogram_plan(feature: ScoreFeature, schema_digest: Digest) -> Plan:
-    """How many subjects each cell of the feature's key has, as a question about its table."""
-    output = Named(name="n" if feature.key.name != "n" else "m", statistic=Subjects())
-    return Plan(table=feature.table, schema_digest=schema_digest, groups=(feature.key,), outputs=(output,))
+def histogram_plan(table: str, key: GroupKey, schema_digest: Digest) -> Plan:
+    """How many subjects each cell of a feature's key has, as a question about its table."""
+    output = Named(name="n" if key.name != "n" else "m", statistic=Subjects())
+    return Plan(table=table, schema_digest=schema_digest, groups=(key,), outputs=(output,))
 
 
-def bins_of(feature: ScoreFeature, schema: Schema) -> Bins:
+def bins_of(group: GroupKey, schema: Schema) -> Bins:
     """Raises BadScoreModel, and what `compile_plan` does: UnknownColumn, NoDomain, WrongType, …"""
-    key = compile_plan(histogram_plan(feature, schema.digest()), schema).keys[0]
+    key = compile_plan(histogram_plan(schema.table, group, schema.digest()), schema).keys[0]
     if any(isinstance(node, Part) for node in _nodes(key.node)):
         raise BadScoreModel(problem=f"the feature {key.name} is a part of a split, which says nothing of a subject")
     nothing = dict.fromkeys((node.name for node in _nodes(key.node) if isinstance(node, Load)), None)
     value = evaluate(key.node, nothing)
     missing = key.values.index(value) if value in key.values else len(key.values)
-    return Bins(feature, key, missing)
+    return Bins(key, missing)
+
+
+def feature_of(holder: str, group: GroupKey, schema: Schema) -> ScoreFeature:
+    """Run by the merchant: a feature of a new model. Raises what `bins_of` does, and BadScoreModel for too many bins."""
+    count = bins_of(group, schema).count
+    if count > MOST_BINS:
+        raise BadScoreModel(problem=f"the feature {group.name} has {count} bins, and {MOST_BINS} are possible")
+    return ScoreFeature(holder=holder, table=schema.table, key=group, bins=count)
 
 
 def _nodes(node: Node) -> list[Node]:
     return [node, *(below for child in children(node) for below in _nodes(child))]
 
 
-def check_population(bins: Bins, subjects: Sequence[int], rules: Disclosure, least: int) -> None:
-    """Run by a holder before it approves a model: no bin isolates anybody (PROTOCOL §5.5).
+def check_population(bins: Bins, subjects: Sequence[int], rules: Disclosure, least: int, me: str) -> None:
+    """Run by the holder `me` before it approves a model: no bin isolates anybody (PROTOCOL §5.5).
 
     `subjects`: how many of its dataset are in each bin; `least`: k. A bin without anybody isolates nobody; but where
     the rules hide zeros it is refused like a small one, so that a refusal does not say that somebody is there. The
@@ -166,10 +200,10 @@ def check_population(bins: Bins, subjects: Sequence[int], rules: Disclosure, lea
     for place, count in enumerate(subjects):
         may_be_empty = place == bins.missing or not rules.hides_zeros
         if count < least and not (count == 0 and may_be_empty):
-            raise BinTooSmall(feature=bins.key.name, least=least, holder=bins.feature.holder)
+            raise BinTooSmall(feature=bins.key.name, least=least, holder=me)
 
 
-# --- 1. the merchant's model, and each holder's check ----------------------------------------------------------
+# --- the merchant's model, and what others check of it ---------------------------------------------------------
 
 
 def check_points(points: Sequence[Sequence[int]], bits: int) -> None:
@@ -196,35 +230,43 @@ def weights_digest(blob: bytes) -> Digest:
     return Digest(sha256("ceiba/v1/score-weights", blob).hex())
 
 
-def check_model(model: ScoreModel, schemas: Mapping[str, Schema], blob: bytes, n: int) -> tuple[Bins, ...]:
-    """Run by the coordinator and by every holder: each feature's bins, once the model is well formed.
+def check_model(model: ScoreModel, blob: bytes, n: int) -> None:
+    """Run by the coordinator and by every holder, who need no schema for it: the model is well formed.
 
-    1. Every table has the schema that the model pins. 2. Features have at most MOST_BINS bins, all together at most
-    MOST_MODEL_BINS. 3. The key is the one that the model names. 4. A product has points for each bin, within L bits; a
-    private model's blob is the one that it names, and has a unit of Z_{n²} for each bin.
-    Raises BadScoreModel, BadCiphertext, and what `bins_of` does.
+    1. Features have at most MOST_MODEL_BINS bins all together. 2. The key is the one that the model names. 3. A product
+    has points for each bin, within L bits, and no blob; a private model's blob is the one that it names, and has a unit
+    of Z_{n²} for each bin. Raises BadScoreModel, BadCiphertext.
     """
-    # 1. The schemas.
-    for pin in model.schemas:
-        if schemas[pin.table].digest() != pin.schema_digest:
-            raise BadScoreModel(problem=f"it was made for another version of the schema of {pin.table}")
-    # 2. The bins.
-    bins = tuple(bins_of(feature, schemas[feature.table]) for feature in model.features)
-    if any(one.count > MOST_BINS for one in bins) or sum(one.count for one in bins) > MOST_MODEL_BINS:
-        raise BadScoreModel(problem=f"it has more than {MOST_BINS} bins in one feature, or {MOST_MODEL_BINS} in all")
-    # 3. The key.
+    # 1. The bins.
+    counts = [feature.bins for feature in model.features]
+    if sum(counts) > MOST_MODEL_BINS:
+        raise BadScoreModel(problem=f"it has {sum(counts)} bins, and {MOST_MODEL_BINS} are possible")
+    # 2. The key.
     if model.key_id != key_id(n).hex():
         raise BadScoreModel(problem="it is for another encryption key than its merchant's")
-    # 4. The weights.
+    # 3. The weights.
     match model.weights:
         case ProductWeights(points=points):
-            if blob or [len(row) for row in points] != [one.count for one in bins]:
+            if blob or [len(row) for row in points] != counts:
                 raise BadScoreModel(problem="a product has points for each bin, and no ciphertexts")
             check_points(points, model.bits)
         case PrivateWeights(blob_digest=digest):
             if digest != weights_digest(blob):
                 raise BadScoreModel(problem="its ciphertexts are not those that it names")
-            if len(blob) != sum(one.count for one in bins) * ciphertext_bytes(n):
+            if len(blob) != sum(counts) * ciphertext_bytes(n):
                 raise BadScoreModel(problem="it does not have one ciphertext for each bin")
             decode_ciphertexts(blob, n, model.merchant)
+
+
+def bins_at(model: ScoreModel, holder: str, schema: Schema) -> tuple[Bins, ...]:
+    """Run by a holder with its own schema: the bins of its features, once they are those that the model announces.
+
+    Raises BadScoreModel, SetMismatch, and what `bins_of` does.
+    """
+    if schema.digest() != model.side_of(holder).schema_digest:
+        raise BadScoreModel(problem=f"it was made for another version of the schema of {schema.table}")
+    own = [model.features[place] for place in model.places_of(holder)]
+    bins = tuple(bins_of(feature.key, schema) for feature in own)
+    if [one.count for one in bins] != [feature.bins for feature in own]:
+        raise BadScoreModel(problem=f"a feature of {holder} has another number of bins")
     return bins

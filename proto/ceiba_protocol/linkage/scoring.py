@@ -25,6 +25,7 @@ from ceiba_protocol.linkage.score_model import (
     PrivateWeights,
     ProductWeights,
     ScoreModel,
+    bins_at,
     check_model,
     encrypt_weights,
     weights_digest,
@@ -104,29 +105,29 @@ class HolderModel:
 
 
 def ready_model(
-    model: ScoreModel, bins: tuple[Bins, ...], blob: bytes, me: str, masks: MaskKeys,
-    key: tuple[EncryptionKey, bytes],
-) -> HolderModel:  # fmt: skip
-    """Run by the holder `me`, once: `bins` and `blob` as `check_model` took them; `key`: the merchant's, and the
+    model: ScoreModel, blob: bytes, me: str, bins: tuple[Bins, ...], masks: MaskKeys, key: tuple[EncryptionKey, bytes]
+) -> HolderModel:
+    """Run by the holder `me`, once: `blob` as `check_model` took it, `bins` of `bins_at`; `key`: the merchant's, and the
     context of its proof, which is verified here, whoever verified it before: without it hostile ciphertexts read
     every bin through the fullest randomness (I6). Raises KeyTooShort, BadKeyProof, SetMismatch.
     """
     encryption_key, context = key
     verify_key(encryption_key.n, bytes.fromhex(encryption_key.proof), context)
-    return _ready(model, bins, blob, encryption_key.n, me, masks)
+    return _ready(model, blob, me, bins, masks, encryption_key.n)
 
 
-def _ready(model: ScoreModel, bins: tuple[Bins, ...], blob: bytes, n: int, me: str, masks: MaskKeys) -> HolderModel:
+def _ready(model: ScoreModel, blob: bytes, me: str, bins: tuple[Bins, ...], masks: MaskKeys, n: int) -> HolderModel:
     if sorted([me, *masks.peers]) != list(model.holders):
         raise SetMismatch(problem="the approvals are not those of the model's holders")
     ciphertexts = iter(decode_ciphertexts(blob, n, model.merchant))
-    factors = [tuple(next(ciphertexts, mpz(1)) for _ in range(one.count)) for one in bins]
-    points = model.weights.points if isinstance(model.weights, ProductWeights) else [(0,) * one.count for one in bins]
-    own = [place for place, one in enumerate(bins) if one.feature.holder == me]
+    counts = [feature.bins for feature in model.features]
+    factors = [tuple(next(ciphertexts, mpz(1)) for _ in range(count)) for count in counts]
+    points = model.weights.points if isinstance(model.weights, ProductWeights) else [(0,) * count for count in counts]
+    own = model.places_of(me)
     return HolderModel(
         model,
         me,
-        tuple(bins[place] for place in own),
+        bins,
         mpz(n),
         mpz(n) ** 2,
         tuple(factors[place] for place in own),
@@ -219,7 +220,7 @@ def reasons_for(ready: HolderModel, bins: Sequence[int]) -> bytes:
     if not isinstance(weights, ProductWeights):
         return b""
     costs = [max(points) - points[place] for points, place in zip(ready.points, bins, strict=True)]
-    first = next(at for at, one in enumerate(ready.model.features) if one.holder == ready.me)
+    first = ready.model.places_of(ready.me).start
     costly = sorted((at for at, cost in enumerate(costs) if cost), key=lambda at: (-costs[at], at))
     named = [first + at for at in costly][: weights.reasons]
     named += [_NO_REASON] * (weights.reasons - len(named))
@@ -240,7 +241,7 @@ def open_reasons(
     except MalformedMessage:
         plain = b"\0"
     places = [int.from_bytes(plain[at : at + 2], "big") for at in range(0, len(plain), 2)]
-    own = {at: one.key.name for at, one in enumerate(model.features) if one.holder == holder}
+    own = {at: model.features[at].key.name for at in model.places_of(holder)}
     named = [place for place in places if place != _NO_REASON]
     limit = model.weights.reasons if isinstance(model.weights, ProductWeights) else 0
     if len(plain) != 2 * limit or not set(named) <= own.keys():
@@ -404,7 +405,7 @@ def run_score(
         model = model.model_copy(update={"weights": weights, "key_id": Digest(key_id(n).hex())})
 
     # Holders: check the model, and make a mask key for it.
-    bins = check_model(model, schemas, blob, n)
+    check_model(model, blob, n)
     secrets = {holder: random(32) for holder in model.holders}
     mask_keys = {holder: x25519_public_key(secret) for holder, secret in secrets.items()}
 
@@ -417,7 +418,8 @@ def run_score(
     parts = []
     for me in model.holders:
         peers = {peer: key for peer, key in mask_keys.items() if peer != me}
-        ready = _ready(model, bins, blob, n, me, MaskKeys(secrets[me], peers))
+        bins = bins_at(model, me, schemas[model.side_of(me).table])
+        ready = _ready(model, blob, me, bins, MaskKeys(secrets[me], peers), n)
         row = rows.get(me)
         places = absent(ready) if row is None else [one.of(evaluate(one.key.node, row)) for one in ready.bins]
         part = holder_score(ready, places, context, FullObfuscators(n, random), random)

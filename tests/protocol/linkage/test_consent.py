@@ -172,7 +172,7 @@ def test_the_subject_is_sealed_to_one_holder_for_one_consent_at_one_size() -> No
     sealed = seal_subject(FIRM, MODEL, "tax", public)
     assert open_subject(sealed, MODEL, "tax", SECRET) == FIRM
     assert FIRM.identifier.encode() not in sealed
-    for identifier in ("x", "统" * 32, "y" * IDENTIFIER_BYTES):
+    for identifier in ("x", "统" * 85, "y" * IDENTIFIER_BYTES):
         subject = new_subject(identifier, os.urandom)
         other = seal_subject(subject, MODEL, "tax", public)
         assert len(other) == SEALED_BYTES == len(sealed) and open_subject(other, MODEL, "tax", SECRET) == subject
@@ -190,10 +190,10 @@ def test_the_subject_is_sealed_to_one_holder_for_one_consent_at_one_size() -> No
     [
         b"",
         bytes(33),
-        bytes(32) + b"\x00" + bytes(96),  # nobody
-        bytes(32) + b"\x01" + b"xy" + bytes(94),  # something behind it
-        bytes(32) + b"\x01" + b"x" + bytes(94),
-        bytes(32) + b"\x01" + b"\xff" + bytes(95),
+        bytes(32) + b"\x00" + bytes(IDENTIFIER_BYTES),  # nobody
+        bytes(32) + b"\x01" + b"xy".ljust(IDENTIFIER_BYTES, b"\0"),  # something behind it
+        bytes(32) + b"\x01" + b"x".ljust(IDENTIFIER_BYTES - 1, b"\0"),
+        bytes(32) + b"\x01" + b"\xff".ljust(IDENTIFIER_BYTES, b"\0"),
     ],
 )
 def test_what_is_sealed_must_be_a_subject(plain: bytes) -> None:
@@ -207,7 +207,7 @@ def _info() -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-@pytest.mark.parametrize("identifier", ["", "x" * (IDENTIFIER_BYTES + 1), "统" * 33])
+@pytest.mark.parametrize("identifier", ["", "x" * (IDENTIFIER_BYTES + 1), "统" * 86])
 def test_identifiers_have_bounds(identifier: str) -> None:
     with pytest.raises(BadQuestion):
         new_subject(identifier, os.urandom)

@@ -32,14 +32,16 @@ from ceiba_protocol.expression import ColumnValue, Comparing, Number, Part
 from ceiba_protocol.linkage import scoring
 from ceiba_protocol.linkage.full_obfuscators import FullObfuscators, random_unit
 from ceiba_protocol.linkage.score_model import (
+    Bins,
     PrivateWeights,
-    ScoreFeature,
     ScoreModel,
+    bins_at,
     bins_of,
     check_model,
     check_points,
     check_population,
     encrypt_weights,
+    feature_of,
     histogram_plan,
     terms_of,
     weights_digest,
@@ -75,7 +77,7 @@ from ceiba_protocol.sums.paillier import Encryptor, decode_ciphertexts, decrypt,
 from ceiba_protocol.trust.keys import x25519_public_key
 from ceiba_protocol.trust.roster import EncryptionKey
 from tests.support.keys import keypair
-from tests.support.scorecards import FEATURES, POINTS, SCHEMAS, column, model, product
+from tests.support.scorecards import FEATURES, MINE, POINTS, SCHEMAS, SENIORITY, column, model, product
 from tests.support.seeded import seeded
 
 PUBLIC, PRIVATE = keypair(256)
@@ -87,7 +89,7 @@ FIRM: Mapping[str, Mapping[str, int | None]] = {
     "register": {"kind": 2},
     "tax": {"sales": 6000},
 }
-ALL_BINS = tuple(bins_of(feature, SCHEMAS[feature.table]) for feature in FEATURES)
+ALL_BINS = tuple(bins_of(feature.key, SCHEMAS[feature.table]) for feature in FEATURES)
 
 
 def plain_score(rows: Mapping[str, Mapping[str, int | None]]) -> int:
@@ -112,7 +114,7 @@ class World:
             weights = PrivateWeights(blob_digest=weights_digest(self.blob))
             made = made.model_copy(update={"weights": weights})
         self.model = made
-        self.bins = check_model(made, SCHEMAS, self.blob, N)
+        check_model(made, self.blob, N)
         self.secrets = {holder: os.urandom(32) for holder in made.holders}
         self.keys = {holder: x25519_public_key(secret) for holder, secret in self.secrets.items()}
         consents = tuple(Digest(hashlib.sha256(bytes([at])).hexdigest()) for at in range(scores))
@@ -125,7 +127,10 @@ class World:
 
     def ready(self, me: str) -> HolderModel:
         peers = {peer: key for peer, key in self.keys.items() if peer != me}
-        return scoring._ready(self.model, self.bins, self.blob, N, me, MaskKeys(self.secrets[me], peers))
+        return scoring._ready(self.model, self.blob, me, self.bins(me), MaskKeys(self.secrets[me], peers), N)
+
+    def bins(self, me: str) -> tuple[Bins, ...]:
+        return bins_at(self.model, me, SCHEMAS[self.model.side_of(me).table])
 
     def answer(
         self, me: str, places: list[list[int]], refusals: tuple[ScoreRefusal, ...] = ()
@@ -190,9 +195,8 @@ def test_private_model_and_product_give_the_same_number(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [model, product])
 def test_one_holder_scores_alone_without_masks(kind: Any) -> None:
-    features = tuple(feature.model_copy(update={"holder": "registry"}) for feature in FEATURES)
     rows = {"registry": {**FIRM["insurance"], **FIRM["register"], **FIRM["tax"]}}
-    assert run_score(kind(features=features), SCHEMAS, POINTS, rows, keypair(256), os.urandom) == plain_score(FIRM)
+    assert run_score(kind(features=MINE), SCHEMAS, POINTS, rows, keypair(256), os.urandom) == plain_score(FIRM)
 
 
 @pytest.mark.parametrize(("points", "score"), [(-(2**23), -(2**23)), (2**23 - 1, 2**23 - 1)])
@@ -207,7 +211,7 @@ def test_points_that_leave_the_bits_are_refused(points: int) -> None:
     with pytest.raises(BadScoreModel, match="24 bits"):
         encrypt_weights(extreme, 24, Encryptor.for_count(N, 4, os.urandom))
     with pytest.raises(BadScoreModel, match="24 bits"):
-        check_model(product(extreme), SCHEMAS, b"", N)
+        check_model(product(extreme), b"", N)
     check_points(extreme, 25)
 
 
@@ -280,7 +284,7 @@ def test_bins_are_the_cells_of_a_histogram_over_the_same_key() -> None:
     for row in rows:
         counts[ALL_BINS[0].of(evaluate(ALL_BINS[0].key.node, row))] += 1
     schema = SCHEMAS["insurance.firms"]
-    compiled = compile_plan(histogram_plan(FEATURES[0], schema.digest()), schema)
+    compiled = compile_plan(histogram_plan(schema.table, SENIORITY, schema.digest()), schema)
     totals = grouped_sums(compiled, [{**row, SUBJECT: at} for at, row in enumerate(rows)])
     assert counts == totals[1::2] == [2, 2, 1, 1, 1, 2]
 
@@ -300,7 +304,7 @@ def test_a_nulls_own_bin_is_not_confused_with_the_missing_one() -> None:
         op="compare", comparison=Comparison.EQUAL, left=ColumnValue(name="late"), right=ColumnValue(name="late")
     )
     key = ByCase(name="k", branches=(LabelBranch(when=known, label="new"), LabelBranch(when=late, label="told")))
-    bins = bins_of(FEATURES[0].model_copy(update={"key": key}), SCHEMAS["insurance.firms"])
+    bins = bins_of(key, SCHEMAS["insurance.firms"])
     assert (bins.missing, bins.of(None), bins.count) == (2, 2, 3)
     with pytest.raises(KeyError):
         bins.of(7)
@@ -308,17 +312,17 @@ def test_a_nulls_own_bin_is_not_confused_with_the_missing_one() -> None:
 
 def test_a_key_without_a_public_domain_or_of_a_split_makes_no_bins() -> None:
     with pytest.raises(NoDomain):
-        bins_of(FEATURES[0].model_copy(update={"key": ByColumn(name="m", column="months")}), SCHEMAS["insurance.firms"])
+        bins_of(ByColumn(name="m", column="months"), SCHEMAS["insurance.firms"])
     half = Comparing(op="compare", comparison=Comparison.EQUAL, left=Part(seed="s", parts=2), right=Number(value="0"))
     key = ByCase(name="half", branches=(LabelBranch(when=half, label="first"),))
     with pytest.raises(BadScoreModel, match="split"):
-        bins_of(FEATURES[0].model_copy(update={"key": key}), SCHEMAS["insurance.firms"])
+        bins_of(key, SCHEMAS["insurance.firms"])
 
 
 def test_the_features_name_may_be_any() -> None:
     for name in ("n", "m", "n" * 63):
         key = ByColumn(name=name, column="late")
-        assert bins_of(FEATURES[1].model_copy(update={"key": key}), SCHEMAS["insurance.firms"]).key.name == name
+        assert bins_of(key, SCHEMAS["insurance.firms"]).key.name == name
 
 
 @pytest.mark.parametrize(
@@ -335,10 +339,10 @@ def test_the_features_name_may_be_any() -> None:
 def test_no_bin_may_isolate(subjects: list[int], grade: Any, passes: bool) -> None:
     rules = {rule.grade.value: rule for rule in RULES.values()}[grade]
     if passes:
-        check_population(ALL_BINS[0], subjects, rules, 5)
+        check_population(ALL_BINS[0], subjects, rules, 5, "insurance")
         return
     with pytest.raises(BinTooSmall, match="seniority") as caught:
-        check_population(ALL_BINS[0], subjects, rules, 5)
+        check_population(ALL_BINS[0], subjects, rules, 5, "insurance")
     assert caught.value.fields == {"feature": "seniority", "least": "5", "holder": "insurance"}
 
 
@@ -352,9 +356,9 @@ def good_blob() -> bytes:
 def test_a_models_blob_is_the_one_that_it_names() -> None:
     blob = good_blob()
     made = model(weights=PrivateWeights(blob_digest=weights_digest(blob)))
-    assert len(check_model(made, SCHEMAS, blob, N)) == 4
+    check_model(made, blob, N)
     with pytest.raises(BadScoreModel, match="names"):
-        check_model(made, SCHEMAS, good_blob(), N)
+        check_model(made, good_blob(), N)
 
 
 @pytest.mark.parametrize(
@@ -363,45 +367,54 @@ def test_a_models_blob_is_the_one_that_it_names() -> None:
 def test_a_blob_with_another_number_of_ciphertexts_is_refused(change: Any) -> None:
     blob = change(good_blob())
     with pytest.raises(BadScoreModel, match="one ciphertext for each bin"):
-        check_model(model(weights=PrivateWeights(blob_digest=weights_digest(blob))), SCHEMAS, blob, N)
+        check_model(model(weights=PrivateWeights(blob_digest=weights_digest(blob))), blob, N)
 
 
 def test_a_blob_with_a_ciphertext_that_is_no_unit_is_refused() -> None:
     blob = int(PRIVATE.p).to_bytes(64, "big") + good_blob()[64:]
     with pytest.raises(BadCiphertext, match="bank"):
-        check_model(model(weights=PrivateWeights(blob_digest=weights_digest(blob))), SCHEMAS, blob, N)
+        check_model(model(weights=PrivateWeights(blob_digest=weights_digest(blob))), blob, N)
 
 
-def test_another_key_or_schema_is_refused() -> None:
+def test_another_key_is_refused() -> None:
     blob = good_blob()
     made = model(weights=PrivateWeights(blob_digest=weights_digest(blob)))
     with pytest.raises(BadScoreModel, match="key"):
-        check_model(made, SCHEMAS, blob, int(keypair(1024)[0].n))
-    other = SCHEMAS["tax.firms"].model_copy(update={"version": 2})
+        check_model(made, blob, int(keypair(1024)[0].n))
+
+
+def test_a_holder_compares_schema_and_bins_with_its_own() -> None:
+    schema, made = SCHEMAS["tax.firms"], model()
+    assert [one.count for one in bins_at(made, "tax", schema)] == [4]
     with pytest.raises(BadScoreModel, match=r"tax\.firms"):
-        check_model(made, {**SCHEMAS, "tax.firms": other}, blob, N)
+        bins_at(made, "tax", schema.model_copy(update={"version": 2}))
+    with pytest.raises(SetMismatch):
+        bins_at(made, "police", schema)
+    counted = FEATURES[3].model_copy(update={"bins": 5})
+    with pytest.raises(BadScoreModel, match="number of bins"):
+        bins_at(model(features=(*FEATURES[:3], counted)), "tax", schema)
 
 
 @pytest.mark.parametrize("points", [POINTS[:3], (*POINTS[:3], POINTS[3][:3]), (*POINTS, (1,))])
 def test_a_product_has_points_for_each_bin(points: Any) -> None:
     with pytest.raises(BadScoreModel, match="points for each bin"):
-        check_model(product(points), SCHEMAS, b"", N)
+        check_model(product(points), b"", N)
 
 
 def test_a_product_has_no_ciphertexts() -> None:
     with pytest.raises(BadScoreModel, match="no ciphertexts"):
-        check_model(product(), SCHEMAS, good_blob(), N)
+        check_model(product(), good_blob(), N)
 
 
 def test_bins_are_limited() -> None:
     wide = Schema(table="tax.firms", columns=(column("code", domain=tuple(map(str, range(100)))),))
-    features = (*FEATURES[:3], ScoreFeature(holder="tax", table="tax.firms", key=ByColumn(name="code", column="code")))
-    with pytest.raises(BadScoreModel, match="100 bins"):  # and one for NULL
-        pins = tuple(
-            pin.model_copy(update={"schema_digest": wide.digest()}) if pin.table == "tax.firms" else pin
-            for pin in model().schemas
-        )
-        check_model(model(features=features, schemas=pins), {**SCHEMAS, "tax.firms": wide}, b"", N)
+    with pytest.raises(BadScoreModel, match="101 bins"):  # one is for NULL
+        feature_of("tax", ByColumn(name="code", column="code"), wide)
+    many = tuple(
+        FEATURES[0].model_copy(update={"bins": 100, "key": ByColumn(name=f"c{at}", column="late")}) for at in range(41)
+    )
+    with pytest.raises(BadScoreModel, match="4100 bins"):
+        check_model(model(features=many), b"", N)
 
 
 @pytest.mark.parametrize(
@@ -410,8 +423,9 @@ def test_bins_are_limited() -> None:
         {"features": FEATURES[1:3]},
         {"features": FEATURES[::-1]},
         {"features": (*FEATURES[:2], FEATURES[1], *FEATURES[2:])},
-        {"schemas": model().schemas[1:]},
-        {"schemas": model().schemas[::-1]},
+        {"sides": model().sides[1:]},
+        {"sides": model().sides[::-1]},
+        {"sides": (*model().sides[:2], model().sides[2].model_copy(update={"table": "police.firms"}))},
         {"bits": 7},
         {"bits": 33},
     ],
@@ -419,8 +433,9 @@ def test_bins_are_limited() -> None:
         "two features",
         "not sorted",
         "one name twice",
-        "a schema missing",
-        "schemas not sorted",
+        "a side missing",
+        "sides not sorted",
+        "another table",
         "few bits",
         "many bits",
     ],
@@ -443,7 +458,7 @@ def test_the_key_proof_is_verified_before_a_model_is_used(monkeypatch: pytest.Mo
     world, context = World(model()), key_context("bank", bytes(32), "K1", "long-lived")
     peers = {peer: key for peer, key in world.keys.items() if peer != "tax"}
     key = EncryptionKey(modulus=encode_modulus(N).hex(), proof=prove_key(PRIVATE, context).hex())
-    arguments = (world.model, world.bins, world.blob, "tax", MaskKeys(world.secrets["tax"], peers))
+    arguments = (world.model, world.blob, "tax", world.bins("tax"), MaskKeys(world.secrets["tax"], peers))
     with pytest.raises(KeyTooShort):
         ready_model(*arguments, (key, context))
     monkeypatch.setattr("ceiba_protocol.sums.paillier.MINIMUM_KEY_BITS", 256)
@@ -456,7 +471,7 @@ def test_the_set_of_mask_keys_is_the_models() -> None:
     world = World(model())
     for peers in ({}, {"insurance": bytes(32)}, {holder: bytes(32) for holder in HOLDERS}):
         with pytest.raises(SetMismatch):
-            scoring._ready(world.model, world.bins, world.blob, N, "tax", MaskKeys(bytes(32), peers))
+            scoring._ready(world.model, world.blob, "tax", world.bins("tax"), MaskKeys(bytes(32), peers), N)
 
 
 def test_a_holder_reads_only_its_own_features() -> None:
@@ -531,9 +546,8 @@ def test_masks_of_holders_that_disagree_do_not_cancel(differs: str) -> None:
             contexts["tax"] = os.urandom(32)
         else:
             peers = {**readies["tax"].masks.peers, "register": x25519_public_key(os.urandom(32))}
-            readies["tax"] = scoring._ready(
-                world.model, world.bins, world.blob, N, "tax", MaskKeys(world.secrets["tax"], peers)
-            )
+            masks = MaskKeys(world.secrets["tax"], peers)
+            readies["tax"] = scoring._ready(world.model, world.blob, "tax", world.bins("tax"), masks, N)
         parts = {
             holder: holder_score(
                 readies[holder], world.places(FIRM)[holder], contexts[holder], world.obfuscators, os.urandom
