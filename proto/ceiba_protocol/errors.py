@@ -768,6 +768,24 @@ class BinTooSmall(CeibaError):
     remedy = "Join rare bins to others, and register the model anew."
 
 
+class UnknownScoreModel(CeibaError):
+    code, fault, status = "unknown_score_model", Fault.CALLER, "NOT_FOUND"
+    text = "There is no scoring model {model} for this member."
+    remedy = "Use the digest that `register_model()` returned, with the identity that registered it."
+
+
+class ScoreModelNotReady(CeibaError):
+    code, fault, status = "score_model_not_ready", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "The scoring model {model} cannot be used: {problem}."
+    remedy = "`model.status()` says which holders have approved it; once it is over, register a new one."
+
+
+class ScoreUnanswered(CeibaError):
+    code, fault, status = "score_unanswered", Fault.US, "DEADLINE_EXCEEDED"
+    text = "The score was not answered in time by {holders}."
+    remedy = "Send the same request again when they are reachable: what the others have answered is not used up."
+
+
 class UnknownConsentIssuer(CeibaError):
     code, fault, status = "unknown_consent_issuer", Fault.POLICY, "PERMISSION_DENIED"
     text = "The agreement does not name {issuer} as an issuer of consents."

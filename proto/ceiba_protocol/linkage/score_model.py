@@ -20,13 +20,14 @@ from ceiba_protocol.canonical import (
     sha256,
 )
 from ceiba_protocol.disclosure.grade import Disclosure
-from ceiba_protocol.errors import BadScoreModel, BinTooSmall, SetMismatch
+from ceiba_protocol.errors import BadScoreModel, BinTooSmall, NotAgreed, SetMismatch
 from ceiba_protocol.linkage.consent import ConsentTerms
 from ceiba_protocol.plan import GroupKey, Key, Named, Plan, compile_plan
 from ceiba_protocol.program import Load, Node, Part, children, evaluate
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics.subjects import Subjects
 from ceiba_protocol.sums.paillier import Encryptor, ciphertext_bytes, decode_ciphertexts, encode_ciphertexts, key_id
+from ceiba_protocol.trust.agreement import SCORE, Agreement
 
 SCORE_BITS = 24
 """L, unless the model says otherwise: points in units of 2^-10 up to ±2^13."""
@@ -178,7 +179,7 @@ def bins_of(group: GroupKey, schema: Schema) -> Bins:
 
 
 def feature_of(holder: str, group: GroupKey, schema: Schema) -> ScoreFeature:
-    """Run by the merchant: a feature of a new model. Raises what `bins_of` does, and BadScoreModel for too many bins."""
+    """Run by the merchant: a feature of a new model. Raises what `bins_of` does, and BadScoreModel for too many."""
     count = bins_of(group, schema).count
     if count > MOST_BINS:
         raise BadScoreModel(problem=f"the feature {group.name} has {count} bins, and {MOST_BINS} are possible")
@@ -270,3 +271,35 @@ def bins_at(model: ScoreModel, holder: str, schema: Schema) -> tuple[Bins, ...]:
     if [one.count for one in bins] != [feature.bins for feature in own]:
         raise BadScoreModel(problem=f"a feature of {holder} has another number of bins")
     return bins
+
+
+def check_agreed(model: ScoreModel, agreement: Agreement) -> None:
+    """Run by every party: the agreement that the model cites allows it.
+
+    1. It allows scores, and names who attests consent. 2. Merchant and purpose are its own; the model ends no later.
+    3. Each side is one of its sides, and the features read columns that are agreed. Raises NotAgreed.
+    """
+    what = None
+    if agreement.joint is None or SCORE not in agreement.operations or not agreement.joint.consent_issuers:
+        what = "scores of single subjects"
+    elif (model.agreement_digest, model.merchant) != (agreement.digest(), agreement.merchant.name):
+        what = f"a scoring model of {model.merchant}"
+    elif model.purpose != agreement.purpose or model.valid_until > agreement.not_after:
+        what = "the model's purpose, or its time"
+    if what is not None:
+        raise NotAgreed(agreement=agreement.agreement_id, what=what)
+    agreed = {side.holder: side for side in agreement.sides}
+    for side in model.sides:
+        own = agreed.get(side.holder)
+        if own is None or (own.table, own.schema_digest) != (side.table, side.schema_digest):
+            raise NotAgreed(agreement=agreement.agreement_id, what=f"the table {side.table} of {side.holder}")
+        missing = columns_read(model, side.holder) - set(own.columns)
+        if missing:
+            raise NotAgreed(agreement=agreement.agreement_id, what=f"columns {', '.join(sorted(missing))}")
+
+
+def columns_read(model: ScoreModel, holder: str) -> frozenset[str]:
+    """The columns that a holder's features are made of."""
+    digest = model.side_of(holder).schema_digest
+    own = [model.features[place] for place in model.places_of(holder)]
+    return frozenset().union(*(histogram_plan(one.table, one.key, digest).columns for one in own))

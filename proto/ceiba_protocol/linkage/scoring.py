@@ -46,7 +46,8 @@ from ceiba_protocol.sums.paillier import (
 from ceiba_protocol.sums.randomness import Random, random_below
 from ceiba_protocol.trust.hpke import open_sealed, seal_to
 from ceiba_protocol.trust.keys import x25519_public_key
-from ceiba_protocol.trust.roster import EncryptionKey
+from ceiba_protocol.trust.roster import EncryptionKey, Role, Roster
+from ceiba_protocol.v1.common_pb2 import Signed
 
 MOST_SCORES = 256
 """In one request."""
@@ -72,6 +73,29 @@ class ModelApproval(Document):
     """X25519 public key."""
     log_size: Annotated[int, Field(ge=0)]
     """As of Approval."""
+
+
+class ModelRefusal(Document):
+    """A holder does not score with a model. `code` and `fields` are an error of errors.py. Signed by it."""
+
+    model_digest: HexDigest
+    holder: MemberName
+    code: Text
+    fields: dict[Text, Text]
+
+
+def commit_to_holders(model: ScoreModel, approvals: Iterable[Signed], roster: Roster) -> dict[str, bytes]:
+    """Run by every party to a score: holder → its mask key, from approvals that exactly the model's holders have
+    signed. Raises SetMismatch, UnknownMember, BadSignature, MalformedDocument."""
+    keys: dict[str, bytes] = {}
+    for signed in approvals:
+        approval = roster.open(signed, ModelApproval, Role.HOLDER)
+        if approval.holder != signed.signer or approval.model_digest != model.digest() or approval.holder in keys:
+            raise SetMismatch(problem=f"an approval of {signed.signer} is of another model, or there twice")
+        keys[approval.holder] = bytes.fromhex(approval.mask_key)
+    if tuple(sorted(keys)) != model.holders:
+        raise SetMismatch(problem="the approvals are not those of the model's holders")
+    return keys
 
 
 @dataclass(frozen=True)
@@ -107,8 +131,8 @@ class HolderModel:
 def ready_model(
     model: ScoreModel, blob: bytes, me: str, bins: tuple[Bins, ...], masks: MaskKeys, key: tuple[EncryptionKey, bytes]
 ) -> HolderModel:
-    """Run by the holder `me`, once: `blob` as `check_model` took it, `bins` of `bins_at`; `key`: the merchant's, and the
-    context of its proof, which is verified here, whoever verified it before: without it hostile ciphertexts read
+    """Run by the holder `me`, once: `blob` as `check_model` took it, `bins` of `bins_at`; `key`: the merchant's, and
+    the context of its proof, which is verified here, whoever verified it before: without it hostile ciphertexts read
     every bin through the fullest randomness (I6). Raises KeyTooShort, BadKeyProof, SetMismatch.
     """
     encryption_key, context = key
