@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import structlog
 
-from ceiba_node.answering import Answering, Pending, Reply
+from ceiba_node.answering import Answering
 from ceiba_node.operator import Operator
+from ceiba_node.responding import Pending, Reply
 from ceiba_protocol.errors import CeibaError, Fault, NotReachable, TooManyCalls
 from ceiba_protocol.v1.catalogue_pb2 import AnnounceRequest
 from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
-from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey
 
 from ceiba_node.engines.joined_rows import base_groups, joined_rows
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
@@ -26,6 +25,7 @@ from ceiba_protocol.linkage.joint import (
     JointQuestion,
     JointSet,
     Kind,
+    SidePlan,
     Step,
     announced,
     check_message,
@@ -37,6 +37,7 @@ from ceiba_protocol.linkage.joint import (
     sealing_info,
     shapes_of,
 )
+from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey
 from ceiba_protocol.rounds import check_window
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.paillier import MINIMUM_KEY_BITS, Encryptor, encode_modulus, generate_keypair
@@ -318,7 +319,8 @@ class Linking(Responding):
         key = agreed.approvals[pair].encryption_key
         assert key is not None  # `check_joint_approval` has seen it
         side = session.question.plan.base
-        groups = base_groups(self._house.engine, session.snapshot, side.plans[0], side.on)
+        (program,) = programs_of(side, session.snapshot.schema)
+        groups = base_groups(self._house.engine, session.snapshot, program, side.on)
         session.base[pair] = BaseSide(agreed.terms(pair), groups, self._prove(pair, key), self._random)
         return session.base[pair]
 
@@ -328,7 +330,7 @@ class Linking(Responding):
             assert joint is not None
             if agreed.approvals[self.name].encryption_key != key.announced:  # it was made before a restart
                 raise LinkageLost(holder=self.name)
-            rows = joined_rows(self._house.engine, session.snapshot, side.plans, side.on)
+            rows = self._rows(session.snapshot, side)
             session.joined = JoinedSide(
                 agreed.terms(self.name),
                 rows,
@@ -338,6 +340,17 @@ class Linking(Responding):
                 encryptor=key.encryptor,
             )
         return session.joined
+
+    def _rows(self, snapshot: Snapshot, side: SidePlan) -> dict[bytes, list[tuple[int, list[int]]]]:
+        """What each subject adds to the cells of all plans, which stand one after the other."""
+        rows, first = dict[bytes, list[tuple[int, list[int]]]](), 0
+        for program in programs_of(side, snapshot.schema):
+            found = joined_rows(self._house.engine, snapshot, program, side.on)
+            for subject, identifier in enumerate(found.identifiers):
+                entries = ((first + cell, sums) for cell, sums in found.entries(subject))
+                rows.setdefault(identifier, []).extend(entries)
+            first += program.cells
+        return rows
 
     def _prove(self, holder: str, key: EncryptionKey) -> ProvenKey:
         """A verified verdict is kept by the key's bytes and its proof (I6)."""

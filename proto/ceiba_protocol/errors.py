@@ -720,9 +720,6 @@ class BadGroupElement(CeibaError):
     remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
 
 
-# --- linkage: joined aggregates --------------------------------------------------------------------------------
-
-
 class BadJoin(CeibaError):
     code, fault, status = "bad_join", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The join of {base} with {joined} cannot be run: {problem}."
@@ -735,9 +732,33 @@ class DuplicateIdentifier(CeibaError):
     remedy = "Each subject belongs to one group: aggregate its rows, or group by a column that has one value for each."
 
 
+class BadKeyUse(CeibaError):
+    code, fault, status = "bad_key_use", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The proof of {member} about its key for the linkage is refused: {problem}."
+    remedy = "It may try to decide which identifiers match. Ask {member} which version it runs before you link again."
+
+
+class BadTokens(CeibaError):
+    code, fault, status = "bad_tokens", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The tokens of {member} are refused: {problem}."
+    remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
+
+
+class CountNotKept(CeibaError):
+    code, fault, status = "count_not_kept", Fault.PEER, "FAILED_PRECONDITION"
+    text = "{member} announced {announced} identifiers for the linkage and does not keep to it: {problem}."
+    remedy = "More of them would be guesses about others' subjects. Ask {member}, and start the job again."
+
+
+class LinkageTooLarge(CeibaError):
+    code, fault, status = "linkage_too_large", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "{member} announced {announced} identifiers for the linkage; {limit} are allowed in a job."
+    remedy = "Filter the dataset before it is linked, or agree on more."
+
+
 class IntersectionTooSmall(CeibaError):
     code, fault, status = "intersection_too_small", Fault.POLICY, "FAILED_PRECONDITION"
-    text = "Fewer than {least} subjects are both at {base} and at {joined}, so nothing was computed about them."
+    text = "Fewer than {least} subjects are at all of {holders}, so nothing was computed about them."
     remedy = "Widen the filters. If many were expected, compare how the holders write identifiers."
 
 

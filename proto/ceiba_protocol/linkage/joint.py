@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ceiba_protocol.canonical import Digest, Document, FieldName, HexDigest, JobId, MemberName, Seconds, Text, sha256
@@ -25,9 +26,11 @@ from ceiba_protocol.errors import (
     PlanTooLarge,
     SetMismatch,
 )
-from ceiba_protocol.linkage.private_join import Cell, FieldShape, JoinTerms
+from ceiba_protocol.linkage.join_terms import JoinTerms
+from ceiba_protocol.linkage.masked_fields import FieldShape
+from ceiba_protocol.linkage.private_join import Cell
 from ceiba_protocol.plan import MAX_SUMS, Plan, Program, compile_plan
-from ceiba_protocol.rounds import LONGEST_WINDOW, check_window
+from ceiba_protocol.rounds import check_cites, check_window
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.fits.base import Fit
@@ -194,7 +197,7 @@ class Step:
 
 def steps_of(plan: JointPlan, merchant: str) -> tuple[Step, ...]:
     """Every message of a joint job, pair after pair; the pairs do not wait for one another."""
-    steps = []
+    steps = list[Step]()
     for side in plan.joined:
         for kind in Kind:
             ends = (plan.base.holder, side.holder) if kind in BY_BASE else (side.holder, plan.base.holder)
@@ -286,8 +289,6 @@ def read_joint_manifest(
     if not manifest.merchant == signed.signer == agreement.merchant.name:
         raise ManifestMismatch(problem="its merchant is not its signer, or not the agreement's")
     check_window(manifest, now)
-    if not 0 < manifest.not_after - manifest.not_before <= LONGEST_WINDOW:
-        raise ManifestMismatch(problem="its window ends before it begins, or is longer than 30 days")
     check_cites(manifest, agreement)
     check_parties(agreement, roster)
     if [pin.holder for pin in manifest.datasets] != sorted(side.holder for side in manifest.plan.sides):
@@ -297,20 +298,6 @@ def read_joint_manifest(
         if side.table in schemas:
             programs_of(side, schemas[side.table])
     return JointQuestion(manifest, manifest.digest(), roster, agreement)
-
-
-def check_cites(manifest: JointManifest, agreement: Agreement) -> None:
-    """The manifest is one of this agreement's jobs. Raises ManifestMismatch."""
-    if manifest.agreement_digest != agreement.digest():
-        raise ManifestMismatch(problem="it was made under another agreement")
-    if not agreement.not_before <= manifest.not_before < manifest.not_after <= agreement.not_after:
-        raise ManifestMismatch(problem="its window is not within the agreement's time")
-    if manifest.purpose != agreement.purpose:
-        raise ManifestMismatch(problem="its purpose is not the agreement's")
-    if manifest.disclosure_digest != agreement.disclosure.digest():
-        raise ManifestMismatch(problem="its disclosure rules are not the agreement's")
-    if manifest.number > agreement.jobs:
-        raise ManifestMismatch(problem=f"it is job {manifest.number}, and {agreement.jobs} are agreed")
 
 
 def check_joint_covers(agreement: Agreement, plan: JointPlan) -> None:
@@ -472,7 +459,7 @@ class JoinedTable:
     holder: str
     program: Program
     totals: list[int]
-    sent: np.ndarray
+    sent: npt.NDArray[np.bool_]
     """[cells, sums]: which were released."""
     subjects: list[int | None]
     """By cell: how many subjects are in it, None where it was withheld."""
@@ -487,12 +474,12 @@ def tables_of(
     """
     tables, first = [], 0
     for program in programs:
-        totals, sent, subjects = [], [], []
+        totals, sent, subjects = list[int](), list[list[bool]](), list[int | None]()
         for group in cells:
             for cell in group[first : first + program.cells]:
-                totals += cell.sums if cell is not None else [0] * len(program.sums)
+                totals += [0] * len(program.sums) if cell is None else cell[1]
                 sent.append([cell is not None] * len(program.sums))
-                subjects.append(None if cell is None else cell.count)
+                subjects.append(None if cell is None else cell[0])
         tables.append(
             JoinedTable(side.holder, joined_program(base, program), totals, np.array(sent, dtype=bool), subjects)
         )

@@ -166,7 +166,7 @@ class BaseSide:
             matched, products = self._match(*self._read_rows(rows), progress)
             # 2. Too few in common: end here. That there were too few is all that B learns.
             if matched < terms.smallest_intersection:
-                raise IntersectionTooSmall(least=terms.smallest_intersection, base=terms.base, joined=terms.joined)
+                raise IntersectionTooSmall(least=terms.smallest_intersection, holders=f"{terms.base}, {terms.joined}")
             # 3. Mask every field, then randomise: a uniform ciphertext of sum + mask, whichever rows were multiplied.
             self._masks = [cell.draw_mask(self._random) for cell in terms.shapes]
             width = len(terms.cells)
@@ -271,7 +271,7 @@ class JoinedSide:
         encryptor: Encryptor | None = None,
     ) -> None:
         if not (terms.noisy or joiner_is_semi_honest):
-            raise ExactJoinForbidden(base=terms.base, joined=terms.joined)
+            raise ExactJoinForbidden(holders=f"{terms.base}, {terms.joined}")
         n = int(private_key.public_key.n)
         if len(rows) > terms.joined_subjects:
             raise terms.bad(f"{terms.joined} has more subjects than it announced")

@@ -10,6 +10,7 @@ the interpreter's lock, so that the chunks of a batch run on all cores.
 """
 
 import ctypes
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -81,6 +82,12 @@ def random_scalar(random: Random) -> Scalar:
     return scalar
 
 
+def is_scalar(value: bytes) -> bool:
+    """Whether these are the 32 bytes of an integer in [1, ℓ), as a stranger's must be."""
+    wide = value + bytes(HASH_BYTES - SCALAR_BYTES)
+    return len(value) == SCALAR_BYTES and value != _ZERO and _reduce(wide) == value
+
+
 def invert(scalar: Scalar) -> Scalar:
     """1/scalar modulo ℓ; zero raises BadGroupElement."""
     return _invert(scalar)
@@ -135,6 +142,15 @@ def add_all(left: Sequence[Point], right: Sequence[Point]) -> list[Point]:
     return _on_all_cores(lambda chunk: [_add(*pair) for pair in chunk], pairs)
 
 
+def weighted_sum(weights: Sequence[Scalar], points: Sequence[Point]) -> Point:
+    """Σ weight·point, on all cores; the identity when there are none."""
+
+    def one_sum(chunk: Sequence[tuple[Scalar, Point]]) -> list[Point]:
+        return [functools.reduce(_add, (_multiply(weight, point) for weight, point in chunk), _IDENTITY)]
+
+    return functools.reduce(_add, _on_all_cores(one_sum, list(zip(weights, points, strict=True))), _IDENTITY)
+
+
 # --- hashing ---------------------------------------------------------------------------------------------------
 
 
@@ -180,12 +196,16 @@ def decode_points(blob: bytes, member: str) -> list[Point]:
     if len(blob) % POINT_BYTES:
         raise BadGroupElement(member=member, problem=f"{len(blob)} bytes are not a multiple of {POINT_BYTES}")
     points = [blob[at : at + POINT_BYTES] for at in range(0, len(blob), POINT_BYTES)]
-    for place, point in enumerate(points):
-        if point == _IDENTITY:
-            raise BadGroupElement(member=member, problem=f"number {place + 1} is the identity")
-        if not _is_point(point):
-            raise BadGroupElement(member=member, problem=f"number {place + 1} is not the encoding of a point")
-    return points
+
+    def check(chunk: Sequence[tuple[int, Point]]) -> list[Point]:
+        for place, point in chunk:
+            if point == _IDENTITY:
+                raise BadGroupElement(member=member, problem=f"number {place} is the identity")
+            if not _is_point(point):
+                raise BadGroupElement(member=member, problem=f"number {place} is not the encoding of a point")
+        return [point for _, point in chunk]
+
+    return _on_all_cores(check, list(enumerate(points, 1)))
 
 
 # --- all cores -------------------------------------------------------------------------------------------------
