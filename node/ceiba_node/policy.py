@@ -159,7 +159,9 @@ class Request:
 
     @property
     def cells(self) -> int:
-        return sum(compile_plan(plan, self.schema).cells for plan in self.plans)
+        if isinstance(self.question, JointQuestion):
+            return sum(compile_plan(plan, self.schema).cells for plan in self.plans)
+        return self.question.program.cells
 
 
 MAX_KEPT_SETS = 10_000

@@ -227,6 +227,12 @@ class TotalRejected(CeibaError):
     )
 
 
+class AnswerRejected(CeibaError):
+    code, fault, status = "answer_rejected", Fault.PEER, "DATA_LOSS"
+    text = "The answer to the joint job did not pass its checks ({problem}); no number is shown."
+    remedy = "Ask again; if it repeats, compare rosters and the Ceiba versions of the holders with theirs."
+
+
 class BadCiphertext(CeibaError):
     code, fault, status = "bad_ciphertext", Fault.PEER, "INVALID_ARGUMENT"
     text = "The ciphertexts of {member} are refused: {problem}."
@@ -339,6 +345,18 @@ class BadQuestion(CeibaError):
     code, fault, status = "bad_question", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The question cannot be asked: {problem}."
     remedy = "{hint}"
+
+
+class AmbiguousColumn(CeibaError):
+    code, fault, status = "ambiguous_column", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "Several of the joined tables have a column {column}: {tables}."
+    remedy = "Say which: `firms[{first!r}].{column}`, where `firms` is the join; in a text, {qualified!r}."
+
+
+class SeveralHolders(CeibaError):
+    code, fault, status = "several_holders", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "{table} has several holders, and a join takes the table of one: {holders}."
+    remedy = "Choose one, for example `holder={{{table!r}: {first!r}}}`."
 
 
 # --- datasets --------------------------------------------------------------------------------------------------
@@ -720,18 +738,6 @@ class BadGroupElement(CeibaError):
     remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
 
 
-class BadJoin(CeibaError):
-    code, fault, status = "bad_join", Fault.CALLER, "INVALID_ARGUMENT"
-    text = "The join of {base} with {joined} cannot be run: {problem}."
-    remedy = "Publish datasets again that have outgrown their announced sizes; otherwise mend the question."
-
-
-class DuplicateIdentifier(CeibaError):
-    code, fault, status = "duplicate_identifier", Fault.CALLER, "FAILED_PRECONDITION"
-    text = "{member} has an identifier in more than one place of a join, so nothing was sent."
-    remedy = "Each subject belongs to one group: aggregate its rows, or group by a column that has one value for each."
-
-
 class BadKeyUse(CeibaError):
     code, fault, status = "bad_key_use", Fault.PEER, "INVALID_ARGUMENT"
     text = "The proof of {member} about its key for the linkage is refused: {problem}."
@@ -750,6 +756,12 @@ class CountNotKept(CeibaError):
     remedy = "More of them would be guesses about others' subjects. Ask {member}, and start the job again."
 
 
+class RepeatedIdentifier(CeibaError):
+    code, fault, status = "repeated_identifier", Fault.US, "FAILED_PRECONDITION"
+    text = "An identifier occurs more than once in the dataset of {holder}, and a linkage takes each once."
+    remedy = "Publish the dataset with one row for each identifier, or have its duplicates aggregated."
+
+
 class LinkageTooLarge(CeibaError):
     code, fault, status = "linkage_too_large", Fault.POLICY, "RESOURCE_EXHAUSTED"
     text = "{member} announced {announced} identifiers for the linkage; {limit} are allowed in a job."
@@ -758,8 +770,17 @@ class LinkageTooLarge(CeibaError):
 
 class IntersectionTooSmall(CeibaError):
     code, fault, status = "intersection_too_small", Fault.POLICY, "FAILED_PRECONDITION"
-    text = "Fewer than {least} subjects are at all of {holders}, so nothing was computed about them."
-    remedy = "Widen the filters. If many were expected, compare how the holders write identifiers."
+    text = "Fewer than {minimum} subjects are at all holders, as few as no answer may have."
+    remedy = "Check that all holders' identifiers are of one kind; otherwise, ask about larger datasets."
+
+
+# --- linkage: joined aggregates --------------------------------------------------------------------------------
+
+
+class BadJoin(CeibaError):
+    code, fault, status = "bad_join", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The join of {base} with {joined} cannot be run: {problem}."
+    remedy = "Publish datasets again that have outgrown their announced sizes; otherwise mend the question."
 
 
 class ExactJoinForbidden(CeibaError):
@@ -772,6 +793,27 @@ class JoinOutOfOrder(CeibaError):
     code, fault, status = "join_out_of_order", Fault.PEER, "FAILED_PRECONDITION"
     text = "{member} was asked for the step {step} of a join out of its order, or again, or after a step had failed."
     remedy = "Each step happens once. Run the join as a new job; nothing of this one is kept."
+
+
+class BadIdentifier(CeibaError):
+    code, fault, status = "bad_identifier", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "An identifier is no {kind}: its {flaw} is wrong."
+    remedy = "Compare it with the document that it was copied from."
+
+
+class NotAnIdentifier(CeibaError):
+    code, fault, status = "not_an_identifier", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{column} is not declared as an identifier of {table}."
+    remedy = "Agree on a schema that declares it under `identifiers`; docs/schema.md shows one."
+
+
+class DuplicateIdentifier(CeibaError):
+    code, fault, status = "duplicate_identifier", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "In {table}, an identifier in {column} stands more than once: {problem}."
+    remedy = (
+        "The holder corrects its register, or publishes one row for each subject; a question groups by columns in "
+        "which all rows of a subject agree."
+    )
 
 
 # --- linkage: scoring and consent ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
@@ -22,7 +22,7 @@ from ceiba.home import AskedJob, Home
 from ceiba.jobs import Job
 from ceiba.kept import JobList, asked, keep
 from ceiba.noise import Wanted, terms_for
-from ceiba.progress import show, show_nothing, shown_by_default
+from ceiba.progress import wanted_progress
 from ceiba.query import Query, Table
 from ceiba.reattaching import taken_up
 from ceiba.result import Result
@@ -55,8 +55,10 @@ from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2 import GetRosterRequest
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub
-from ceiba_protocol.v1.jobs_pb2_grpc import JobsStub
 from ceiba_protocol.wire import from_rpc_error, secure_channel
+
+if TYPE_CHECKING:
+    from ceiba.joins import Join
 
 CALL_SECONDS = 30.0
 DEADLINE_SECONDS = 120
@@ -115,7 +117,6 @@ class Space:
         """What was agreed with whom: `space.agreements()`, `space.agreements.propose(...)`."""
         self._catalogue = CatalogueStub(self.channel)
         self._directory = DirectoryStub(self.channel)
-        self._jobs = JobsStub(self.channel)
         self._schemas: dict[str, Schema] = {}
 
     def close(self) -> None:
@@ -138,6 +139,11 @@ class Space:
         """Every table, with its holders and what they have published."""
         return self.with_newest_roster(lambda: Catalogue([self._checked(entry) for entry in self._entries()]))
 
+    def entry(self, table: str) -> CatalogueEntry:
+        """What the catalogue has of one table. Raises UnknownTable, NotReachable."""
+        self.roster.table(table)
+        return next(self._checked(entry) for entry in self._entries() if entry.table == table)
+
     def table(self, name: str, version: Versions | None = None) -> Table:
         """A table to ask questions of: the union of all its holders' datasets.
 
@@ -146,8 +152,28 @@ class Space:
 
         Raises UnknownTable, which names the nearest one, and DatasetMissing before its schema is known.
         """
-        entry = self.with_newest_roster(lambda: self._entry(name))
+        entry = self.with_newest_roster(lambda: self.entry(name))
         return Table(entry.required_schema(), Pinned(self, dict(version)) if version else self)
+
+    def join(
+        self,
+        *tables: str,
+        on: str | Mapping[str, str],
+        holder: Mapping[str, str] | None = None,
+        version: Versions | None = None,
+    ) -> Join:
+        """Tables that different holders have about the same subjects, to ask what these have in common.
+
+        >>> firms = space.join("tax.firms", "insurance.firms", on="uscc")
+        >>> firms.group_by("industry").agg(ceiba.mean("wages")).to_pandas()
+
+        `on`: the identifier by which subjects are the same, or {table: identifier} where it has several names.
+        `holder`: {table: holder} where several have a table. `version`: as of `table`. Nobody learns which subjects two
+        holders have in common. Raises UnknownTable, SeveralHolders, NotAnIdentifier, BadQuestion, DatasetMissing.
+        """
+        from ceiba.joining import join
+
+        return self.with_newest_roster(lambda: join(self, tables, on, holder or {}, version or {}))
 
     def sql(self, text: str, parameters: Sequence[object] | None = None) -> Query:
         """A question in SQL, ready to be asked: `space.sql("SELECT ...").to_pandas()`.
@@ -172,9 +198,8 @@ class Space:
 
     def run(self, query: Query, **options: Any) -> Result:
         """Ask and wait; options as for `submit`, and `progress`: True, False, or None for a terminal or notebook."""
-        wanted = options.pop("progress", None)
-        progress = shown_by_default() if wanted is None else show() if wanted else show_nothing
-        return self.submit(query, **options).wait(progress)
+        progress = options.pop("progress", None)
+        return self.submit(query, **options).wait(wanted_progress(progress))
 
     def submit(
         self,
@@ -198,7 +223,7 @@ class Space:
         signed, agreed = self.with_newest_roster(
             lambda: self._manifest(query, self._wish(query, seconds, purpose), agreement, version or {}, noise)
         )
-        job = Job(self, self._jobs, query, signed, agreed, started)
+        job = Job(self, query, signed, agreed, started)
         self.home.keep_job(keep(query, job.manifest, signed, agreed))
         try:
             job.send()
@@ -227,7 +252,7 @@ class Space:
         """The same without what an analysis makes of it. Raises what `job` does."""
         kept = self.home.kept_job(beginning)
         query, signed, agreement = asked(kept, self)
-        return self.with_newest_roster(lambda: Job(self, self._jobs, query, signed, agreement, kept.at))
+        return self.with_newest_roster(lambda: Job(self, query, signed, agreement, kept.at))
 
     def jobs(self, newest: int = 20) -> JobList:
         """The newest of the jobs that this folder has asked in the last year; shows itself as a table, with states."""
@@ -248,7 +273,7 @@ class Space:
             merchant=self.identity.descriptor,
             plan=query.plan(),
             schema=query.schema,
-            offers=self._entry(query.plan().table).offers(version).values(),
+            offers=self.entry(query.plan().table).offers(version).values(),
             now=wish.now,
             seconds=wish.until - wish.now,
             noise=terms,
@@ -279,7 +304,7 @@ class Space:
     def _explain(
         self, query: Query, wish: Wish, named: AgreementHandle | str | None, version: Versions, noise: Wanted
     ) -> Explanation:
-        offers = self._entry(query.plan().table).offers(version)
+        offers = self.entry(query.plan().table).offers(version)
         try:
             agreement: Agreement | CeibaError = self.agreements.choose(wish, named).agreement
         except (NoAgreement, NotAgreed, AgreementNotActive) as error:
@@ -336,10 +361,6 @@ class Space:
         return step()
 
     # --- the catalogue, checked
-
-    def _entry(self, table: str) -> CatalogueEntry:
-        self.roster.table(table)
-        return next(self._checked(entry) for entry in self._entries() if entry.table == table)
 
     def _entries(self) -> list[TableEntry]:
         try:

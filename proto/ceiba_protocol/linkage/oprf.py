@@ -23,10 +23,10 @@ from ceiba_protocol.errors import (
     BadGroupElement,
     BadTokens,
     CountNotKept,
-    DuplicateIdentifier,
     IntersectionTooSmall,
     LinkageTooLarge,
     MalformedMessage,
+    RepeatedIdentifier,
     SetMismatch,
 )
 from ceiba_protocol.linkage.key_use import (
@@ -165,7 +165,7 @@ class Linkage:
 def _check_identifiers(linkage: Linkage, me: str, identifiers: Sequence[str]) -> None:
     """What a holder checks of its own: as many as it announced, and none twice, which would multiply its rows."""
     if len(set(identifiers)) != len(identifiers):
-        raise DuplicateIdentifier(member=me)
+        raise RepeatedIdentifier(holder=me)
     if len(identifiers) != linkage.sizes[me]:
         raise CountNotKept(member=me, announced=linkage.sizes[me], problem=f"it has {len(identifiers)}")
 
@@ -232,7 +232,7 @@ class Owner:
         """
         tokens = decode_tokens(revealed, "the coordinator")
         if len(tokens) < minimum:
-            raise IntersectionTooSmall(least=minimum, holders="the holders")
+            raise IntersectionTooSmall(minimum=minimum)
         if not self._places.keys() >= set(tokens):
             raise BadTokens(member="the coordinator", problem=f"{self._me} did not submit all of them")
         return [self._places[token] for token in tokens]
@@ -358,7 +358,7 @@ def intersect(sizes: Mapping[str, int], submissions: Mapping[str, bytes], minimu
             raise CountNotKept(member=member, announced=sizes[member], problem=f"it sent {len(sent)} tokens")
     common = set[bytes].intersection(*map(set, tokens.values()))
     if len(common) < minimum:
-        raise IntersectionTooSmall(least=minimum, holders=", ".join(sorted(sizes)))
+        raise IntersectionTooSmall(minimum=minimum)
     return sorted(common)
 
 

@@ -201,7 +201,7 @@ def decode_points(blob: bytes, member: str) -> list[Point]:
         for place, point in chunk:
             if point == _IDENTITY:
                 raise BadGroupElement(member=member, problem=f"number {place} is the identity")
-            if not _is_point(point):
+            if point[-1] >> 7 or not _is_point(point):  # libsodium 1.0.18 does not look at the highest bit
                 raise BadGroupElement(member=member, problem=f"number {place} is not the encoding of a point")
         return [point for _, point in chunk]
 
