@@ -158,6 +158,11 @@ class Scoring:
         """From now on weights are fetched there."""
         self._service = service
 
+    def begin(self) -> None:
+        """Before a connection's first task: a ledger that is an old copy is found out, and answers nothing. Raises that
+        fault, and NotReachable."""
+        self._house.witness.catch_up()
+
     def close(self) -> None:
         self._stock.stop()
 
@@ -178,6 +183,10 @@ class Scoring:
             if kept is not None and kept.word is not None:
                 return kept.word
             return self._decide(signed, model, kept)
+
+    def digest_of(self, signed: Signed) -> str:
+        """Of a model that its merchant has signed."""
+        return self._house.roster.open(signed, ScoreModel, Role.MERCHANT).digest()
 
     def _decide(self, signed: Signed, model: ScoreModel, before: KeptModel | None) -> Signed | None:
         now, digest = self._house.clock(), model.digest()
