@@ -734,7 +734,7 @@ class ClusterTooSmall(CeibaError):
 
 class BadGroupElement(CeibaError):
     code, fault, status = "bad_group_element", Fault.PEER, "INVALID_ARGUMENT"
-    text = "The blinded identifiers of {member} are refused: {problem}."
+    text = "The points of {member} for the linkage are refused: {problem}."
     remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
 
 

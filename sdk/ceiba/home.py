@@ -57,6 +57,19 @@ class AskedJob(BaseModel):
     """In millionths; None: without noise."""
 
 
+class KeptJoin(BaseModel):
+    """What of a joint question does not stand in its manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    schemas: tuple[str, ...]
+    """Of its tables."""
+    names: tuple[str, ...]
+    """What is asked for, in order."""
+    tabulates: bool
+    """Whether the answer is many tables."""
+
+
 class KeptJob(BaseModel):
     """A job that was asked from this folder, as another process needs it to open and show the answer."""
 
@@ -71,11 +84,12 @@ class KeptJob(BaseModel):
     manifest: SignedText
     agreement: str
     """The document that the manifest cites."""
-    table_schema: str
-    presentation: str
-    """How the answer is shown, in JSON."""
+    table_schema: str = ""
+    presentation: str = ""
+    """How the answer is shown, in JSON. Of a joint question there is `join` instead of both."""
     analysis: AskedAnalysis | None = None
     """Of which analysis it is the question, if of one."""
+    join: KeptJoin | None = None
 
 
 _ASKED = TypeAdapter(tuple[AskedJob, ...])

@@ -114,4 +114,4 @@ def _parties(query: JointQuery[Any]) -> dict[str, str]:
 
 
 def _line(label: str, text: str) -> str:
-    return f"  {label:<{_LABEL_WIDTH}}{text}"
+    return f"  {label:{_LABEL_WIDTH}} {text}"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ceiba.agreements import AgreementHandle
 from ceiba.choosing import uncovered
-from ceiba.home import AskedJob
+from ceiba.home import AskedJob, KeptJob, KeptJoin
 from ceiba.joint_explanation import JointExplanation, explain_jointly
-from ceiba.joint_queries import JointQuery, Opened
+from ceiba.joint_queries import JointAggregate, JointQuery, JointTables, Opened
 from ceiba.progress import wanted_progress
 from ceiba.submitted import SubmittedJob
 from ceiba_protocol.disclosure.noise import versions_digest
@@ -46,9 +46,11 @@ from ceiba_protocol.linkage.joint import (
 )
 from ceiba_protocol.linkage.private_join import merchant_open
 from ceiba_protocol.plan import Program
+from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import JOIN, Agreement, foreign_seeds, operations_of
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.hpke import open_sealed
+from ceiba_protocol.trust.receipt import SignedText
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import ResultPart
@@ -129,6 +131,7 @@ class JointRunner:
         wish = _wish(query, seconds, purpose)
         signed, agreed = self._space.with_newest_roster(lambda: self._manifest(wish, agreement))
         job = JointJob(self._space, query, signed, agreed, started)
+        self._space.home.keep_job(keep_joint(query, job.manifest, signed, agreed))
         try:
             job.send()
         except KeyboardInterrupt:
@@ -296,6 +299,34 @@ def _collect(parts: Iterable[ResultPart], question: JointQuestion, programs: Pro
         if answer.messages and len(answer.messages[-1][1]) > limit:
             raise MessageTooLarge(message="Result", limit=limit)
     return answer
+
+
+# --- jobs that another process may wait for ---------------------------------------------------------------------
+
+
+def keep_joint(query: JointQuery[Any], manifest: JointManifest, signed: Signed, agreement: Agreement) -> KeptJob:
+    """All that is needed to open the answer, and to show it as the query would."""
+    bodies = [query.schemas[side.table].body().decode() for side in query.asked.sides]
+    return KeptJob(
+        job_id=manifest.job_id,
+        at=manifest.not_before,
+        until=manifest.not_after,
+        manifest=SignedText.of(signed),
+        agreement=agreement.body().decode(),
+        join=KeptJoin(schemas=tuple(bodies), names=query.names, tabulates=isinstance(query, JointTables)),
+    )
+
+
+def taken_up_jointly(space: Space, kept: KeptJob, join: KeptJoin) -> JointJob[Any]:
+    """The job that `keep_joint` was given."""
+    signed = kept.manifest.signed()
+    plan = JointManifest.parse(signed.body).plan
+    schemas = {}
+    for side, body in zip(plan.sides, join.schemas, strict=True):
+        schemas[side.table] = Schema.parse_pinned(body.encode(), side.plans[0].schema_digest)
+    kind = JointTables if join.tabulates else JointAggregate
+    query: JointQuery[Any] = kind(schemas, JointRunner(space, {}), plan, join.names)
+    return JointJob(space, query, signed, Agreement.parse(kept.agreement.encode()), kept.at)
 
 
 # --- opening ---------------------------------------------------------------------------------------------------

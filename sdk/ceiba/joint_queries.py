@@ -219,12 +219,16 @@ class JointResult(Mapping[str, Result]):
         """From asking to the finished rows of all."""
         return next(iter(self._tables.values())).seconds
 
+    def to_dicts(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows of each, as dictionaries."""
+        return {name: table.to_dicts() for name, table in self._tables.items()}
+
     def to_pandas(self) -> dict[str, pandas.DataFrame]:
         """A data frame for each."""
         return {name: table.to_pandas() for name, table in self._tables.items()}
 
     def __repr__(self) -> str:
-        return "\n\n".join(f"{name}\n{table!r}" for name, table in self._tables.items())
+        return "\n\n".join([f"{len(self)} tables of one linkage", *map(repr, self._tables.values())])
 
     def _repr_html_(self) -> str:
         return "".join(table._repr_html_() for table in self._tables.values())

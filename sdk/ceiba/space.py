@@ -59,6 +59,7 @@ from ceiba_protocol.wire import from_rpc_error, secure_channel
 
 if TYPE_CHECKING:
     from ceiba.joins import Join
+    from ceiba.joint_jobs import JointJob
     from ceiba.scoring import Feature, RegisteredModel
 
 CALL_SECONDS = 30.0
@@ -259,7 +260,7 @@ class Space:
             raise
         return job
 
-    def job(self, beginning: str) -> Job | AnalysisJob[Any]:
+    def job(self, beginning: str) -> Job | AnalysisJob[Any] | JointJob[Any]:
         """A job that this folder has asked, perhaps in another process, by its id or the id's first digits.
 
         >>> space.job("f0618a39").wait()
@@ -269,15 +270,21 @@ class Space:
         keys since.
         """
         job = self.plain_job(beginning)
+        if not isinstance(job, Job):
+            return job
         analysis = taken_up(job.query, lambda condition: Table(job.query.schema, self, condition))
         if analysis is not None:
             return AnalysisJob(job, analysis.finish)
         job.remarks = () if job.query.analysis is None else (job.query.analysis.note,)
         return job
 
-    def plain_job(self, beginning: str) -> Job:
+    def plain_job(self, beginning: str) -> Job | JointJob[Any]:
         """The same without what an analysis makes of it. Raises what `job` does."""
         kept = self.home.kept_job(beginning)
+        if (joint := kept.join) is not None:
+            from ceiba.joint_jobs import taken_up_jointly
+
+            return self.with_newest_roster(lambda: taken_up_jointly(self, kept, joint))
         query, signed, agreement = asked(kept, self)
         return self.with_newest_roster(lambda: Job(self, query, signed, agreement, kept.at))
 

@@ -82,8 +82,15 @@ agreements = Table(
     Column("digest", String(64), nullable=False, unique=True),
     Column("agreement_id", String(32), nullable=False, unique=True),
     Column("merchant", String(64), nullable=False, index=True),
-    Column("table_name", String(200), nullable=False, index=True),
 )
+
+agreement_tables = Table(
+    "agreement_tables",
+    metadata,
+    Column("digest", String(64), ForeignKey("agreements.digest"), primary_key=True),
+    Column("table_name", String(200), primary_key=True, index=True),
+)
+"""What each agreement is about: several tables, if it is a joint one."""
 
 agreement_documents = Table(
     "agreement_documents",
