@@ -222,18 +222,7 @@ class Roc(Outcome):
     def curve(self) -> list[tuple[float | None, float, float]]:
         """(threshold, false positive rate, true positive rate), from taking no row to taking all: rows are taken whose
         score is at or above the threshold. The first threshold is None. Empty where a bin was withheld."""
-        counts = _counts(self.bins)
-        if counts is None:
-            return []
-        events, others = (sum(column) for column in zip(*counts, strict=True))
-        if not events or not others:
-            return []
-        taken = list(accumulate(reversed(counts), lambda a, b: (a[0] + b[0], a[1] + b[1])))
-        rates = [
-            (bin_.low, other / others, event / events)
-            for bin_, (event, other) in zip(reversed(self.bins), taken, strict=True)
-        ]
-        return [(None, 0.0, 0.0), *rates]
+        return roc_points([one.low for one in self.bins], _counts(self.bins))
 
     def parts(self) -> Sequence[TablePart]:
         """The figures, and the bins: of a probability the calibration table."""
@@ -281,6 +270,18 @@ class Roc(Outcome):
             )
         _, false_positive, true_positive = zip(*self.curve, strict=True)
         return plots.roc(false_positive, true_positive, self.auc, **options)
+
+
+def roc_points(
+    lows: Sequence[float | None], counts: Sequence[tuple[int, int]] | None
+) -> list[tuple[float | None, float, float]]:
+    """`Roc.curve` of (events, others) in bins of rising scores that begin at `lows`."""
+    events, others = (sum(column) for column in zip(*counts or [(0, 0)], strict=True))
+    if not counts or not events or not others:
+        return []
+    taken = list(accumulate(reversed(counts), lambda a, b: (a[0] + b[0], a[1] + b[1])))
+    rates = [(low, other / others, event / events) for low, (event, other) in zip(reversed(lows), taken, strict=True)]
+    return [(None, 0.0, 0.0), *rates]
 
 
 def roc(
