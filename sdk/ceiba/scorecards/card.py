@@ -24,7 +24,7 @@ from ceiba.scorecards.binning import Binning, Edge, Places
 from ceiba.scorecards.counts import Vector
 from ceiba.scorecards.model import BinModel
 from ceiba.summary import Summarised, TablePart
-from ceiba.terms import built
+from ceiba.terms import Scalar, built
 from ceiba_protocol.canonical import Document, Text
 from ceiba_protocol.errors import BadQuestion, MalformedDocument
 
@@ -78,7 +78,7 @@ class CardFeature(Document):
 
 
 class Scorecard(Document):
-    """Points for each bin of each feature, and points that everybody has. A document: its `digest()` is its identity."""
+    """Points for each bin of each feature, and points that everybody has. Its `digest()` is its identity."""
 
     MAX_BYTES: ClassVar[int] = 1024 * 1024
     name: Text
@@ -106,7 +106,7 @@ class Scorecard(Document):
         *,
         name: str = "scorecard",
         anchor: int = 600,
-        odds: int | float = 19,
+        odds: Scalar = 19,
         doubling: int = 50,
         spread_base: bool = False,
     ) -> Scorecard:

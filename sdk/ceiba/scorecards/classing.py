@@ -99,4 +99,4 @@ def _chi_squared(counts: Vector) -> Vector:
     n, rows, columns = (left + right).sum(axis=0), left + right, (left.sum(axis=0), right.sum(axis=0))
     product = rows[GOOD] * rows[BAD] * columns[0] * columns[1]
     crossed = left[GOOD] * right[BAD] - left[BAD] * right[GOOD]
-    return np.where(product > 0, n * crossed**2 / np.where(product > 0, product, 1.0), 0.0)
+    return np.asarray(np.where(product > 0, n * crossed**2 / np.where(product > 0, product, 1.0), 0.0), np.float64)

@@ -26,6 +26,8 @@ CONVERGED = 1e-9
 """Of the score equations, per subject."""
 LARGEST = 30.0
 """A log-odds ratio beyond it is on its way to infinity."""
+WIDE = 3.0
+"""Standard deviation of log-odds beyond which normality within bins costs more than sampling does."""
 ROUNDING = 1e-9
 """What rounding can leave of a variance that is 0."""
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
@@ -128,10 +130,10 @@ def fit_logistic(
         expected, information = _expected(design, found)
         gap = wanted - expected - penalty * found
         _require_finite(design, found)
-        information = information + np.diag(penalty)
         if np.abs(gap).max() <= CONVERGED * sizes.sum():
-            return design.model("logistic", LinkFunction.LOGIT, found, np.linalg.inv(information), ())
-        found = found + _solved(design, information, gap, 0.0)
+            covariance = np.asarray(np.linalg.inv(information + np.diag(penalty)), np.float64)
+            return design.model("logistic", LinkFunction.LOGIT, found, covariance, _wide(design, found))
+        found = found + _solved(design, information, gap, ridge)
     raise NotConverged(iterations=ITERATIONS)
 
 
@@ -216,6 +218,17 @@ def _solved(design: _Design, matrix: Vector, wanted: Vector, ridge: float, *, in
         if np.linalg.eigvalsh(block)[0] < 1e-9:
             raise Collinear(column=names[place])
     return np.asarray(np.linalg.solve(reduced, wanted / scale) / scale, dtype=np.float64)
+
+
+def _wide(design: _Design, found: Vector) -> list[str]:
+    """A remark where log-odds vary so much that their distribution in a bin matters."""
+    moments = design.moments
+    values = design.codes[:, 1:] @ found[1:]
+    mean = moments.counts.sum(axis=0) @ values / moments.subjects.sum()
+    spread = float(np.sqrt(max(0.0, values @ moments.pairs.sum(axis=0) @ values / moments.subjects.sum() - mean**2)))
+    if spread <= WIDE:
+        return []
+    return [f"Log-odds have a standard deviation of {spread:.1f}: so far apart, the fit is coarse. Use calibrated()."]
 
 
 def _require_finite(design: _Design, found: Vector) -> None:
