@@ -110,11 +110,11 @@ class Agreements:
     def _check(self, agreement: Agreement) -> None:
         roster = self._membership.roster()
         check_parties(agreement, roster)
-        check_terms(agreement, self._membership.schema(agreement.table))
-        strangers = set(agreement.holder_names) - set(roster.table(agreement.table).holders)
-        if strangers:
-            problem = f"{', '.join(sorted(strangers))} has no dataset of {agreement.table}"
-            raise AgreementMismatch(agreement=agreement.agreement_id, problem=problem)
+        for side in agreement.sides:
+            check_terms(agreement, self._membership.schema(side.table))
+            if side.holder not in roster.table(side.table).holders:
+                problem = f"{side.holder} has no dataset of {side.table}"
+                raise AgreementMismatch(agreement=agreement.agreement_id, problem=problem)
         if agreement.not_after <= self._clock():
             raise AgreementMismatch(agreement=agreement.agreement_id, problem="its time is over")
 

@@ -4,28 +4,23 @@ A task is not stored: it is a seat whose answer is missing in a job that waits f
 Whatever is stored because somebody signed it is appended to the log in the same transaction.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
 
-from ceiba_coordinator.agreements import Agreements
-from ceiba_coordinator.bells import Notify
-from ceiba_coordinator.log import Log
-from ceiba_coordinator.membership import Membership
-from ceiba_coordinator.store.database import Store
+from ceiba_coordinator.job_states import require
+from ceiba_coordinator.joint import JointAnswers, is_joint
 from ceiba_coordinator.store.jobs import Seat, StoredJob
-from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
     IllegalTransition,
     MalformedMessage,
-    SecondPayload,
     SetMismatch,
     UnknownJob,
 )
 from ceiba_protocol.fit_rounds import check_fit_document
-from ceiba_protocol.job import ENDED, Event, State, advance
+from ceiba_protocol.job import ENDED, Event, State
+from ceiba_protocol.linkage.joint import JointApproval, JointQuestion
 from ceiba_protocol.rounds import (
     Commitment,
     Question,
@@ -41,34 +36,16 @@ from ceiba_protocol.rounds import (
 from ceiba_protocol.sums.paillier import ciphertext_bytes
 from ceiba_protocol.sums.secure_sum import coordinator_multiply
 from ceiba_protocol.trust.documents import Approval, FitShare, GateShare, Manifest, Refusal, Submission
-from ceiba_protocol.trust.log import Release
 from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.work_pb2 import ApproveTask, ContributeTask, FitTask, GateTask, Task
 
 log = structlog.get_logger()
 
 
-class Answers:
+class Answers(JointAnswers):
     """The holders' half of `Jobs`, which is the whole."""
-
-    def __init__(
-        self,
-        store: Store,
-        membership: Membership,
-        agreements: Agreements,
-        log: Log,
-        clock: Callable[[], int],
-        notify: Notify = lambda names: None,
-    ) -> None:
-        """`clock` gives seconds since 1970 UTC. `notify` is told whom a change concerns: job ids and holders' names."""
-        self._store = store
-        self._membership = membership
-        self._agreements = agreements
-        self._log = log
-        self._clock = clock
-        self._notify = notify
-        self._questions: dict[bytes, Question] = {}
 
     # --- what holders do
 
@@ -79,6 +56,9 @@ class Answers:
             seats = self._store.seats(job.job_id)
             seat = next((seat for seat in seats if seat.holder == holder and seat.abort is None), None)
             if seat is None:
+                continue
+            if is_joint(job.manifest):
+                tasks += self.joint_tasks(job, seat)
                 continue
             if job.state is State.WAITING_FOR_APPROVALS and seat.approval is None:
                 approve = ApproveTask(manifest=job.manifest, attempt=job.attempt)
@@ -120,6 +100,9 @@ class Answers:
         Raises UnknownJob, MalformedMessage, BadSignature, SecondPayload, SetMismatch, and IllegalTransition, also for
         an approval of another attempt than the job's.
         """
+        if signed.type == type_of(JointApproval):
+            self.approve_joint(signed, holder)
+            return
         approval = self._membership.roster().open(signed, Approval, Role.HOLDER)
         job, seat = self._seat(bytes.fromhex(approval.job_id), holder)
         if signed.signer != holder:
@@ -129,7 +112,7 @@ class Answers:
         check_approval(self._question(job), holder, approval)
         if seat.abort is not None:
             raise SetMismatch(problem=f"{holder} has left the job")
-        _require(job, State.WAITING_FOR_APPROVALS, approval.attempt, "an approval", seat.approval)
+        require(job, State.WAITING_FOR_APPROVALS, approval.attempt, "an approval", seat.approval)
         with self._store.transaction():
             self._store.fill_seat(job.job_id, holder, approval=signed.SerializeToString(), pending=False)
             self._log.append(signed)
@@ -145,7 +128,7 @@ class Answers:
         """
         refusal = self._membership.roster().open(signed, Refusal, Role.HOLDER)
         job, seat = self._seat(bytes.fromhex(refusal.job_id), holder)
-        question = self._question(job)
+        question = self._joint(job) if is_joint(job.manifest) else self._question(job)
         if not refusal.holder == signed.signer == holder or refusal.manifest_digest != question.digest:
             raise MalformedMessage(message="Refusal", problem="it is for another manifest or in another's name")
         if abort is not None:
@@ -162,7 +145,7 @@ class Answers:
                 log.warning("job.refused_by", job=refusal.job_id, holder=holder, code=refusal.code)
                 self._go_on_or_end(job, question, signed, left=abort is not None)
 
-    def _go_on_or_end(self, job: StoredJob, question: Question, refusal: Signed, *, left: bool) -> None:
+    def _go_on_or_end(self, job: StoredJob, question: Question | JointQuestion, refusal: Signed, *, left: bool) -> None:
         seats = self._store.seats(job.job_id)
         remaining = sum(seat.abort is None for seat in seats)
         nobody_has_sent = not any(seat.has_submitted for seat in seats)  # whoever has refuses another set
@@ -194,7 +177,7 @@ class Answers:
             raise MalformedMessage(message="GateShare", problem="it is in another holder's name")
         if seat.share == signed:
             return
-        _require(job, State.WAITING_FOR_SHARES, opened.attempt, "a share of the gate", seat.share)
+        require(job, State.WAITING_FOR_SHARES, opened.attempt, "a share of the gate", seat.share)
         check_words(check_share(signed, self._question(job), self._commitment(job)), words)
         with self._store.transaction():
             columns = {"share": signed.SerializeToString(), "words": words, "has_submitted": True}
@@ -228,7 +211,7 @@ class Answers:
         before = self._store.fit_shares(job_id, opened.iteration).get(holder)
         if before == signed:
             return
-        _require(job, State.WAITING_FOR_ITERATIONS, opened.attempt, "a share of a fit", before or seat.submission)
+        require(job, State.WAITING_FOR_ITERATIONS, opened.attempt, "a share of a fit", before or seat.submission)
         if opened.iteration != job.iteration:
             event = f"a share of round {opened.iteration}"
             raise IllegalTransition(job=job_id.hex(), state=f"{job.state}, round {job.iteration}", event=event)
@@ -286,7 +269,7 @@ class Answers:
             return
         is_fit = self._question(job).program.fit is not None
         state = State.WAITING_FOR_ITERATIONS if is_fit else State.WAITING_FOR_SUBMISSIONS
-        _require(job, state, submission.attempt, "a submission", seat.submission)
+        require(job, state, submission.attempt, "a submission", seat.submission)
         question, commitment = self._question(job), self._past_gate(job)
         check_submission(signed, ciphertexts, question, commitment)
         coordinator_multiply({holder: ciphertexts}, commitment.layout, question.modulus)
@@ -296,45 +279,11 @@ class Answers:
             self._log.append(signed)
             contributions = self._store.ciphertexts(job_id)
             if sorted(contributions) == commitment.holders:
-                self._release(job, coordinator_multiply(contributions, commitment.layout, question.modulus))
+                total = coordinator_multiply(contributions, commitment.layout, question.modulus)
+                self._hand_out(job, question.digest, total, Event.LAST_SUBMISSION)
         self._notify([job_id.hex()])
 
-    def _release(self, job: StoredJob, total: bytes) -> None:
-        """The job's answer is there: store it, and sign and log that it is handed out."""
-        question = self._question(job)
-        release = self._log.sign(
-            Release(
-                job_id=job.job_id.hex(),
-                manifest_digest=question.digest,
-                agreement_digest=question.manifest.agreement_digest,
-                attempt=job.attempt,
-                total_digest=Digest(hashlib.sha256(total).hexdigest()),
-                at=self._clock(),
-            )
-        )
-        index = self._log.append(release)
-        self._log.checkpoint()
-        self._move(job, Event.LAST_SUBMISSION, total=total, release=release.SerializeToString(), release_index=index)
-
-    def _seat(self, job_id: bytes, holder: str) -> tuple[StoredJob, Seat]:
-        job = self._store.job(job_id)
-        seats = self._store.seats(job_id)
-        for seat in seats:
-            if job is not None and seat.holder == holder:
-                return job, seat
-        raise UnknownJob(job=job_id.hex())
-
-    # --- a job's moves, what it asks, and of whom
-
-    def _move(self, job: StoredJob, event: Event, **columns: object) -> None:
-        """The one place where a job's state changes. Raises IllegalTransition."""
-        state = advance(job.job_id.hex(), job.state, event)
-        self._store.set_state(job.job_id, state, **columns)
-        self._notify([job.job_id.hex(), *(seat.holder for seat in self._store.seats(job.job_id))])
-        log.info("job.moved", job=job.job_id.hex(), state=state, because=event)
-        if state in ENDED:
-            self._questions.pop(job.job_id, None)
-            self._store.forget_fit(job.job_id)
+    # --- what a job asks, and of whom
 
     def _question(self, job: StoredJob) -> Question:
         """What a stored job asks. Its window was checked when it was submitted."""
@@ -374,20 +323,11 @@ def _after_approvals(question: Question, commitment: Commitment) -> Event:
     return Event.LAST_APPROVAL_WITHOUT_GATE if question.program.fit is None else Event.LAST_APPROVAL_BEFORE_FIT
 
 
-def _check_leaves(question: Question, abort: Signed, seat: Seat) -> None:
+def _check_leaves(question: Question | JointQuestion, abort: Signed, seat: Seat) -> None:
     """The token is this holder's, and not a lie. Raises SetMismatch, BadSignature."""
+    if isinstance(question, JointQuestion):
+        raise SetMismatch(problem="no holder can leave a joint job")
     if check_aborts(question, [abort]) != {seat.holder}:
         raise SetMismatch(problem="the abort token is another holder's")
     if seat.has_submitted:
         raise SetMismatch(problem=f"{seat.holder} has submitted to this job and cannot leave it")
-
-
-def _require(job: StoredJob, state: State, attempt: int, what: str, before: Signed | None) -> None:
-    """An answer that is not a repetition comes at its time. Raises SecondPayload, IllegalTransition."""
-    if attempt != job.attempt:
-        event = f"{what} for attempt {attempt}"
-        raise IllegalTransition(job=job.job_id.hex(), state=f"{job.state}, attempt {job.attempt}", event=event)
-    if before is not None:
-        raise SecondPayload(job=job.job_id.hex())
-    if job.state is not state:
-        raise IllegalTransition(job=job.job_id.hex(), state=job.state, event=what)

@@ -10,6 +10,7 @@ import structlog
 from ceiba_coordinator.agreements import Agreements
 from ceiba_coordinator.answers import Answers
 from ceiba_coordinator.bells import EVERYBODY, Notify
+from ceiba_coordinator.joint import is_joint
 from ceiba_coordinator.log import Log
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.store.database import Store
@@ -57,8 +58,10 @@ class Jobs(Answers):
         """Store a job; its id. The same bytes again change nothing.
 
         Raises MalformedMessage, JobConflict, UnknownAgreement, AgreementNotActive, NumberUsed, and what
-        `read_manifest` does.
+        `read_manifest` does, or `read_joint_manifest`.
         """
+        if is_joint(signed):
+            return self.submit_joint(signed, merchant)
         manifest = self._membership.roster().open(signed, Manifest, Role.MERCHANT)
         if not manifest.merchant == signed.signer == merchant:
             raise MalformedMessage(message="SubmitRequest", problem="the manifest is another merchant's")
@@ -106,6 +109,8 @@ class Jobs(Answers):
             shared=[seat.holder for seat in seats if seat.share],
             submitted=[seat.holder for seat in seats if seat.submission],
             iterations=job.iteration,
+            messages=len(self._store.joint_messages(job_id)),
+            messages_in_all=len(self._joint(job).steps) if is_joint(job.manifest) else 0,
             online=sorted(online.intersection(holders)),
             refusal=job.refusal,
             deadline=job.deadline,
@@ -149,6 +154,7 @@ class Jobs(Answers):
     def _end_broken(self) -> None:
         """Run when a roster comes into force: end the jobs that one of its changes makes impossible to answer."""
         self._questions.clear()
+        self._joint_questions.clear()
         roster = self._membership.roster()
         for job in self._store.open_jobs():
             try:

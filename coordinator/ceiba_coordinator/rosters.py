@@ -60,7 +60,7 @@ class Rosters:
         """The next roster, from all enrolled members and the given tables, each with its holders; stored as proposed.
 
         `stewards`: 3 to 7 holders who sign rosters for all; none if all holders do. `tolerated`: t of the charter.
-        Raises BadCommand, RosterMismatch, TooFewHolders, UnknownMember, BadKeyProof.
+        Raises BadCommand, RosterMismatch, UnknownMember, BadKeyProof.
         """
         if (chosen := sorted(set(stewards))) and not 3 <= len(chosen) <= 7:
             raise _cannot_propose(f"{len(chosen)} stewards are named, and it takes none or 3 to 7")
@@ -78,7 +78,7 @@ class Rosters:
 
     def revoke(self, name: str, reason: str) -> Roster:
         """Forget a member of the newest roster, and propose the next one without it; the tables stay, but those that
-        have too few holders without it. Its certificate opens nothing from now on.
+        nobody else holds. Its certificate opens nothing from now on.
 
         Raises UnknownMember if it is on no roster, and what `propose_roster` does.
         """
@@ -91,7 +91,7 @@ class Rosters:
             table.model_copy(update={"holders": tuple(holder for holder in table.holders if holder != name)})
             for table in newest.tables
         ]
-        tables = tuple(table for table in without if len(table.holders) >= newest.minimum_holders)
+        tables = tuple(table for table in without if table.holders)
         revocation = Revocation(descriptor=newest.by_name[name], revoked_at=self._clock(), reason=reason)
         with self._store.transaction():
             self._store.remove_member(name)

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import structlog
 
-from ceiba_node.answering import Answering, Pending, Reply
+from ceiba_node.answering import Answering
 from ceiba_node.operator import Operator
+from ceiba_node.responding import Pending, Reply
 from ceiba_protocol.errors import CeibaError, Fault, NotReachable, TooManyCalls
 from ceiba_protocol.v1.catalogue_pb2 import AnnounceRequest
 from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub
@@ -145,6 +146,13 @@ class Agent:
                     self._send(
                         self._answering.contribute(task.job_id, wanted.approvals, wanted.aborts, wanted.checkpoint)
                     )
+                case "joint":
+                    joint = task.joint
+                    self._send(
+                        self._answering.linking.take_step(
+                            task.job_id, joint.step, list(joint.approvals), joint.checkpoint
+                        )
+                    )
                 case "forget":
                     self._answering.forget(task.job_id)
                 case "agreement":
@@ -260,8 +268,11 @@ def _parts(reply: Reply | Pending) -> Iterator[WorkPart]:
         yield WorkPart(pending=reply.job_id)
         return
     match reply.signed.type.removeprefix("ceiba.v1."):
-        case "Approval":
+        case "Approval" | "JointApproval":
             yield WorkPart(approval=reply.signed)
+        case "JointMessage":
+            yield WorkPart(joint_message=reply.signed)
+            yield from (WorkPart(payload=part) for part in chunks(reply.payload))
         case "GateShare":
             yield WorkPart(gate_share=reply.signed)
             yield from (WorkPart(words=part) for part in chunks(reply.payload))

@@ -4,7 +4,6 @@ A task can come any number of times, also after a restart: what is stored is ret
 nothing is computed twice for sending (I2).
 """
 
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,35 +12,31 @@ from typing import Protocol
 
 import structlog
 
-from ceiba_node.contracts import Contracts
 from ceiba_node.disclosing import Computed, Disclosing
 from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.house_rules import Policy
-from ceiba_node.ledger import Answer, Job, Ledger, Left, Payload, Waiting
+from ceiba_node.ledger import Answer, Job, Ledger, Payload, Waiting
+from ceiba_node.linking import Linking, is_joint
 from ceiba_node.policy import (
     DecisionPending,
-    Record,
     Request,
     check_set,
     check_still,
-    day_begins,
     decide,
     may_leave,
 )
+from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_node.witness import Witness
 from ceiba_protocol.canonical import Digest, digest_of
 from ceiba_protocol.disclosure.gate import Released, pack_released
 from ceiba_protocol.errors import (
     AgreementMismatch,
-    BadConfiguration,
     CeibaError,
     Fault,
-    InternalError,
     JobConflict,
     JobExpired,
-    LedgerDamaged,
     NotReachable,
     SecondPayload,
     SetMismatch,
@@ -64,8 +59,8 @@ from ceiba_protocol.rounds import (
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.sums.secure_sum import RoundContext
-from ceiba_protocol.trust.agreement import DAY, NEARBY_SECONDS
-from ceiba_protocol.trust.documents import DatasetPin, Manifest, Refusal
+from ceiba_protocol.trust.agreement import DAY
+from ceiba_protocol.trust.documents import DatasetPin, Manifest
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.roster import Role, Roster
 from ceiba_protocol.trust.signing import sign
@@ -77,23 +72,6 @@ log = structlog.get_logger()
 GATE, RELEASE, FIT = "gate", "release", "fit"
 """The stages of an attempt; a fit has several rounds, each of the others one."""
 LOG_TIME = 24 * 3600
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One answer to a task: a signed document; a submission's ciphertexts or a share's words; an abort token with a
-    refusal."""
-
-    signed: Signed
-    payload: bytes = b""
-    token: Signed | None = None
-
-
-@dataclass(frozen=True)
-class Pending:
-    """No answer yet: a person at this house has to decide."""
-
-    job_id: bytes
 
 
 @dataclass(frozen=True)
@@ -143,8 +121,11 @@ class SharesService(Protocol):
     def fit_shares(self, job_id: bytes, iteration: int) -> list[tuple[Signed, bytes]]:
         """Likewise of a round of its fit."""
 
+    def received(self, job_id: bytes, step: int) -> tuple[Signed, bytes]:
+        """A message of a joint job to this holder, and its sealed payload. Raises likewise."""
 
-class Answering:
+
+class Answering(Responding):
     """Answers for one holder. Safe for several threads; each job is worked on by one at a time."""
 
     def __init__(
@@ -152,39 +133,29 @@ class Answering:
         encryptors: Encryptors, policy: Callable[[], Policy], clock: Callable[[], int], random: Random,
     ) -> None:  # fmt: skip
         """`policy` gives the local policy as it stands now; `clock`, seconds since 1970 UTC."""
-        self._identity = identity
-        self._roster = roster
+        witness = Witness(identity, roster, ledger, clock)
+        super().__init__(House(identity, roster, snapshots, engine, ledger, policy, clock, random, witness))
         self._snapshots = snapshots
         self._engine = engine
-        self._ledger = ledger
         self._encryptors = encryptors
         self._policy = policy
-        self._clock = clock
-        self._random = random
-        self._contracts = Contracts(ledger, roster)
+        self.linking = Linking(self._house)
         self._disclosing = Disclosing(engine, ledger, snapshots, identity.noise_key, policy, random)
         self._shares_service: SharesService | None = None
-        self.witness = Witness(identity, roster, ledger, clock)
         self._scans = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scan")
         self._work: dict[bytes, Work] = {}
-        self._locks: dict[bytes, threading.Lock] = {}
-        self._deciding = threading.Lock()
-        """Held from reading the record to writing it: two jobs at once must not both be the last of a quota."""
         self._submitting = threading.Lock()
-        """Likewise for two jobs whose sets nearly coincide."""
+        """Held likewise, so that two jobs whose sets nearly coincide see each other."""
         self._withheld: set[str] = set()
-
-    @property
-    def name(self) -> str:
-        return self._identity.name
 
     @property
     def roster_digest(self) -> bytes:
         return bytes.fromhex(self._roster.digest())
 
     def connect(self, service: SharesService) -> None:
-        """From now on the shares of gates and fits are fetched there."""
+        """From now on the shares of gates and fits, and the messages of joint jobs, are fetched there."""
         self._shares_service = service
+        self.linking.connect(service)
 
     def close(self) -> None:
         """Stop what is being computed."""
@@ -253,7 +224,10 @@ class Answering:
             if answer is None:
                 continue
             try:
-                self._question(answer.manifest, answer.approved_at)
+                if is_joint(answer.manifest):
+                    self.linking.question(answer.manifest, answer.approved_at)
+                else:
+                    self._question(answer.manifest, answer.approved_at)
             except (UnknownMember, AgreementMismatch) as error:
                 yield self._refuse(job_id, answer.manifest, self._public(job_id, error))
             except CeibaError as error:  # said when the task comes
@@ -267,6 +241,8 @@ class Answering:
         Raises what is wrong with a manifest that no merchant of the roster has signed for this job: it deserves no
         signature of ours, not even under a refusal.
         """
+        if is_joint(manifest):
+            return self.linking.approve(job_id, manifest)
         if self._roster.open(manifest, Manifest, Role.MERCHANT).job_id != job_id.hex():
             raise JobConflict(job=job_id.hex())
         return self._replying(job_id, manifest, lambda: self._approve(job_id, manifest, attempt))
@@ -330,6 +306,7 @@ class Answering:
         work = self._work.get(job_id)
         if work is not None:
             work.cancellation.cancel()
+        self.linking.forget(job_id)
         with self._locks.setdefault(job_id, threading.Lock()):
             self._work.pop(job_id, None)
             self._ledger.mark_ended(job_id)
@@ -368,7 +345,7 @@ class Answering:
             question, self.name, own, mask_secret, self._random(16), attempt=attempt, log_size=self.witness.size
         )
         signed = sign(approval, self.name, self._identity.signing_key)
-        with self._deciding:
+        with self._house.deciding:
             self.witness.check()
             # 4. The policy; 5. store; then it may be sent.
             try:
@@ -403,19 +380,8 @@ class Answering:
 
     def _request(self, question: Question, schema: Schema, now: int) -> Request:
         """All that the policy looks at, as it stands now."""
-        manifest, job_id = question.manifest, bytes.fromhex(question.manifest.job_id)
-        jobs, cells = self._ledger.debited(manifest.merchant, day_begins(now), job_id)
-        waiting = self._ledger.waiting(job_id)
-        record = Record(
-            stops=self._ledger.stops(),
-            jobs_today=jobs,
-            cells_today=cells,
-            number_used=self._ledger.is_number_used(manifest.agreement_digest, manifest.number, job_id),
-            answered=self._ledger.answered_sets(now - NEARBY_SECONDS),
-            asked_before=self._ledger.plan_was_approved(manifest.plan.digest()),
-            decision=waiting.decision if waiting else None,
-            kept_sets=self._ledger.count_sets(manifest.plan.table),
-        )
+        manifest = question.manifest
+        record = self._record(manifest, manifest.plan.table, now)
         contract = self._contracts.get(manifest.agreement_digest)
         return Request(question, contract, schema, self._policy(), record, self.name, now)
 
@@ -588,48 +554,6 @@ class Answering:
         return self._start(answer.job_id, question, snapshot)
 
     # --- refusing
-
-    def _replying(self, job_id: bytes, manifest: Signed, work: Callable[[], Reply | Pending]) -> Reply | Pending:
-        """`work`, one thread a job; an error becomes a signed refusal, whose fields are public. That the log cannot be
-        reached is none: the task comes again. Nor is a fault of the log's, which is raised: whatever an old copy of the
-        ledger signs, the newest one does not know."""
-        with self._locks.setdefault(job_id, threading.Lock()):
-            try:
-                return work()
-            except NotReachable:
-                raise
-            except Exception as error:
-                self.witness.check()
-                return self._refuse(job_id, manifest, self._public(job_id, error))
-
-    def _public(self, job_id: bytes, error: Exception) -> CeibaError:
-        """What others may know: of the node's own files, and of what nobody foresaw, an incident's number alone."""
-        job = job_id.hex()
-        if isinstance(error, CeibaError) and not isinstance(error, LedgerDamaged | BadConfiguration):
-            private = {"private": error.private} if error.private else {}
-            log.warning("job.refused", job=job, code=error.code, fields=error.fields, **private)
-            return error
-        incident = secrets.token_hex(4)
-        own = {"fields": error.fields} if isinstance(error, LedgerDamaged | BadConfiguration) else {}  # this house's
-        log.error("job.failed", job=job, incident=incident, exception=type(error).__name__, **own)
-        return InternalError(component=self.name, incident=incident)
-
-    def _refuse(self, job_id: bytes, manifest: Signed, error: CeibaError) -> Reply:
-        """A refusal, with an abort token where the others may go on; in the ledger before it is returned."""
-        refusal = Refusal(
-            job_id=job_id.hex(),
-            manifest_digest=digest_of(Manifest, manifest.body),
-            holder=self.name,
-            code=error.code,
-            fields=error.fields,
-        )
-        signed, now = sign(refusal, self.name, self._identity.signing_key), self._clock()
-        token = self._token(job_id, manifest, error, now)
-        if token is not None and self._ledger.record_left(job_id, Left(signed, token), now):
-            log.info("job.left", job=job_id.hex())
-            return Reply(signed, token=token)
-        self._ledger.record_signed(signed, now)
-        return Reply(signed)
 
     def _token(self, job_id: bytes, manifest: Signed, error: CeibaError, now: int) -> Signed | None:
         """An abort token, unless the refusal is a peer's fault, a submission was made, or the others' total would show

@@ -8,6 +8,7 @@ import grpc
 from ceiba_protocol.disclosure.gate import LANES, MAX_HOLDERS, MAX_TESTS
 from ceiba_protocol.errors import MessageTooLarge
 from ceiba_protocol.fit_rounds import MOST_BYTES
+from ceiba_protocol.linkage.joint import MOST_PAYLOAD
 from ceiba_protocol.v1.agreements_pb2 import SubmitAgreementRequest
 from ceiba_protocol.v1.agreements_pb2_grpc import AgreementsStub
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -15,7 +16,7 @@ from ceiba_protocol.v1.enrolment_pb2 import ApproveRosterRequest
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub
 from ceiba_protocol.v1.log_pb2 import CosignRequest, EntriesRequest, GetCheckpointRequest
 from ceiba_protocol.v1.log_pb2_grpc import LogStub
-from ceiba_protocol.v1.work_pb2 import FitSharesRequest, SharePart, SharesRequest
+from ceiba_protocol.v1.work_pb2 import FitSharesRequest, ReceivedRequest, SharePart, SharesRequest
 from ceiba_protocol.v1.work_pb2_grpc import WorkStub
 from ceiba_protocol.wire import from_rpc_error
 
@@ -68,6 +69,18 @@ class Operator:
         request = FitSharesRequest(job_id=job_id, iteration=iteration)
         with self._translated():
             return _collected(self._work.FitShares(request, timeout=CALL_SECONDS), MOST_BYTES)
+
+    def received(self, job_id: bytes, step: int) -> tuple[Signed, bytes]:
+        """A message of a joint job to this holder, and its sealed payload."""
+        signed, payload = Signed(), bytearray()
+        with self._translated():
+            for part in self._work.Received(ReceivedRequest(job_id=job_id, step=step), timeout=CALL_SECONDS):
+                if part.WhichOneof("part") == "message":
+                    signed = part.message
+                payload += part.payload
+                if len(payload) > MOST_PAYLOAD:
+                    raise MessageTooLarge(message="Received", limit=MOST_PAYLOAD)
+        return signed, bytes(payload)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -20,6 +20,8 @@ from ceiba_protocol.errors import (
     RefusedByPerson,
     Stopped,
 )
+from ceiba_protocol.linkage.joint import JointQuestion
+from ceiba_protocol.plan import Plan, compile_plan
 from ceiba_protocol.rounds import Question
 from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.trust.agreement import (
@@ -110,9 +112,10 @@ class Record:
 class Request:
     """One question, and all that the decision depends on."""
 
-    question: Question
+    question: Question | JointQuestion
     contract: Contract
     schema: Schema
+    """Of this house's table."""
     policy: Policy
     record: Record
     me: str
@@ -124,9 +127,29 @@ class Request:
         return self.contract.agreement
 
     @property
+    def plans(self) -> tuple[Plan, ...]:
+        """What is asked of this house; several only in a joint question."""
+        if isinstance(self.question, JointQuestion):
+            return self.question.plan.side_of(self.me).plans
+        return (self.question.manifest.plan,)
+
+    @property
+    def table(self) -> str:
+        return self.plans[0].table
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Those that are read here."""
+        return frozenset().union(*(plan.columns for plan in self.plans))
+
+    @property
+    def is_exact(self) -> bool:
+        return isinstance(self.question, JointQuestion) or self.question.manifest.noise is None
+
+    @property
     def grade(self) -> Grade:
-        """The highest of the columns that the plan reads."""
-        return grade_of(self.question.manifest.plan.columns, self.schema)
+        """The highest of the columns that are read here."""
+        return grade_of(self.columns, self.schema)
 
     @property
     def rules(self) -> Disclosure:
@@ -135,7 +158,7 @@ class Request:
 
     @property
     def cells(self) -> int:
-        return self.question.program.cells
+        return sum(compile_plan(plan, self.schema).cells for plan in self.plans)
 
 
 MAX_KEPT_SETS = 10_000
@@ -157,7 +180,7 @@ def not_stopped(request: Request) -> None:
     manifest = request.question.manifest
     stopped = {
         StopKind.ALL: "",
-        StopKind.DATASET: manifest.plan.table,
+        StopKind.DATASET: request.table,
         StopKind.MERCHANT: manifest.merchant,
         StopKind.AGREEMENT: manifest.agreement_digest,
     }
@@ -180,12 +203,12 @@ def merchant_and_purpose_are_allowed(request: Request) -> None:
 
 def columns_are_allowed(request: Request) -> None:
     """Raises ForbiddenByPolicy."""
-    _allow_columns(request.agreement.table, request.question.manifest.plan.columns, request.policy, request.me)
+    _allow_columns(request.table, request.columns, request.policy, request.me)
 
 
 def grade_is_allowed(request: Request) -> None:
     """Raises GradeForbids for core data, ForbiddenByPolicy above the local highest grade."""
-    _allow_grade(request.question.manifest.plan.columns, request.schema, request.policy, request.me)
+    _allow_grade(request.columns, request.schema, request.policy, request.me)
 
 
 def minimums_are_met(request: Request) -> None:
@@ -196,8 +219,8 @@ def minimums_are_met(request: Request) -> None:
 def history_has_room(request: Request) -> None:
     """Raises HistoryFull: what cannot be compared with everything that was answered is not answered exactly."""
     question = request.question
-    if question.manifest.noise is not None or not question.rules.has_gate:
-        return
+    if isinstance(question, JointQuestion) or question.manifest.noise is not None or not question.rules.has_gate:
+        return  # of a joint answer nobody knows the subjects, so there is nothing to compare
     if request.record.kept_sets + request.cells * len(question.tests.audited) > MAX_KEPT_SETS:
         raise HistoryFull(holder=request.me, table=request.agreement.table, limit=MAX_KEPT_SETS)
 
@@ -305,9 +328,10 @@ def check_signing(
     if now > agreement.not_after:
         raise AgreementNotActive(agreement=agreement.agreement_id, state=State.EXPIRED)
     _allow_merchant_and_purpose(agreement, policy, me)
-    _allow_columns(agreement.table, agreement.columns, policy, me)
+    side = agreement.side_of(me)
+    _allow_columns(side.table, side.columns, policy, me)
     check_terms(agreement, schema)
-    _allow_grade(agreement.columns, schema, policy, me)
+    _allow_grade(side.columns, schema, policy, me)
     _demand_minimums(agreement, policy, me)
     others = [one.agreement for one in contracts if one.digest != agreement.digest() and may_be_answered(one, me, now)]
     found = overlaps(agreement, others, roster, now)
@@ -357,6 +381,8 @@ def _demand_minimums(agreement: Agreement, policy: Policy, me: str) -> None:
         "minimum_holders": (min(agreement.smallest_set, len(agreement.holders)), policy.minimum_holders),
         "tolerated": (agreement.tolerated, policy.tolerated),
     }
+    if agreement.joint is not None:  # no holder adds to another's figures: how many they are protects nothing
+        agreed = {"minimum_subjects": agreed["minimum_subjects"]}
     for name, (has, least) in agreed.items():
         if has < least:
             raise _forbidden(me, f"{name} is {least}, and the agreement has {has}")
@@ -364,10 +390,9 @@ def _demand_minimums(agreement: Agreement, policy: Policy, me: str) -> None:
 
 def _needs_a_person(request: Request) -> bool:
     policy = request.policy
-    is_exact = request.question.manifest.noise is None
     return (
         request.agreement.approval == "each job"
-        or (is_exact and request.rules.noise is NoiseRule.MANDATORY)
+        or (request.is_exact and request.rules.noise is NoiseRule.MANDATORY)
         or ORDER.index(request.grade) >= ORDER.index(policy.ask_from_grade)
         or (policy.ask_for_new_questions and not request.record.asked_before)
     )

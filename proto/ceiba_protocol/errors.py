@@ -433,6 +433,12 @@ class JobRefused(CeibaError):
     """The holder's own error, such as Separation, whose text and remedy these are; None in an unpickled copy."""
 
 
+class LinkageLost(CeibaError):
+    code, fault, status = "linkage_lost", Fault.US, "ABORTED"
+    text = "{holder} was restarted during the joint job, and nothing that links subjects is ever kept."
+    remedy = "Ask again: it is another job."
+
+
 class JobExpired(CeibaError):
     code, fault, status = "job_expired", Fault.US, "DEADLINE_EXCEEDED"
     text = "The job {job} reached its deadline without an answer from {holders}."
@@ -703,6 +709,69 @@ class ClusterTooSmall(CeibaError):
     code, fault, status = "cluster_too_small", Fault.POLICY, "FAILED_PRECONDITION"
     text = "One of the clusters has fewer than {least} rows, as few as no answer may have."
     remedy = "Ask for fewer clusters."
+
+
+# --- linkage ---------------------------------------------------------------------------------------------------
+
+
+class BadGroupElement(CeibaError):
+    code, fault, status = "bad_group_element", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The blinded identifiers of {member} are refused: {problem}."
+    remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
+
+
+class BadJoin(CeibaError):
+    code, fault, status = "bad_join", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The join of {base} with {joined} cannot be run: {problem}."
+    remedy = "Publish datasets again that have outgrown their announced sizes; otherwise mend the question."
+
+
+class DuplicateIdentifier(CeibaError):
+    code, fault, status = "duplicate_identifier", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{member} has an identifier in more than one place of a join, so nothing was sent."
+    remedy = "Each subject belongs to one group: aggregate its rows, or group by a column that has one value for each."
+
+
+class BadKeyUse(CeibaError):
+    code, fault, status = "bad_key_use", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The proof of {member} about its key for the linkage is refused: {problem}."
+    remedy = "It may try to decide which identifiers match. Ask {member} which version it runs before you link again."
+
+
+class BadTokens(CeibaError):
+    code, fault, status = "bad_tokens", Fault.PEER, "INVALID_ARGUMENT"
+    text = "The tokens of {member} are refused: {problem}."
+    remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
+
+
+class CountNotKept(CeibaError):
+    code, fault, status = "count_not_kept", Fault.PEER, "FAILED_PRECONDITION"
+    text = "{member} announced {announced} identifiers for the linkage and does not keep to it: {problem}."
+    remedy = "More of them would be guesses about others' subjects. Ask {member}, and start the job again."
+
+
+class LinkageTooLarge(CeibaError):
+    code, fault, status = "linkage_too_large", Fault.POLICY, "RESOURCE_EXHAUSTED"
+    text = "{member} announced {announced} identifiers for the linkage; {limit} are allowed in a job."
+    remedy = "Filter the dataset before it is linked, or agree on more."
+
+
+class IntersectionTooSmall(CeibaError):
+    code, fault, status = "intersection_too_small", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "Fewer than {least} subjects are at all of {holders}, so nothing was computed about them."
+    remedy = "Widen the filters. If many were expected, compare how the holders write identifiers."
+
+
+class ExactJoinForbidden(CeibaError):
+    code, fault, status = "exact_join_forbidden", Fault.POLICY, "PERMISSION_DENIED"
+    text = "{joined} gives {base} no exact sums: it cannot see how many subjects are really in a group of {base}."
+    remedy = "Ask with noise, `run(noise=True)`, or agree on `joiner_is_semi_honest`, which {joined} signs."
+
+
+class JoinOutOfOrder(CeibaError):
+    code, fault, status = "join_out_of_order", Fault.PEER, "FAILED_PRECONDITION"
+    text = "{member} was asked for the step {step} of a join out of its order, or again, or after a step had failed."
+    remedy = "Each step happens once. Run the join as a new job; nothing of this one is kept."
 
 
 # --- the log ---------------------------------------------------------------------------------------------------

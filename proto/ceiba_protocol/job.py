@@ -11,6 +11,8 @@ class State(StrEnum):
     """Of the gate."""
     WAITING_FOR_ITERATIONS = "waiting_for_iterations"
     """Of a fit: shares of one round after the other, and at last the submissions."""
+    WAITING_FOR_MESSAGES = "waiting_for_messages"
+    """Of a joint job: from one holder to another, and at last to the merchant."""
     WAITING_FOR_SUBMISSIONS = "waiting_for_submissions"
     DONE = "done"
     REFUSED = "refused"
@@ -25,12 +27,16 @@ class Event(StrEnum):
     LAST_APPROVAL_WITHOUT_GATE = "last_approval_without_gate"
     LAST_APPROVAL_BEFORE_FIT = "last_approval_before_fit"
     """Likewise without a gate, and the question is a fit."""
+    LAST_APPROVAL_OF_JOINT = "last_approval_of_joint"
+    """Likewise of a joint job."""
     LAST_SHARE = "last_share"
     """Every holder of the set has sent its share to the gate."""
     LAST_SHARE_BEFORE_FIT = "last_share_before_fit"
     """Likewise, and the question is a fit."""
     ITERATION = "iteration"
     """Every holder of the set has sent its share of one round of the fit."""
+    LAST_MESSAGE = "last_message"
+    """Every message of a joint job is stored."""
     LAST_SUBMISSION = "last_submission"
     """Every holder of the set has submitted, and the product is stored."""
     ABSTENTION = "abstention"
@@ -47,6 +53,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL): State.WAITING_FOR_SHARES,
     (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_WITHOUT_GATE): State.WAITING_FOR_SUBMISSIONS,
     (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_BEFORE_FIT): State.WAITING_FOR_ITERATIONS,
+    (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_OF_JOINT): State.WAITING_FOR_MESSAGES,
     (State.WAITING_FOR_APPROVALS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_APPROVALS, Event.REFUSAL): State.REFUSED,
     (State.WAITING_FOR_APPROVALS, Event.REVOCATION): State.FAILED,
@@ -66,6 +73,11 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WAITING_FOR_ITERATIONS, Event.REVOCATION): State.FAILED,
     (State.WAITING_FOR_ITERATIONS, Event.DEADLINE): State.EXPIRED,
     (State.WAITING_FOR_ITERATIONS, Event.CANCELLATION): State.CANCELLED,
+    (State.WAITING_FOR_MESSAGES, Event.LAST_MESSAGE): State.DONE,
+    (State.WAITING_FOR_MESSAGES, Event.REFUSAL): State.FAILED,
+    (State.WAITING_FOR_MESSAGES, Event.REVOCATION): State.FAILED,
+    (State.WAITING_FOR_MESSAGES, Event.DEADLINE): State.EXPIRED,
+    (State.WAITING_FOR_MESSAGES, Event.CANCELLATION): State.CANCELLED,
     (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION): State.DONE,
     (State.WAITING_FOR_SUBMISSIONS, Event.ABSTENTION): State.WAITING_FOR_APPROVALS,
     (State.WAITING_FOR_SUBMISSIONS, Event.REFUSAL): State.FAILED,

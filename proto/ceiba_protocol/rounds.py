@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import phe
@@ -284,9 +285,8 @@ def read_manifest(signed: Signed, agreement: Agreement, roster: Roster, schema: 
     if not manifest.merchant == signed.signer == agreement.merchant.name:
         raise ManifestMismatch(problem="its merchant is not its signer, or not the agreement's")
     check_window(manifest, now)
-    if manifest.not_after - manifest.not_before > LONGEST_WINDOW:
-        raise ManifestMismatch(problem="its window is longer than 30 days")
-    _check_cites(manifest, agreement)
+    check_cites(manifest, agreement)
+    check_noise(manifest.noise, agreement)
     check_parties(agreement, roster)
     if manifest.plan.schema_digest != agreement.schema_digest:
         raise ManifestMismatch(problem="it was made for another schema")
@@ -309,15 +309,34 @@ def read_manifest(signed: Signed, agreement: Agreement, roster: Roster, schema: 
     return question
 
 
-def _check_cites(manifest: Manifest, agreement: Agreement) -> None:
+class Job(Protocol):
+    """What manifests of every kind of job have in common."""
+
+    @property
+    def agreement_digest(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def purpose(self) -> str: ...
+    @property
+    def disclosure_digest(self) -> str: ...
+    @property
+    def not_before(self) -> int: ...
+    @property
+    def not_after(self) -> int: ...
+
+
+def check_cites(manifest: Job, agreement: Agreement) -> None:
+    """The manifest is one of this agreement's jobs, within its time. Raises ManifestMismatch."""
     if manifest.agreement_digest != agreement.digest():
         raise ManifestMismatch(problem="it was made under another agreement")
     if not agreement.not_before <= manifest.not_before < manifest.not_after <= agreement.not_after:
         raise ManifestMismatch(problem="its window is not within the agreement's time")
+    if manifest.not_after - manifest.not_before > LONGEST_WINDOW:
+        raise ManifestMismatch(problem="its window is longer than 30 days")
     check_purpose(manifest, agreement)
     if manifest.disclosure_digest != agreement.disclosure.digest():
         raise ManifestMismatch(problem="its disclosure rules are not the agreement's")
-    check_noise(manifest.noise, agreement)
     if manifest.number > agreement.jobs:
         raise ManifestMismatch(problem=f"it is job {manifest.number}, and {agreement.jobs} are agreed")
 
@@ -345,13 +364,13 @@ def check_noise(noise: NoiseTerms | None, agreement: Agreement) -> None:
         raise ExactForbidden(agreement=agreement.agreement_id)
 
 
-def check_purpose(manifest: Manifest, agreement: Agreement) -> None:
+def check_purpose(manifest: Job, agreement: Agreement) -> None:
     """The purpose is the agreement's, letter for letter: no look-alike passes. Raises ManifestMismatch."""
     if manifest.purpose != agreement.purpose:
         raise ManifestMismatch(problem="its purpose is not the agreement's")
 
 
-def check_window(manifest: Manifest, now: int) -> None:
+def check_window(manifest: Job, now: int) -> None:
     """Raises OutsideWindow unless `now` is in the manifest's window, give or take the clock tolerance."""
     if not manifest.not_before - CLOCK_TOLERANCE <= now <= manifest.not_after + CLOCK_TOLERANCE:
         times = (manifest.not_before, manifest.not_after, now)

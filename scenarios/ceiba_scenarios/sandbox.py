@@ -159,7 +159,7 @@ class Sandbox:
         with contextlib.closing(home.ledger()) as ledger:
             contract = self._until_known(home, ledger, agreement_id)
             terms, roster = contract.agreement, home.roster()
-            others, schema = Contracts(ledger, roster).all(), self._tables[terms.table].schema
+            others, schema = Contracts(ledger, roster).all(), self._tables[terms.side_of(holder).table].schema
             check_signing(terms, others, schema, roster, home.policy(), holder, now)
             signed = sign(terms, holder, home.duty_key(Duty.OFFICER).signing_key)
             ledger.record_signature(contract.digest, signed, now)

@@ -239,7 +239,7 @@ class Agreements:
         because = no_party_now(agreement, self.space.roster)
         return {
             "id": agreement.agreement_id[:ID_SHOWN],
-            "table": agreement.table,
+            "table": agreement.tables,
             "state": f"{contract.state(_now())}{f'; not answered: {because}' if because else ''}",
             "purpose": agreement.purpose,
             "holders": ", ".join(agreement.holder_names),

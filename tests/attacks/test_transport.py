@@ -18,9 +18,10 @@ from ceiba.jobs import Job
 from ceiba.progress import in_words
 from ceiba.space import Space
 from ceiba_coordinator.config import Config
-from ceiba_node.answering import Answering, Reply
+from ceiba_node.answering import Answering
 from ceiba_node.ledger import Ledger
 from ceiba_node.operator import Operator
+from ceiba_node.responding import Reply
 from ceiba_node.service import assemble
 from ceiba_protocol.errors import CeibaError, IllegalTransition, JobCancelled, JobExpired, NotReachable
 from ceiba_protocol.trust.certificates import CertificateName, issue_member, make_authority, make_request, new_key

@@ -32,7 +32,6 @@ from ceiba_protocol.errors import (
     MalformedMessage,
     ManifestMismatch,
     RosterMismatch,
-    TooFewHolders,
     UnknownMember,
     UnknownTable,
 )
@@ -425,9 +424,10 @@ def test_no_roster_without_members(office: Office) -> None:
     refused_roster(office, BadCommand, [*HOLDERS])
 
 
-def test_no_roster_with_two_holders_of_a_table(office: Office) -> None:
+def test_a_table_of_two_holders_is_for_joint_agreements_alone(office: Office) -> None:
     office.enrol_everybody()
-    refused_roster(office, TooFewHolders, [*HOLDERS[:2]])
+    roster = office.membership.propose_roster([(SCHEMA, [*HOLDERS[:2]])])
+    assert roster.tables[0].holders == tuple(sorted(HOLDERS[:2]))
 
 
 def test_no_roster_with_strangers(office: Office) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ceiba_node.answering import LOG_TIME, Reply
+from ceiba_node.answering import LOG_TIME
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
 from ceiba_node.ledger import Ledger
+from ceiba_node.responding import Reply
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
     BadSignature,

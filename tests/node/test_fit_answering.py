@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ceiba_node.answering import FIT, Reply
+from ceiba_node.answering import FIT
 from ceiba_node.house_rules import Policy
 from ceiba_node.ledger import Ledger
 from ceiba_node.policy import Stop, StopKind
+from ceiba_node.responding import Reply
 from ceiba_protocol.design import Factor
 from ceiba_protocol.disclosure.gate import NEAREST
 from ceiba_protocol.errors import CeibaError, NotReachable

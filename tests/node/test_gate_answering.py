@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pytest
 
 from ceiba_node import policy
-from ceiba_node.answering import Pending, Reply
 from ceiba_node.house_rules import Policy
 from ceiba_node.ledger import Ledger
 from ceiba_node.policy import Decision, Stop, StopKind
+from ceiba_node.responding import Pending, Reply
 from ceiba_protocol.disclosure.gate import COUNT, LANES, NEAREST, VETO, unpack_released
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR, RULES, Disclosure, NoiseRule, as_rho
 from ceiba_protocol.errors import NotReachable

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ceiba_node.answering import Pending, Reply
 from ceiba_node.contracts import Contracts
 from ceiba_node.house_rules import Policy
 from ceiba_node.ledger import Ledger, Left
 from ceiba_node.policy import Decision, Stop, StopKind
+from ceiba_node.responding import Pending, Reply
 from ceiba_protocol.errors import BadSignature, NotWaiting, UnknownAgreement
 from ceiba_protocol.rounds import abort
 from ceiba_protocol.trust.agreement import DAY, State, Word

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ceiba_node.answering import Pending, Reply
 from ceiba_node.house_rules import Policy
 from ceiba_node.ledger import Ledger
 from ceiba_node.policy import Decision
+from ceiba_node.responding import Pending, Reply
 from ceiba_protocol.errors import BadSignature, LedgerRolledBack, LogProofFailed, MalformedMessage, NotReachable
 from ceiba_protocol.trust.documents import Approval, Refusal
 from ceiba_protocol.trust.log import Checkpoint, entry_of

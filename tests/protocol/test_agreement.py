@@ -422,7 +422,7 @@ PARTIES_REFUSED: dict[str, tuple[Agreement, Roster, type[CeibaError], str]] = {
         changed(AGREEMENT, schema_digest=Digest("00" * 32)),
         WORLD.roster,
         AgreementMismatch,
-        "the roster has another schema of its table.",
+        "the roster has another schema of health.heart.",
     ),
     "a schema of a high digest": (
         changed(AGREEMENT, schema_digest=Digest("ff" * 32)),

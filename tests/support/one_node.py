@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ceiba_node.answering import Answering, Pending, Reply
+from ceiba_node.answering import Answering
 from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
 from ceiba_node.house_rules import Policy
 from ceiba_node.ledger import Ledger
 from ceiba_node.publishing import publish
+from ceiba_node.responding import Pending, Reply
 from ceiba_node.snapshots import SnapshotStore
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.plan import Plan

@@ -46,6 +46,10 @@ class Jobs(JobsServicer):
     async def Result(self, request: pb.JobReference, context: Context) -> AsyncIterator[pb.ResultPart]:
         merchant = await self._callers.name(context, Role.MERCHANT)
         seats, total = await self._desk.run(self._jobs.result, request.job_id, merchant)
+        if await self._desk.run(self._jobs.is_joint_job, request.job_id):
+            async for part in self._joint_result(request.job_id):
+                yield part
+            return
         for approval in approvals_in(seats):
             yield pb.ResultPart(approval=approval)
         for abort in aborts_in(seats):
@@ -54,10 +58,19 @@ class Jobs(JobsServicer):
             yield pb.ResultPart(gate_share=share)
         for seat in (seat for seat in seats if seat.submission):
             yield pb.ResultPart(submission=seat.submission)
-            for part in chunks(await self._desk.run(self._jobs.ciphertexts, request.job_id, seat.holder)):
-                yield pb.ResultPart(ciphertexts=part)
-        for part in chunks(total):
-            yield pb.ResultPart(total=part)
+            for piece in chunks(await self._desk.run(self._jobs.ciphertexts, request.job_id, seat.holder)):
+                yield pb.ResultPart(ciphertexts=piece)
+        for piece in chunks(total):
+            yield pb.ResultPart(total=piece)
+
+    async def _joint_result(self, job_id: bytes) -> AsyncIterator[pb.ResultPart]:
+        approvals, messages = await self._desk.run(self._jobs.joint_result, job_id)
+        for approval in approvals:
+            yield pb.ResultPart(approval=approval)
+        for step, message in messages:
+            yield pb.ResultPart(joint_message=message)
+            for part in chunks(await self._desk.run(self._jobs.joint_payload, job_id, step)):
+                yield pb.ResultPart(payload=part)
 
     @answering
     async def Cancel(self, request: pb.JobReference, context: Context) -> pb.JobStatus:

@@ -57,7 +57,8 @@ class Sent:
     """What one stream has carried, so that it carries nothing twice."""
 
     jobs: dict[bytes, set[tuple[str, int, int]]] = field(default_factory=dict)
-    """By job: kinds of task, each with the attempt, or how many holders had left, and a fit's round."""
+    """By job: kinds of task, each with the attempt, or how many holders had left, and a fit's round or a joint job's
+    step."""
     agreements: set[tuple[str, int]] = field(default_factory=set)
     checkpoint: Signed | None = None
 
@@ -121,7 +122,8 @@ class Work(WorkServicer):
         for task in self._jobs.tasks(holder):
             kinds = sent.jobs.setdefault(task.job_id, set())
             aborts = task.gate.aborts or task.contribute.aborts or task.fit.aborts
-            kind = (task.WhichOneof("kind") or "", task.approve.attempt or len(aborts), task.fit.iteration)
+            number = task.fit.iteration or task.joint.step
+            kind = (task.WhichOneof("kind") or "", task.approve.attempt or len(aborts), number)
             if kind not in kinds:
                 kinds.add(kind)
                 tasks.append(task)
@@ -147,6 +149,8 @@ class Work(WorkServicer):
                 await self._share_fit(first.fit_share, parts, holder)
             case "submission":
                 await self._contribute(first.submission, parts, holder)
+            case "joint_message":
+                await self._take_message(first.joint_message, parts, holder)
             case "pending":
                 await self._desk.run(self._jobs.wait_for_person, first.pending, holder)
             case _:
@@ -175,6 +179,19 @@ class Work(WorkServicer):
         job_id = bytes.fromhex(Submission.parse(signed.body).job_id)
         ciphertexts = await collect(parts, "ciphertexts", await self._desk.run(self._jobs.expected_bytes, job_id))
         await self._desk.run(self._jobs.contribute, signed, ciphertexts, job_id, holder)
+
+    async def _take_message(self, signed: Signed, parts: AsyncIterator[pb.WorkPart], holder: str) -> None:
+        expected = await self._desk.run(self._jobs.expected_payload, signed, holder)
+        payload = await collect(parts, "payload", expected)
+        await self._desk.run(self._jobs.take_message, signed, payload, holder)
+
+    @streaming
+    async def Received(self, request: pb.ReceivedRequest, context: Context) -> AsyncIterator[pb.ReceivedPart]:
+        holder = await self._callers.name(context, Role.HOLDER)
+        job_id, step = request.job_id, request.step
+        yield pb.ReceivedPart(message=await self._desk.run(self._jobs.received, job_id, step, holder))
+        for part in chunks(await self._desk.run(self._jobs.joint_payload, job_id, step)):
+            yield pb.ReceivedPart(payload=part)
 
     @streaming
     async def FitShares(self, request: pb.FitSharesRequest, context: Context) -> AsyncIterator[pb.SharePart]:

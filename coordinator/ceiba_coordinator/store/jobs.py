@@ -1,5 +1,6 @@
 """Jobs, and what each of their holders has answered."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +159,34 @@ class JobRows(Rows):
         """The rounds of a job that has ended are of no more use; the log keeps their digests."""
         with self.transaction() as connection:
             connection.execute(delete(tables.fit_shares).where(_is(tables.fit_shares, job_id)))
+
+    # --- messages of a joint job
+
+    def add_joint_message(self, job_id: bytes, step: int, message: Signed, payload: bytes) -> None:
+        with self.transaction() as connection:
+            row = {"job_id": job_id, "step": step, "message": message.SerializeToString(), "payload": payload}
+            connection.execute(insert(tables.joint_messages).values(**row))
+
+    def joint_messages(self, job_id: bytes) -> dict[int, Signed]:
+        """By step, without payloads."""
+        table = tables.joint_messages
+        query = select(table.c.step, table.c.message).where(_is(table, job_id)).order_by(table.c.step)
+        with self.transaction() as connection:
+            return {row.step: Signed.FromString(row.message) for row in connection.execute(query)}
+
+    def joint_payload(self, job_id: bytes, step: int) -> bytes:
+        """Empty if there is none, or none any more."""
+        table = tables.joint_messages
+        query = select(table.c.payload).where(_is(table, job_id), table.c.step == step)
+        with self.transaction() as connection:
+            return bytes(connection.execute(query).scalar() or b"")
+
+    def forget_joint_payloads(self, job_id: bytes, steps: Iterable[int]) -> None:
+        """Their documents stay."""
+        table = tables.joint_messages
+        with self.transaction() as connection:
+            statement = update(table).where(_is(table, job_id), table.c.step.in_(list(steps)))
+            connection.execute(statement.values(payload=None))
 
     # --- the gate's words
 

@@ -13,7 +13,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = MetaData()
 
@@ -144,6 +144,16 @@ fit_shares = Table(
     Column("words", LargeBinary, nullable=False),
 )
 """What holders have sent to the rounds of a fit, until the job has ended."""
+
+joint_messages = Table(
+    "joint_messages",
+    metadata,
+    Column("job_id", LargeBinary(16), ForeignKey("jobs.job_id"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("message", LargeBinary, nullable=False),  # Signed JointMessage
+    Column("payload", LargeBinary),  # sealed to its receiver; NULL once nobody will ask for it
+)
+"""What the holders of a joint job have sent each other and the merchant."""
 
 log_entries = Table(
     "log_entries",

@@ -92,7 +92,13 @@ def sign_agreement(
         _check_unsigned(contract, here.name, at)
         terms, policy = contract.agreement, here.home.policy()
         found = check_signing(
-            terms, here.contracts.all(), _schema(here, terms.table, schema), here.roster, policy, here.name, at
+            terms,
+            here.contracts.all(),
+            _schema(here, terms.side_of(here.name).table, schema),
+            here.roster,
+            policy,
+            here.name,
+            at,
         )
         officer = here.home.duty_key(Duty.OFFICER, key)
         if not yes:

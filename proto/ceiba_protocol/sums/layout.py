@@ -76,7 +76,7 @@ class Layout:
         start, packed = 0, []
         for widths in self._chunks:
             stop = start + len(widths) - 1
-            packed.append(_join([1, *values[start:stop]], widths))
+            packed.append(join_digits([1, *values[start:stop]], widths))
             start = stop
         return packed
 
@@ -90,7 +90,7 @@ class Layout:
             raise TotalRejected(problem=f"{len(residues)} ciphertexts instead of {self.ciphertexts}")
         values: list[int] = []
         for residue, widths in zip(residues, self._chunks, strict=True):
-            counter, *digits = _split(residue - n if residue > n // 2 else residue, widths)
+            counter, *digits = split_digits(residue - n if residue > n // 2 else residue, widths)
             if counter != self.holders:
                 raise TotalRejected(problem="the number of holders in it is not the agreed one")
             values += digits
@@ -126,7 +126,7 @@ def width(bound: int) -> int:
     return bound.bit_length() + 1
 
 
-def _join(digits: Sequence[int], widths: Sequence[int]) -> int:
+def join_digits(digits: Sequence[int], widths: Sequence[int]) -> int:
     """Σ digit_k·2^(offset_k), the first digit least significant."""
     packed = 0
     for digit, bits in zip(reversed(digits), reversed(widths), strict=True):
@@ -134,7 +134,7 @@ def _join(digits: Sequence[int], widths: Sequence[int]) -> int:
     return packed
 
 
-def _split(packed: int, widths: Sequence[int]) -> list[int]:
+def split_digits(packed: int, widths: Sequence[int]) -> list[int]:
     """The balanced digits of `packed`; whatever is left above them is a canary that died."""
     digits = []
     for bits in widths:

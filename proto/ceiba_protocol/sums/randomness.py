@@ -17,3 +17,12 @@ def random_below(random: Random, bound: int) -> int:
     while (candidate := random_bits(random, bits)) >= bound:
         pass
     return candidate
+
+
+def random_order(random: Random, count: int) -> list[int]:
+    """The numbers 0 … count − 1 in an order that is uniform over all orders (Fisher and Yates)."""
+    order = list(range(count))
+    for last in range(count - 1, 0, -1):
+        other = random_below(random, last + 1)
+        order[last], order[other] = order[other], order[last]
+    return order

@@ -13,9 +13,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ceiba_protocol.canonical import Digest, Document, FieldName, HexDigest, JobId, MemberName, Seconds, TableName, Text
+from ceiba_protocol.canonical import (
+    Digest,
+    Document,
+    FieldName,
+    Hex32,
+    HexDigest,
+    JobId,
+    MemberName,
+    Seconds,
+    TableName,
+    Text,
+)
 from ceiba_protocol.disclosure.grade import Disclosure, disclosure_for
-from ceiba_protocol.errors import AgreementMismatch, CeibaError, IllegalNotice, NotAgreed, TooFewHolders
+from ceiba_protocol.errors import AgreementMismatch, CeibaError, IllegalNotice, NotAgreed, SetMismatch, TooFewHolders
 from ceiba_protocol.expression import seeds_of
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.schema import Grade, Schema
@@ -30,6 +41,10 @@ LONGEST_AGREEMENT = 3 * 366 * DAY
 FILTER, GROUP = "filter", "group by"
 """Operations besides the statistics: choosing rows, and one result for each group."""
 OPERATIONS = (FILTER, GROUP, *sorted(STATISTICS))
+FEWEST_SUMMED = 3
+JOIN, SCORE = "join", "score"
+JOINT_OPERATIONS = (JOIN, SCORE)
+"""What only joint agreements can allow: figures of subjects that several holders know, and scores of single ones."""
 
 
 class Party(Document):
@@ -37,6 +52,60 @@ class Party(Document):
 
     name: MemberName
     descriptor_digest: HexDigest
+
+
+class Side(Document):
+    """What one holder brings to a joint agreement."""
+
+    holder: MemberName
+    table: TableName
+    schema_digest: HexDigest
+    columns: tuple[FieldName, ...]
+    """Those that a question may read, sorted."""
+
+
+class ConsentIssuer(Document):
+    """Who may attest that a subject has consented to be scored."""
+
+    name: Text
+    key: Hex32
+    """Ed25519 public key."""
+
+
+class Mode(StrEnum):
+    """What becomes known of which subjects two holders have in common (PROTOCOL §5.3)."""
+
+    HIDDEN = "hidden"
+    """Nobody learns it; figures of it are released group by group."""
+    CARDINALITY = "cardinality"
+    """How many they are, and nothing else."""
+    REVEALED = "revealed"
+    """The holders learn which of their own subjects all the others know."""
+
+
+class JointTerms(Document):
+    """What is agreed on subjects that several holders know different things about (PROTOCOL §5)."""
+
+    others: Annotated[tuple[Side, ...], Field(min_length=1)]
+    """Every holder's side but one, sorted by holder: the agreement's own table and columns are the last one's."""
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1)]
+    """Sorted."""
+    smallest_intersection: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    """Nothing at all is answered about fewer subjects in common."""
+    base_is_trusted: bool
+    """Every holder takes the base's word for how many subjects are behind its groups, which nobody can check (§5.4):
+    answers may be exact. Otherwise they carry noise."""
+    consent_issuers: tuple[ConsentIssuer, ...] = ()
+    """Sorted by name. Without one nobody is scored."""
+    scores_per_day: Annotated[int, Field(ge=1, le=1_000_000)] = 3
+    """Of one subject, whatever the model."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for values in ([side.holder for side in self.others], self.modes, [one.name for one in self.consent_issuers]):
+            if list(values) != sorted(set(values)):
+                raise ValueError("other sides, modes and issuers of consent are sorted and distinct")
+        return self
 
 
 class Agreement(Document):
@@ -52,13 +121,15 @@ class Agreement(Document):
     schema_digest: HexDigest
     columns: tuple[FieldName, ...]
     """Those that a question may read, sorted."""
+    joint: JointTerms | None = None
+    """Where the holders have different tables about the same subjects; None where all have the one table."""
     operations: tuple[Text, ...]
-    """Of OPERATIONS, sorted."""
+    """Of OPERATIONS and, in a joint agreement, JOINT_OPERATIONS; sorted."""
     purpose: Text
     disclosure: Disclosure
     tolerated: Annotated[int, Field(ge=1, le=1000)]
     """t: how many of the holders may collude with the merchant and the coordinator."""
-    smallest_set: Annotated[int, Field(ge=3, le=1000)]
+    smallest_set: Annotated[int, Field(ge=2, le=1000)]
     """How many holders must at least answer a job that others have left with an abort token; all, if none may."""
     jobs: Annotated[int, Field(ge=1, le=1_000_000)]
     """How many jobs in all. An aborted or refused one counts."""
@@ -71,14 +142,26 @@ class Agreement(Document):
     def _check(self) -> Self:
         if not self.not_before < self.not_after <= self.not_before + LONGEST_AGREEMENT:
             raise ValueError("it must end after it begins, within three years")
-        for values in (self.holder_names, self.columns, self.operations):
+        columns = [side.columns for side in self.joint.others] if self.joint else []
+        for values in (self.holder_names, self.operations, self.columns, *columns):
             if not values or list(values) != sorted(set(values)):
                 raise ValueError("holders, columns and operations are some, sorted and distinct")
-        if not set(self.operations) <= set(OPERATIONS):
+        if not set(self.operations) <= {*OPERATIONS, *(JOINT_OPERATIONS if self.joint else ())}:
             raise ValueError("an operation is unknown")
         if self.smallest_set > len(self.holders):
             raise ValueError("the smallest set is larger than the whole")
+        if self.joint is not None:
+            self._check_joint(self.joint)
+        elif self.smallest_set < FEWEST_SUMMED:
+            raise ValueError("of two holders each could subtract itself from a sum")
         return self
+
+    def _check_joint(self, joint: JointTerms) -> None:
+        others = [side.holder for side in joint.others]
+        if len(set(self.holder_names) - set(others)) != 1 or len(others) != len(self.holders) - 1:
+            raise ValueError("a joint agreement has one side for each holder")
+        if self.smallest_set != len(self.holders):
+            raise ValueError("no holder can leave a joint job")
 
     @property
     def holder_names(self) -> tuple[str, ...]:
@@ -87,6 +170,27 @@ class Agreement(Document):
     @property
     def parties(self) -> tuple[Party, ...]:
         return (self.merchant, *self.holders)
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """Each holder's table and columns, sorted by holder."""
+        others = {side.holder: side for side in self.joint.others} if self.joint else {}
+        return tuple(others.get(name) or self._own_side(name) for name in self.holder_names)
+
+    def _own_side(self, holder: str) -> Side:
+        return Side(holder=holder, table=self.table, schema_digest=self.schema_digest, columns=self.columns)
+
+    def side_of(self, holder: str) -> Side:
+        """Raises SetMismatch for one who is no party."""
+        for side in self.sides:
+            if side.holder == holder:
+                return side
+        raise SetMismatch(problem=f"{holder} is not in the agreement")
+
+    @property
+    def tables(self) -> str:
+        """The tables that it is about, for people."""
+        return ", ".join(dict.fromkeys(side.table for side in self.sides))
 
     @property
     def minimum_holders(self) -> int:
@@ -101,19 +205,22 @@ def check_parties(agreement: Agreement, roster: Roster) -> None:
     """Run by every party before it signs, and again for every job.
 
     1. It is of this space, and about a table of its roster. 2. Every party is on the roster with exactly these keys,
-    and in its role. 3. No smaller set can be asked than the roster's charter and its own t allow.
+    and in its role. 3. No smaller set can be asked than the roster's charter and its own t allow; in a joint one, where
+    no holder adds to another's figures, two are enough.
     Raises AgreementMismatch, UnknownTable, UnknownMember, TooFewHolders.
     """
     if agreement.space != roster.space:
         raise AgreementMismatch(agreement=agreement.agreement_id, problem="it is another space's")
-    if roster.table(agreement.table).schema_digest != agreement.schema_digest:
-        raise AgreementMismatch(agreement=agreement.agreement_id, problem="the roster has another schema of its table")
+    for side in agreement.sides:
+        if roster.table(side.table).schema_digest != side.schema_digest:
+            problem = f"the roster has another schema of {side.table}"
+            raise AgreementMismatch(agreement=agreement.agreement_id, problem=problem)
     for party in agreement.parties:
         role = Role.MERCHANT if party is agreement.merchant else Role.HOLDER
         check_same_keys(agreement, party, roster.member(party.name, role))
     minimum = max(agreement.minimum_holders, roster.minimum_holders)
     fewest = min(len(agreement.holders), agreement.smallest_set)
-    if fewest < minimum:
+    if agreement.joint is None and fewest < minimum:
         raise TooFewHolders(table=agreement.table, holders=fewest, minimum=minimum)
 
 
@@ -143,15 +250,17 @@ def check_terms(agreement: Agreement, schema: Schema) -> None:
     """Run by every party before it signs: the columns are the schema's, the rules no laxer than their grades demand,
     and what they demand of the set is possible. Important data takes a person at every holder for every job.
 
+    Of a joint agreement each holder checks its own side, and whoever has all schemas, every side.
     Raises AgreementMismatch, UnknownColumn, GradeForbids, TooFewHolders.
     """
-    if (agreement.table, agreement.schema_digest) != (schema.table, schema.digest()):
+    sides = [one for one in agreement.sides if (one.table, one.schema_digest) == (schema.table, schema.digest())]
+    if not sides:
         raise AgreementMismatch(agreement=agreement.agreement_id, problem="it was made for another schema")
-    if not agreement.disclosure.is_at_least(disclosure_for(agreement.columns, schema)):
+    if not all(agreement.disclosure.is_at_least(disclosure_for(side.columns, schema)) for side in sides):
         problem = "its disclosure rules are laxer than its columns' grades demand"
         raise AgreementMismatch(agreement=agreement.agreement_id, problem=problem)
     minimum = max(agreement.disclosure.minimum_set, agreement.disclosure.minimum_holders)
-    if agreement.smallest_set < minimum:
+    if agreement.joint is None and agreement.smallest_set < minimum:
         raise TooFewHolders(table=agreement.table, holders=agreement.smallest_set, minimum=minimum)
     if agreement.disclosure.grade is Grade.IMPORTANT and agreement.approval != "each job":
         problem = "important data takes a person's approval of each job"
@@ -160,9 +269,16 @@ def check_terms(agreement: Agreement, schema: Schema) -> None:
 
 def check_covers(agreement: Agreement, plan: Plan) -> None:
     """What a plan reads and does is agreed on. Raises NotAgreed, which names what is not."""
+    if agreement.joint is not None:
+        raise NotAgreed(agreement=agreement.agreement_id, what="questions to one table: it is a joint agreement")
+    check_side_covers(agreement, agreement.sides[0], plan)
+
+
+def check_side_covers(agreement: Agreement, side: Side, plan: Plan) -> None:
+    """What a plan reads and does of one side's table is agreed on. Raises NotAgreed, which names what is not."""
     used = {
-        "the table": {plan.table} - {agreement.table},
-        "columns": plan.columns - set(agreement.columns),
+        "the table": {plan.table} - {side.table},
+        "columns": plan.columns - set(side.columns),
         "operations": operations_of(plan) - set(agreement.operations),
         "another seed of a split than its purpose:": foreign_seeds(agreement, plan),
     }
@@ -393,7 +509,8 @@ def overlaps(agreement: Agreement, others: Sequence[Agreement], roster: Roster, 
         recent = other.not_after > now - NEARBY_SECONDS
         minimum = max(agreement.minimum_holders, other.minimum_holders, roster.minimum_holders)
         holders = differ_by_few(agreement.holder_names, other.holder_names, minimum)
-        if holders and recent and other.table == agreement.table:
+        is_sum = agreement.joint is None and other.joint is None  # the figures of a join are no holder's share of a sum
+        if holders and recent and is_sum and other.table == agreement.table:
             same = organisation_of(agreement, roster) == organisation_of(other, roster)
             found.append(Overlap(other, holders, same))
     return found

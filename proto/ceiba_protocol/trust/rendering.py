@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from ceiba_protocol.disclosure.grade import Disclosure, NoiseRule, as_rho
-from ceiba_protocol.trust.agreement import Agreement, Contract, Overlap, Party, State, no_party_now
+from ceiba_protocol.trust.agreement import Agreement, Contract, JointTerms, Mode, Overlap, Party, State, no_party_now
 from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.trust.words import MEMBER_WORDS, words_of
 
@@ -97,8 +97,7 @@ def _facts(agreement: Agreement, roster: Roster) -> list[str]:
         _line("merchant", _party(agreement.merchant, roster)),
         *(_line(f"holder {place} of {count}", _party(one, roster)) for place, one in enumerate(agreement.holders, 1)),
         _line("purpose", quoted(agreement.purpose)),
-        _line("table", agreement.table),
-        _line("columns", ", ".join(agreement.columns)),
+        *_data(agreement),
         _line("operations", ", ".join(agreement.operations)),
         _line("jobs", f"{agreement.jobs} at most; {_APPROVAL[agreement.approval]}"),
         _line("from", moment(agreement.not_before)),
@@ -106,10 +105,48 @@ def _facts(agreement: Agreement, roster: Roster) -> list[str]:
         _line("who answers", _smallest(agreement)),
         _line("tolerated", f"{agreement.tolerated} of the holders may collude with the merchant and the coordinator"),
         *(_line(label, text) for label, text in rules_of(agreement.disclosure)),
-        _line("schema", agreement.schema_digest),
+        *(_line(label, text) for label, text in (_joint(agreement.joint) if agreement.joint else ())),
+        _line("schema", _schemas(agreement)),
         _line("suite", agreement.suite),
     ]
 
+
+def _data(agreement: Agreement) -> list[str]:
+    """Which columns of which tables."""
+    if agreement.joint is None:
+        return [_line("table", agreement.table), _line("columns", ", ".join(agreement.columns))]
+    return [
+        _line("table", f"{side.table} of {side.holder}, columns {', '.join(side.columns)}") for side in agreement.sides
+    ]
+
+
+def _schemas(agreement: Agreement) -> str:
+    """What the columns mean."""
+    if agreement.joint is None:
+        return agreement.schema_digest
+    return ", ".join(
+        f"{table} {digest}" for table, digest in {s.table: s.schema_digest for s in agreement.sides}.items()
+    )
+
+
+def _joint(joint: JointTerms) -> list[tuple[str, str]]:
+    """What is agreed on subjects that several holders know: a label and a sentence for each term."""
+    exact = "may be exact: every holder takes the base's word for how many subjects are behind its groups"
+    issuers = ", ".join(f"{quoted(one.name)} with the key {one.key}" for one in joint.consent_issuers)
+    return [
+        ("who is linked", "; ".join(_MODES[mode] for mode in joint.modes)),
+        ("in common", f"at least {joint.smallest_intersection} subjects, or nothing is answered"),
+        ("joined figures", exact if joint.base_is_trusted else "carry noise"),
+        ("consent", f"attested by {issuers}" if issuers else "nobody can attest it, so nobody is scored"),
+        ("scores", f"at most {joint.scores_per_day} of one subject in a day"),
+    ]
+
+
+_MODES = {
+    Mode.HIDDEN: "nobody learns which subjects the holders have in common",
+    Mode.CARDINALITY: "the merchant and a holder may learn how many subjects the holders have in common",
+    Mode.REVEALED: "THE HOLDERS MAY LEARN WHICH OF THEIR OWN SUBJECTS ALL THE OTHERS KNOW",
+}
 
 _APPROVAL = {
     "standing": "standing approval: no person decides on a single job",

@@ -18,7 +18,6 @@ from ceiba_protocol.errors import (
     CeibaError,
     RosterMismatch,
     RosterNotApproved,
-    TooFewHolders,
     UnknownMember,
     UnknownTable,
 )
@@ -226,7 +225,8 @@ def check_roster(roster: Roster, me: Descriptor) -> None:
     """Run by every member before it pins a roster; `me` is its own descriptor, as its keys are on its disk.
 
     1. I am on it, with exactly my keys. 2. No two members share a name, a key or, among holders, an organisation (P1).
-    3. Every merchant's encryption key is proved well formed (I6). 4. Every table has enough holders, all on the roster.
+    3. Every merchant's encryption key is proved well formed (I6). 4. Every table's holders are on the
+    roster; whether they are enough for sums is for each agreement to say.
     5. The stewards are holders on it, and nobody revoked is a member with the same keys.
     Raises RosterMismatch, TooFewHolders, UnknownMember, KeyTooShort, BadKeyProof.
     """
@@ -316,8 +316,6 @@ def _check_table(roster: Roster, table: RosterTable) -> None:
         raise RosterMismatch(problem=f"the holders of {table.table} are not sorted and distinct")
     for holder in table.holders:
         roster.member(holder, Role.HOLDER)
-    if len(table.holders) < roster.minimum_holders:
-        raise TooFewHolders(table=table.table, holders=len(table.holders), minimum=roster.minimum_holders)
 
 
 def merchant_key_id(merchant: Descriptor) -> Digest:

@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from ceiba_protocol.canonical import Document
+from ceiba_protocol.canonical import Digest, Document, digest
 from ceiba_protocol.errors import BadSignature, MalformedMessage
 from ceiba_protocol.trust.keys import SigningKey, signature_is_valid
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -13,6 +13,11 @@ D = TypeVar("D", bound=Document)
 def type_of(kind: type[Document]) -> str:
     """The `type` field of a signed document: what the signer meant it to be."""
     return f"ceiba.v1.{kind.__name__}"
+
+
+def document_digest(signed: Signed) -> Digest:
+    """The digest of a signed document of whatever type, also where its body would be refused."""
+    return digest(f"ceiba/v1/{signed.type.removeprefix('ceiba.v1.')}", signed.body)
 
 
 def pre_authentication_encoding(kind: str, body: bytes) -> bytes:

@@ -28,7 +28,7 @@ class SubmitRequest(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def manifest(self) -> _common_pb2.Signed:
-        """A Manifest, signed by the calling merchant."""
+        """A Manifest or JointManifest, signed by the calling merchant."""
 
     def __init__(
         self,
@@ -81,6 +81,8 @@ class JobStatus(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     ITERATIONS_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    MESSAGES_IN_ALL_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     ENDED_BECAUSE_FIELD_NUMBER: _builtins.int
@@ -92,6 +94,9 @@ class JobStatus(_message.Message):
     """End of the job's window, seconds since 1970-01-01 UTC."""
     iterations: _builtins.int
     """Rounds of a fit that are complete; 0 for other questions."""
+    messages: _builtins.int
+    """Messages of a joint job that are stored, and how many there will be; 0 for other questions."""
+    messages_in_all: _builtins.int
     ended_because: _builtins.str
     """Why the job failed without a holder's refusal: the stable code of an error in ceiba_protocol/errors.py, such as
     "unknown_member" after a revocation; absent otherwise.
@@ -141,13 +146,15 @@ class JobStatus(_message.Message):
         deadline: _builtins.int = ...,
         shared: _abc.Iterable[_builtins.str] | None = ...,
         iterations: _builtins.int = ...,
+        messages: _builtins.int = ...,
+        messages_in_all: _builtins.int = ...,
         left: _abc.Iterable[_builtins.str] | None = ...,
         pending: _abc.Iterable[_builtins.str] | None = ...,
         ended_because: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "ended_because", b"ended_because", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "approved", b"approved", "deadline", b"deadline", "ended_because", b"ended_because", "holders", b"holders", "iterations", b"iterations", "job_id", b"job_id", "left", b"left", "online", b"online", "pending", b"pending", "refusal", b"refusal", "shared", b"shared", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because", "approved", b"approved", "deadline", b"deadline", "ended_because", b"ended_because", "holders", b"holders", "iterations", b"iterations", "job_id", b"job_id", "left", b"left", "messages", b"messages", "messages_in_all", b"messages_in_all", "online", b"online", "pending", b"pending", "refusal", b"refusal", "shared", b"shared", "state", b"state", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ended_because: _TypeAlias = _typing.Literal["ended_because"]  # noqa: Y015
     _WhichOneofArgType__ended_because: _TypeAlias = _typing.Literal["_ended_because", b"_ended_because"]  # noqa: Y015
@@ -167,10 +174,14 @@ class ResultPart(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     ABORT_FIELD_NUMBER: _builtins.int
     GATE_SHARE_FIELD_NUMBER: _builtins.int
+    JOINT_MESSAGE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
     ciphertexts: _builtins.bytes
     """Part of the ciphertexts of the last submission: fixed-width big-endian integers below n², at most 1 MiB a part."""
     total: _builtins.bytes
     """Part of the total, in the same encoding. The receiver MUST recompute it from the submissions."""
+    payload: _builtins.bytes
+    """Part of the payload of the last JointMessage, sealed to the merchant with HPKE, at most 1 MiB a part."""
     @_builtins.property
     def approval(self) -> _common_pb2.Signed:
         """An Approval, signed by its holder. All approvals come first."""
@@ -187,6 +198,10 @@ class ResultPart(_message.Message):
     def gate_share(self) -> _common_pb2.Signed:
         """A GateShare without its words, signed by its holder. All of them come before the submissions."""
 
+    @_builtins.property
+    def joint_message(self) -> _common_pb2.Signed:
+        """A JointMessage to the merchant, signed by its sender; its payload follows."""
+
     def __init__(
         self,
         *,
@@ -196,12 +211,14 @@ class ResultPart(_message.Message):
         total: _builtins.bytes = ...,
         abort: _common_pb2.Signed | None = ...,
         gate_share: _common_pb2.Signed | None = ...,
+        joint_message: _common_pb2.Signed | None = ...,
+        payload: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "joint_message", b"joint_message", "part", b"part", "payload", b"payload", "submission", b"submission", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "part", b"part", "submission", b"submission", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "gate_share", b"gate_share", "joint_message", b"joint_message", "part", b"part", "payload", b"payload", "submission", b"submission", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "submission", "ciphertexts", "total", "abort", "gate_share"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "submission", "ciphertexts", "total", "abort", "gate_share", "joint_message", "payload"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 

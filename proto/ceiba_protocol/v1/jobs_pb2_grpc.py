@@ -76,6 +76,7 @@ class JobsServicer:
     def Result(self, request, context):
         """The encrypted total of a job that is done, with all that the merchant needs to check it: the approvals, each
         submission followed by its ciphertexts, then the total; abort tokens and the gate's shares, if any, after the approvals.
+        Of a joint job: the approvals, then each message to the merchant followed by its payload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

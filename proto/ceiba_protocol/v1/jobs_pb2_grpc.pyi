@@ -38,6 +38,7 @@ class JobsStub:
     Result: _grpc.UnaryStreamMultiCallable[_jobs_pb2.JobReference, _jobs_pb2.ResultPart]
     """The encrypted total of a job that is done, with all that the merchant needs to check it: the approvals, each
     submission followed by its ciphertexts, then the total; abort tokens and the gate's shares, if any, after the approvals.
+    Of a joint job: the approvals, then each message to the merchant followed by its payload.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.JobReference, _jobs_pb2.JobStatus]
     """End a job that has not ended yet. Holders that have not answered are told to forget it."""
@@ -52,6 +53,7 @@ class JobsAsyncStub(JobsStub):
     Result: _aio.UnaryStreamMultiCallable[_jobs_pb2.JobReference, _jobs_pb2.ResultPart]  # type: ignore[assignment]
     """The encrypted total of a job that is done, with all that the merchant needs to check it: the approvals, each
     submission followed by its ciphertexts, then the total; abort tokens and the gate's shares, if any, after the approvals.
+    Of a joint job: the approvals, then each message to the merchant followed by its payload.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_jobs_pb2.JobReference, _jobs_pb2.JobStatus]  # type: ignore[assignment]
     """End a job that has not ended yet. Holders that have not answered are told to forget it."""
@@ -81,6 +83,7 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.ResultPart], _abc.AsyncIterator[_jobs_pb2.ResultPart]]:
         """The encrypted total of a job that is done, with all that the merchant needs to check it: the approvals, each
         submission followed by its ciphertexts, then the total; abort tokens and the gate's shares, if any, after the approvals.
+        Of a joint job: the approvals, then each message to the merchant followed by its payload.
         """
 
     @_abc_1.abstractmethod

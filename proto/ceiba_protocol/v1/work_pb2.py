@@ -27,7 +27,7 @@ from ceiba_protocol.v1 import common_pb2 as ceiba__protocol_dot_v1_dot_common__p
 from ceiba_protocol.v1 import enrolment_pb2 as ceiba__protocol_dot_v1_dot_enrolment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65iba_protocol/v1/work.proto\x12\x08\x63\x65iba.v1\x1a\"ceiba_protocol/v1/agreements.proto\x1a\x1e\x63\x65iba_protocol/v1/common.proto\x1a!ceiba_protocol/v1/enrolment.proto\"$\n\x0bPullRequest\x12\x15\n\rroster_digest\x18\x01 \x01(\x0c\"\xea\x02\n\x04Task\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12(\n\x07\x61pprove\x18\x02 \x01(\x0b\x32\x15.ceiba.v1.ApproveTaskH\x00\x12.\n\ncontribute\x18\x03 \x01(\x0b\x32\x18.ceiba.v1.ContributeTaskH\x00\x12\"\n\x04gate\x18\x08 \x01(\x0b\x32\x12.ceiba.v1.GateTaskH\x00\x12 \n\x03\x66it\x18\t \x01(\x0b\x32\x11.ceiba.v1.FitTaskH\x00\x12&\n\x06\x66orget\x18\x04 \x01(\x0b\x32\x14.ceiba.v1.ForgetTaskH\x00\x12&\n\x06roster\x18\x05 \x01(\x0b\x32\x14.ceiba.v1.RosterTaskH\x00\x12\x30\n\tagreement\x18\x06 \x01(\x0b\x32\x1b.ceiba.v1.AgreementEvidenceH\x00\x12(\n\x07witness\x18\x07 \x01(\x0b\x32\x15.ceiba.v1.WitnessTaskH\x00\x42\x06\n\x04kind\"4\n\nRosterTask\x12&\n\x06roster\x18\x01 \x01(\x0b\x32\x16.ceiba.v1.SignedRoster\"3\n\x0bWitnessTask\x12$\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.Signed\"B\n\x0b\x41pproveTask\x12\"\n\x08manifest\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.Signed\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"w\n\x08GateTask\x12#\n\tapprovals\x18\x01 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12 \n\x06\x61\x62orts\x18\x02 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12$\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x10.ceiba.v1.Signed\"\x89\x01\n\x07\x46itTask\x12\x11\n\titeration\x18\x01 \x01(\r\x12#\n\tapprovals\x18\x02 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12 \n\x06\x61\x62orts\x18\x03 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12$\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x10.ceiba.v1.Signed\"}\n\x0e\x43ontributeTask\x12#\n\tapprovals\x18\x01 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12 \n\x06\x61\x62orts\x18\x02 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12$\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x10.ceiba.v1.Signed\"\x0c\n\nForgetTask\"\xb2\x02\n\x08WorkPart\x12$\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12#\n\x07refusal\x18\x02 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12&\n\nsubmission\x18\x03 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x15\n\x0b\x63iphertexts\x18\x04 \x01(\x0cH\x00\x12!\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x11\n\x07pending\x18\x06 \x01(\x0cH\x00\x12&\n\ngate_share\x18\x07 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x0f\n\x05words\x18\x08 \x01(\x0cH\x00\x12%\n\tfit_share\x18\t \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x42\x06\n\x04part\"\x1f\n\rSharesRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\"5\n\x10\x46itSharesRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x11\n\titeration\x18\x02 \x01(\r\"G\n\tSharePart\x12!\n\x05share\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x0f\n\x05words\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x14\n\x12SubmitWorkResponse2\xef\x01\n\x04Work\x12/\n\x04Pull\x12\x15.ceiba.v1.PullRequest\x1a\x0e.ceiba.v1.Task0\x01\x12<\n\x06Submit\x12\x12.ceiba.v1.WorkPart\x1a\x1c.ceiba.v1.SubmitWorkResponse(\x01\x12\x38\n\x06Shares\x12\x17.ceiba.v1.SharesRequest\x1a\x13.ceiba.v1.SharePart0\x01\x12>\n\tFitShares\x12\x1a.ceiba.v1.FitSharesRequest\x1a\x13.ceiba.v1.SharePart0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65iba_protocol/v1/work.proto\x12\x08\x63\x65iba.v1\x1a\"ceiba_protocol/v1/agreements.proto\x1a\x1e\x63\x65iba_protocol/v1/common.proto\x1a!ceiba_protocol/v1/enrolment.proto\"$\n\x0bPullRequest\x12\x15\n\rroster_digest\x18\x01 \x01(\x0c\"\x90\x03\n\x04Task\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12(\n\x07\x61pprove\x18\x02 \x01(\x0b\x32\x15.ceiba.v1.ApproveTaskH\x00\x12.\n\ncontribute\x18\x03 \x01(\x0b\x32\x18.ceiba.v1.ContributeTaskH\x00\x12\"\n\x04gate\x18\x08 \x01(\x0b\x32\x12.ceiba.v1.GateTaskH\x00\x12 \n\x03\x66it\x18\t \x01(\x0b\x32\x11.ceiba.v1.FitTaskH\x00\x12$\n\x05joint\x18\n \x01(\x0b\x32\x13.ceiba.v1.JointTaskH\x00\x12&\n\x06\x66orget\x18\x04 \x01(\x0b\x32\x14.ceiba.v1.ForgetTaskH\x00\x12&\n\x06roster\x18\x05 \x01(\x0b\x32\x14.ceiba.v1.RosterTaskH\x00\x12\x30\n\tagreement\x18\x06 \x01(\x0b\x32\x1b.ceiba.v1.AgreementEvidenceH\x00\x12(\n\x07witness\x18\x07 \x01(\x0b\x32\x15.ceiba.v1.WitnessTaskH\x00\x42\x06\n\x04kind\"4\n\nRosterTask\x12&\n\x06roster\x18\x01 \x01(\x0b\x32\x16.ceiba.v1.SignedRoster\"3\n\x0bWitnessTask\x12$\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.Signed\"B\n\x0b\x41pproveTask\x12\"\n\x08manifest\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.Signed\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"w\n\x08GateTask\x12#\n\tapprovals\x18\x01 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12 \n\x06\x61\x62orts\x18\x02 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12$\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x10.ceiba.v1.Signed\"\x89\x01\n\x07\x46itTask\x12\x11\n\titeration\x18\x01 \x01(\r\x12#\n\tapprovals\x18\x02 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12 \n\x06\x61\x62orts\x18\x03 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12$\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x10.ceiba.v1.Signed\"}\n\x0e\x43ontributeTask\x12#\n\tapprovals\x18\x01 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12 \n\x06\x61\x62orts\x18\x02 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12$\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x10.ceiba.v1.Signed\"d\n\tJointTask\x12\x0c\n\x04step\x18\x01 \x01(\r\x12#\n\tapprovals\x18\x02 \x03(\x0b\x32\x10.ceiba.v1.Signed\x12$\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x10.ceiba.v1.Signed\"\x0c\n\nForgetTask\"\xf0\x02\n\x08WorkPart\x12$\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12#\n\x07refusal\x18\x02 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12&\n\nsubmission\x18\x03 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x15\n\x0b\x63iphertexts\x18\x04 \x01(\x0cH\x00\x12!\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x11\n\x07pending\x18\x06 \x01(\x0cH\x00\x12&\n\ngate_share\x18\x07 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x0f\n\x05words\x18\x08 \x01(\x0cH\x00\x12%\n\tfit_share\x18\t \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12)\n\rjoint_message\x18\n \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x11\n\x07payload\x18\x0b \x01(\x0cH\x00\x42\x06\n\x04part\"\x1f\n\rSharesRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\"5\n\x10\x46itSharesRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x11\n\titeration\x18\x02 \x01(\r\"G\n\tSharePart\x12!\n\x05share\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x0f\n\x05words\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"/\n\x0fReceivedRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0c\n\x04step\x18\x02 \x01(\r\"N\n\x0cReceivedPart\x12#\n\x07message\x18\x01 \x01(\x0b\x32\x10.ceiba.v1.SignedH\x00\x12\x11\n\x07payload\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x14\n\x12SubmitWorkResponse2\xb0\x02\n\x04Work\x12/\n\x04Pull\x12\x15.ceiba.v1.PullRequest\x1a\x0e.ceiba.v1.Task0\x01\x12<\n\x06Submit\x12\x12.ceiba.v1.WorkPart\x1a\x1c.ceiba.v1.SubmitWorkResponse(\x01\x12\x38\n\x06Shares\x12\x17.ceiba.v1.SharesRequest\x1a\x13.ceiba.v1.SharePart0\x01\x12>\n\tFitShares\x12\x1a.ceiba.v1.FitSharesRequest\x1a\x13.ceiba.v1.SharePart0\x01\x12?\n\x08Received\x12\x19.ceiba.v1.ReceivedRequest\x1a\x16.ceiba.v1.ReceivedPart0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,31 +37,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PULLREQUEST']._serialized_start=145
   _globals['_PULLREQUEST']._serialized_end=181
   _globals['_TASK']._serialized_start=184
-  _globals['_TASK']._serialized_end=546
-  _globals['_ROSTERTASK']._serialized_start=548
-  _globals['_ROSTERTASK']._serialized_end=600
-  _globals['_WITNESSTASK']._serialized_start=602
-  _globals['_WITNESSTASK']._serialized_end=653
-  _globals['_APPROVETASK']._serialized_start=655
-  _globals['_APPROVETASK']._serialized_end=721
-  _globals['_GATETASK']._serialized_start=723
-  _globals['_GATETASK']._serialized_end=842
-  _globals['_FITTASK']._serialized_start=845
-  _globals['_FITTASK']._serialized_end=982
-  _globals['_CONTRIBUTETASK']._serialized_start=984
-  _globals['_CONTRIBUTETASK']._serialized_end=1109
-  _globals['_FORGETTASK']._serialized_start=1111
-  _globals['_FORGETTASK']._serialized_end=1123
-  _globals['_WORKPART']._serialized_start=1126
-  _globals['_WORKPART']._serialized_end=1432
-  _globals['_SHARESREQUEST']._serialized_start=1434
-  _globals['_SHARESREQUEST']._serialized_end=1465
-  _globals['_FITSHARESREQUEST']._serialized_start=1467
-  _globals['_FITSHARESREQUEST']._serialized_end=1520
-  _globals['_SHAREPART']._serialized_start=1522
-  _globals['_SHAREPART']._serialized_end=1593
-  _globals['_SUBMITWORKRESPONSE']._serialized_start=1595
-  _globals['_SUBMITWORKRESPONSE']._serialized_end=1615
-  _globals['_WORK']._serialized_start=1618
-  _globals['_WORK']._serialized_end=1857
+  _globals['_TASK']._serialized_end=584
+  _globals['_ROSTERTASK']._serialized_start=586
+  _globals['_ROSTERTASK']._serialized_end=638
+  _globals['_WITNESSTASK']._serialized_start=640
+  _globals['_WITNESSTASK']._serialized_end=691
+  _globals['_APPROVETASK']._serialized_start=693
+  _globals['_APPROVETASK']._serialized_end=759
+  _globals['_GATETASK']._serialized_start=761
+  _globals['_GATETASK']._serialized_end=880
+  _globals['_FITTASK']._serialized_start=883
+  _globals['_FITTASK']._serialized_end=1020
+  _globals['_CONTRIBUTETASK']._serialized_start=1022
+  _globals['_CONTRIBUTETASK']._serialized_end=1147
+  _globals['_JOINTTASK']._serialized_start=1149
+  _globals['_JOINTTASK']._serialized_end=1249
+  _globals['_FORGETTASK']._serialized_start=1251
+  _globals['_FORGETTASK']._serialized_end=1263
+  _globals['_WORKPART']._serialized_start=1266
+  _globals['_WORKPART']._serialized_end=1634
+  _globals['_SHARESREQUEST']._serialized_start=1636
+  _globals['_SHARESREQUEST']._serialized_end=1667
+  _globals['_FITSHARESREQUEST']._serialized_start=1669
+  _globals['_FITSHARESREQUEST']._serialized_end=1722
+  _globals['_SHAREPART']._serialized_start=1724
+  _globals['_SHAREPART']._serialized_end=1795
+  _globals['_RECEIVEDREQUEST']._serialized_start=1797
+  _globals['_RECEIVEDREQUEST']._serialized_end=1844
+  _globals['_RECEIVEDPART']._serialized_start=1846
+  _globals['_RECEIVEDPART']._serialized_end=1924
+  _globals['_SUBMITWORKRESPONSE']._serialized_start=1926
+  _globals['_SUBMITWORKRESPONSE']._serialized_end=1946
+  _globals['_WORK']._serialized_start=1949
+  _globals['_WORK']._serialized_end=2253
 # @@protoc_insertion_point(module_scope)

@@ -56,6 +56,7 @@ class Task(_message.Message):
     CONTRIBUTE_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
     FIT_FIELD_NUMBER: _builtins.int
+    JOINT_FIELD_NUMBER: _builtins.int
     FORGET_FIELD_NUMBER: _builtins.int
     ROSTER_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
@@ -77,6 +78,10 @@ class Task(_message.Message):
     @_builtins.property
     def fit(self) -> Global___FitTask:
         """Sent while the job waits for a round of its fit and the holder has sent neither a share of it nor a submission."""
+
+    @_builtins.property
+    def joint(self) -> Global___JointTask:
+        """Sent while a joint job waits for a message that the holder can make."""
 
     @_builtins.property
     def forget(self) -> Global___ForgetTask:
@@ -102,16 +107,17 @@ class Task(_message.Message):
         contribute: Global___ContributeTask | None = ...,
         gate: Global___GateTask | None = ...,
         fit: Global___FitTask | None = ...,
+        joint: Global___JointTask | None = ...,
         forget: Global___ForgetTask | None = ...,
         roster: Global___RosterTask | None = ...,
         agreement: _agreements_pb2.AgreementEvidence | None = ...,
         witness: Global___WitnessTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "fit", b"fit", "forget", b"forget", "gate", b"gate", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "fit", b"fit", "forget", b"forget", "gate", b"gate", "joint", b"joint", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "fit", b"fit", "forget", b"forget", "gate", b"gate", "job_id", b"job_id", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "approve", b"approve", "contribute", b"contribute", "fit", b"fit", "forget", b"forget", "gate", b"gate", "job_id", b"job_id", "joint", b"joint", "kind", b"kind", "roster", b"roster", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["approve", "contribute", "gate", "fit", "forget", "roster", "agreement", "witness"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["approve", "contribute", "gate", "fit", "joint", "forget", "roster", "agreement", "witness"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -312,6 +318,44 @@ class ContributeTask(_message.Message):
 Global___ContributeTask: _TypeAlias = ContributeTask  # noqa: Y015
 
 @_typing.final
+class JointTask(_message.Message):
+    """A step of a joint job: fetch the message that it needs, compute, seal. Answered with a JointMessage and its payload, or
+    with a Refusal.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """The step's number, of ceiba_protocol/linkage/joint.py `steps_of`. The message that it needs is there."""
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
+        """The JointApprovals of all holders of the job, each signed by its holder. MUST be refused unless they are exactly the
+        holders that the manifest asks.
+        """
+
+    @_builtins.property
+    def checkpoint(self) -> _common_pb2.Signed:
+        """As in ContributeTask."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        approvals: _abc.Iterable[_common_pb2.Signed] | None = ...,
+        checkpoint: _common_pb2.Signed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "checkpoint", b"checkpoint", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JointTask: _TypeAlias = JointTask  # noqa: Y015
+
+@_typing.final
 class ForgetTask(_message.Message):
     """The job has ended: erase its mask key. Needs no answer."""
 
@@ -331,7 +375,7 @@ Global___ForgetTask: _TypeAlias = ForgetTask  # noqa: Y015
 @_typing.final
 class WorkPart(_message.Message):
     """Parts of one answer, in order: one signed document, then, after a Submission, its ciphertexts, after a share, its
-    words, and after a Refusal possibly an AbortToken. Or only `pending`.
+    words, after a JointMessage its payload, and after a Refusal possibly an AbortToken. Or only `pending`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -345,15 +389,19 @@ class WorkPart(_message.Message):
     GATE_SHARE_FIELD_NUMBER: _builtins.int
     WORDS_FIELD_NUMBER: _builtins.int
     FIT_SHARE_FIELD_NUMBER: _builtins.int
+    JOINT_MESSAGE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
     ciphertexts: _builtins.bytes
     """Ciphertexts: fixed-width big-endian integers below n², at most 1 MiB a part."""
     pending: _builtins.bytes
     """The 16 bytes of a job that waits for a person at the calling holder; for the merchant's information only."""
     words: _builtins.bytes
     """The share's words: unsigned integers of 64 bits, little-endian, at most 1 MiB a part."""
+    payload: _builtins.bytes
+    """The payload of a JointMessage, sealed to its receiver with HPKE, at most 1 MiB a part."""
     @_builtins.property
     def approval(self) -> _common_pb2.Signed:
-        """An Approval, signed by the calling holder."""
+        """An Approval, or of a joint job a JointApproval, signed by the calling holder."""
 
     @_builtins.property
     def refusal(self) -> _common_pb2.Signed:
@@ -375,6 +423,10 @@ class WorkPart(_message.Message):
     def fit_share(self) -> _common_pb2.Signed:
         """A FitShare, signed by the calling holder; its words follow, two for each sum, the lower one first."""
 
+    @_builtins.property
+    def joint_message(self) -> _common_pb2.Signed:
+        """A JointMessage, signed by the calling holder."""
+
     def __init__(
         self,
         *,
@@ -387,12 +439,14 @@ class WorkPart(_message.Message):
         gate_share: _common_pb2.Signed | None = ...,
         words: _builtins.bytes = ...,
         fit_share: _common_pb2.Signed | None = ...,
+        joint_message: _common_pb2.Signed | None = ...,
+        payload: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "fit_share", b"fit_share", "gate_share", b"gate_share", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "fit_share", b"fit_share", "gate_share", b"gate_share", "joint_message", b"joint_message", "part", b"part", "payload", b"payload", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "fit_share", b"fit_share", "gate_share", b"gate_share", "part", b"part", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "approval", b"approval", "ciphertexts", b"ciphertexts", "fit_share", b"fit_share", "gate_share", b"gate_share", "joint_message", b"joint_message", "part", b"part", "payload", b"payload", "pending", b"pending", "refusal", b"refusal", "submission", b"submission", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "refusal", "submission", "ciphertexts", "abort", "pending", "gate_share", "words", "fit_share"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["approval", "refusal", "submission", "ciphertexts", "abort", "pending", "gate_share", "words", "fit_share", "joint_message", "payload"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -475,6 +529,62 @@ class SharePart(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___SharePart: _TypeAlias = SharePart  # noqa: Y015
+
+@_typing.final
+class ReceivedRequest(_message.Message):
+    """Names a step of a joint job of the calling holder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.bytes
+    """16 bytes. MUST be refused if the caller is none of the job's holders."""
+    step: _builtins.int
+    """The number of the step whose message is wanted. MUST be refused unless the caller is its receiver."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.bytes = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceivedRequest: _TypeAlias = ReceivedRequest  # noqa: Y015
+
+@_typing.final
+class ReceivedPart(_message.Message):
+    """One piece of a message of a joint job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    payload: _builtins.bytes
+    """Part of its sealed payload, as in WorkPart. The receiver MUST compare it with the signed digest."""
+    @_builtins.property
+    def message(self) -> _common_pb2.Signed:
+        """A JointMessage, signed by its sender. MUST be verified against the receiver's own pinned roster."""
+
+    def __init__(
+        self,
+        *,
+        message: _common_pb2.Signed | None = ...,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "part", b"part", "payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "part", b"part", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["message", "payload"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ReceivedPart: _TypeAlias = ReceivedPart  # noqa: Y015
 
 @_typing.final
 class SubmitWorkResponse(_message.Message):

@@ -54,6 +54,11 @@ class WorkStub:
                 request_serializer=ceiba__protocol_dot_v1_dot_work__pb2.FitSharesRequest.SerializeToString,
                 response_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.SharePart.FromString,
                 _registered_method=True)
+        self.Received = channel.unary_stream(
+                '/ceiba.v1.Work/Received',
+                request_serializer=ceiba__protocol_dot_v1_dot_work__pb2.ReceivedRequest.SerializeToString,
+                response_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.ReceivedPart.FromString,
+                _registered_method=True)
 
 
 class WorkServicer:
@@ -90,6 +95,14 @@ class WorkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Received(self, request, context):
+        """The message that a step of a joint job needs: its JointMessage, then its sealed payload. Only for its receiver, until
+        the job has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +125,11 @@ def add_WorkServicer_to_server(servicer, server):
                     servicer.FitShares,
                     request_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.FitSharesRequest.FromString,
                     response_serializer=ceiba__protocol_dot_v1_dot_work__pb2.SharePart.SerializeToString,
+            ),
+            'Received': grpc.unary_stream_rpc_method_handler(
+                    servicer.Received,
+                    request_deserializer=ceiba__protocol_dot_v1_dot_work__pb2.ReceivedRequest.FromString,
+                    response_serializer=ceiba__protocol_dot_v1_dot_work__pb2.ReceivedPart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +240,33 @@ class Work:
             '/ceiba.v1.Work/FitShares',
             ceiba__protocol_dot_v1_dot_work__pb2.FitSharesRequest.SerializeToString,
             ceiba__protocol_dot_v1_dot_work__pb2.SharePart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Received(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ceiba.v1.Work/Received',
+            ceiba__protocol_dot_v1_dot_work__pb2.ReceivedRequest.SerializeToString,
+            ceiba__protocol_dot_v1_dot_work__pb2.ReceivedPart.FromString,
             options,
             channel_credentials,
             insecure,

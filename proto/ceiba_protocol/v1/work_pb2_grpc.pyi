@@ -45,6 +45,10 @@ class WorkStub:
     """What all holders of a job have sent to one round of a fit: for each a FitShare, followed by its words. Only for its
     holders, once the round is complete and until the job has ended.
     """
+    Received: _grpc.UnaryStreamMultiCallable[_work_pb2.ReceivedRequest, _work_pb2.ReceivedPart]
+    """The message that a step of a joint job needs: its JointMessage, then its sealed payload. Only for its receiver, until
+    the job has ended.
+    """
 
 @_typing.type_check_only
 class WorkAsyncStub(WorkStub):
@@ -62,6 +66,10 @@ class WorkAsyncStub(WorkStub):
     FitShares: _aio.UnaryStreamMultiCallable[_work_pb2.FitSharesRequest, _work_pb2.SharePart]  # type: ignore[assignment]
     """What all holders of a job have sent to one round of a fit: for each a FitShare, followed by its words. Only for its
     holders, once the round is complete and until the job has ended.
+    """
+    Received: _aio.UnaryStreamMultiCallable[_work_pb2.ReceivedRequest, _work_pb2.ReceivedPart]  # type: ignore[assignment]
+    """The message that a step of a joint job needs: its JointMessage, then its sealed payload. Only for its receiver, until
+    the job has ended.
     """
 
 class WorkServicer(metaclass=_abc_1.ABCMeta):
@@ -101,6 +109,16 @@ class WorkServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_work_pb2.SharePart], _abc.AsyncIterator[_work_pb2.SharePart]]:
         """What all holders of a job have sent to one round of a fit: for each a FitShare, followed by its words. Only for its
         holders, once the round is complete and until the job has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def Received(
+        self,
+        request: _work_pb2.ReceivedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_work_pb2.ReceivedPart], _abc.AsyncIterator[_work_pb2.ReceivedPart]]:
+        """The message that a step of a joint job needs: its JointMessage, then its sealed payload. Only for its receiver, until
+        the job has ended.
         """
 
 def add_WorkServicer_to_server(servicer: WorkServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,368 @@
+"""How the node answers joint jobs: its side of each join, step after step (PROTOCOL §5.4).
+
+Nothing of a join is on the disk but that a step was taken: the keys that link subjects, and the figures, live in
+memory until the job has ended. A node that was restarted meanwhile cannot go on, and says so.
+"""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from ceiba_node.engines.joined_rows import base_groups, joined_rows
+from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
+from ceiba_node.policy import DecisionPending, Request, check_still, decide
+from ceiba_node.responding import House, Pending, Reply, Responding
+from ceiba_node.snapshots import Snapshot
+from ceiba_protocol.canonical import Digest, digest
+from ceiba_protocol.disclosure.grade import DATASET_FACTOR
+from ceiba_protocol.errors import JobConflict, LinkageLost, NotReachable, SetMismatch, UnknownJob
+from ceiba_protocol.linkage.joint import (
+    JointApproval,
+    JointManifest,
+    JointMessage,
+    JointQuestion,
+    JointSet,
+    Kind,
+    SidePlan,
+    Step,
+    announced,
+    check_message,
+    commit_jointly,
+    join_key_context,
+    message_of,
+    programs_of,
+    read_joint_manifest,
+    sealing_info,
+    shapes_of,
+)
+from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey
+from ceiba_protocol.rounds import check_window
+from ceiba_protocol.sums.key_proof import prove_key
+from ceiba_protocol.sums.paillier import MINIMUM_KEY_BITS, Encryptor, encode_modulus, generate_keypair
+from ceiba_protocol.trust.hpke import open_sealed, seal_to
+from ceiba_protocol.trust.roster import EncryptionKey, Role
+from ceiba_protocol.trust.signing import sign, type_of
+from ceiba_protocol.v1.common_pb2 import Signed
+
+log = structlog.get_logger()
+
+JOINT = "joint"
+"""The stage of a payload to another holder, in the ledger."""
+RELEASE = "release"
+"""The stage of a payload to the merchant."""
+TABLE_FOR = 10_000
+"""Ciphertexts for which the table under the own key is made."""
+
+
+def is_joint(manifest: Signed) -> bool:
+    """Whether it is a joint one."""
+    return bool(manifest.type == type_of(JointManifest))
+
+
+class MessagesService(Protocol):
+    """Where the messages of joint jobs are."""
+
+    def received(self, job_id: bytes, step: int) -> tuple[Signed, bytes]:
+        """A message to this holder, and its sealed payload. Raises NotReachable, and what the operator says."""
+
+
+class OwnKey:
+    """This holder's Paillier key, under which it encrypts what it joins. Made when it is first needed, and never on the
+    disk: every message under it is of no use once its job has ended."""
+
+    def __init__(self, house: House) -> None:
+        context = join_key_context(house.identity.descriptor)
+        self.public, self.private = generate_keypair(house.random, MINIMUM_KEY_BITS)
+        proof = prove_key(self.private, context)
+        self.announced = EncryptionKey(modulus=encode_modulus(self.public.n).hex(), proof=proof.hex())
+        self.encryptor = Encryptor.for_count(self.public.n, TABLE_FOR, house.random)
+
+
+@dataclass
+class Session:
+    """A joint job in progress."""
+
+    question: JointQuestion
+    snapshot: Snapshot
+    agreed: JointSet | None = None
+    base: dict[str, BaseSide] = field(default_factory=dict)
+    """By joined holder, where this one is the base."""
+    joined: JoinedSide | None = None
+    """Where it is joined."""
+    share: bytes = b""
+    """A joined holder's, for the merchant: made one step before it is sent."""
+    sent: dict[int, Reply] = field(default_factory=dict)
+
+
+class Linking(Responding):
+    """Answers joint jobs for one holder."""
+
+    def __init__(self, house: House) -> None:
+        super().__init__(house)
+        self._sessions: dict[bytes, Session] = {}
+        self._service: MessagesService | None = None
+        self._own_key: OwnKey | None = None
+        self._making_key = threading.Lock()
+        self._proven: dict[str, ProvenKey] = {}
+
+    def connect(self, service: MessagesService) -> None:
+        """From now on messages are fetched there."""
+        self._service = service
+
+    def question(self, manifest: Signed, now: int) -> JointQuestion:
+        """Raises UnknownAgreement, DatasetMissing, and what `read_contract` and `read_joint_manifest` do."""
+        return self._read(manifest, now)[0]
+
+    # --- approving
+
+    def approve(self, job_id: bytes, manifest: Signed) -> Reply | Pending:
+        """Decide on a joint job: a JointApproval, a Refusal that says why, or a person is asked.
+
+        Raises what is wrong with a manifest that no merchant of the roster has signed for this job.
+        """
+        if self._roster.open(manifest, JointManifest, Role.MERCHANT).job_id != job_id.hex():
+            raise JobConflict(job=job_id.hex())
+        return self._replying(job_id, manifest, lambda: self._approve(job_id, manifest))
+
+    def _approve(self, job_id: bytes, manifest: Signed) -> Reply | Pending:
+        self.witness.check()
+        earlier = self._ledger.answer(job_id)
+        if earlier is not None:
+            if earlier.manifest != manifest:
+                raise JobConflict(job=job_id.hex())
+            return Reply(earlier.approval)
+        # 1. Verify against the pinned roster, the agreement and the published schema. 2. The pinned version is here.
+        now = self._clock()
+        question, snapshot = self._read(manifest, now)
+        # 3. Say how many cells there are, how wide, and under which key.
+        signed = sign(self._approval(question, snapshot), self.name, self._identity.signing_key)
+        with self._house.deciding:
+            self.witness.check()
+            # 4. The policy; 5. store; then it may be sent.
+            try:
+                decide(self._request(question, snapshot, now))
+            except DecisionPending:
+                self._ledger.add_waiting(Waiting(job_id, 0, manifest, now, question.manifest.not_after))
+                log.info("job.waits_for_a_person", job=job_id.hex(), merchant=question.manifest.merchant)
+                return Pending(job_id)
+            job = self._job(question, snapshot, manifest, now)
+            self._ledger.record_approval(job, 0, signed, self._random(32), self._cost(question, snapshot, now))
+        self._sessions[job_id] = Session(question, snapshot)
+        log.info("job.approved", job=job_id.hex(), merchant=question.manifest.merchant, table=snapshot.table)
+        return Reply(signed)
+
+    def _approval(self, question: JointQuestion, snapshot: Snapshot) -> JointApproval:
+        pin, is_base = question.pin_of(self.name), self.name == question.plan.base.holder
+        programs = programs_of(question.plan.side_of(self.name), snapshot.schema)
+        return JointApproval(
+            job_id=question.manifest.job_id,
+            manifest_digest=question.digest,
+            holder=self.name,
+            dataset_version=Digest(snapshot.version),
+            subjects=announced(snapshot.subjects),
+            shapes=shapes_of(programs, pin.row_capacity, is_base=is_base),
+            encryption_key=None if is_base else self._key().announced,
+            nonce=self._random(16).hex(),
+            log_size=self.witness.size,
+        )
+
+    def _key(self) -> OwnKey:
+        with self._making_key:
+            self._own_key = self._own_key or OwnKey(self._house)
+            return self._own_key
+
+    def _read(self, manifest: Signed, now: int) -> tuple[JointQuestion, Snapshot]:
+        """The question, and the snapshot that it pins. Raises also SetMismatch, DatasetUnknown, SnapshotDamaged, and
+        BadSignature if the snapshot was not published by this member's publisher."""
+        opened = self._roster.open(manifest, JointManifest, Role.MERCHANT)
+        contract = self._contracts.get(opened.agreement_digest)
+        side = opened.plan.side_of(self.name)
+        versions = {pin.holder: pin.version for pin in opened.datasets}
+        snapshot = self._house.snapshots.get(side.table, versions.get(self.name, ""))
+        snapshot.check_offer(self._roster)
+        schemas = {side.table: snapshot.schema}
+        return read_joint_manifest(manifest, contract.agreement, self._roster, schemas, now), snapshot
+
+    def _request(self, question: JointQuestion, snapshot: Snapshot, now: int) -> Request:
+        """All that the policy looks at, as it stands now."""
+        manifest = question.manifest
+        record = self._record(manifest, snapshot.table, now)
+        contract = self._contracts.get(manifest.agreement_digest)
+        return Request(question, contract, snapshot.schema, self._house.policy(), record, self.name, now)
+
+    def _cost(self, question: JointQuestion, snapshot: Snapshot, now: int) -> tuple[Charge, Budget]:
+        """An exact answer about this version of the dataset. The same question again is one more."""
+        manifest, rules = question.manifest, self._house.policy().tightened(question.rules)
+        charge = Charge(
+            job_id=bytes.fromhex(manifest.job_id),
+            dataset=snapshot.table,
+            merchant=manifest.merchant,
+            organisation=question.merchant.legal_person,
+            rho=0,
+            sticky=digest("ceiba/v1/joint", bytes.fromhex(manifest.job_id)),
+            exact=True,
+            version=snapshot.version,
+            charged_at=now,
+        )
+        return charge, Budget(rules.rho_per_year, DATASET_FACTOR * rules.rho_per_year, rules.exact_jobs)
+
+    def _job(self, question: JointQuestion, snapshot: Snapshot, manifest: Signed, now: int) -> Job:
+        opened = question.manifest
+        programs = programs_of(question.plan.side_of(self.name), snapshot.schema)
+        return Job(
+            job_id=bytes.fromhex(opened.job_id),
+            agreement_digest=opened.agreement_digest,
+            agreement_id=question.agreement.agreement_id,
+            number=opened.number,
+            merchant=opened.merchant,
+            organisation=question.merchant.legal_person,
+            dataset=snapshot.table,
+            dataset_version=snapshot.version,
+            plan_digest=opened.plan.digest(),
+            cells=sum(one.cells for one in programs),
+            manifest=manifest,
+            approved_at=now,
+            expires_at=opened.not_after,
+        )
+
+    # --- steps
+
+    def take_step(self, job_id: bytes, number: int, approvals: list[Signed], checkpoint: Signed) -> Reply | Pending:
+        """Answer one step of an approved joint job: a JointMessage and its payload, or a Refusal."""
+        answer = self._ledger.answer(job_id)
+        if answer is None:
+            raise UnknownJob(job=job_id.hex())
+        return self._replying(job_id, answer.manifest, lambda: self._step(answer, number, approvals, checkpoint))
+
+    def _step(self, answer: Answer, number: int, approvals: list[Signed], checkpoint: Signed) -> Reply:
+        self.witness.check()
+        job_id = answer.job_id
+        session = self._sessions.get(job_id)
+        if session is not None and number in session.sent:
+            return session.sent[number]
+        session = session or self._begin_again(answer)
+        # 1. The set: everyone's own signature on this manifest. 2. Nothing forbids to go on.
+        agreed = commit_jointly(session.question, approvals)
+        if session.agreed is not None and session.agreed.approvals != agreed.approvals:
+            raise SetMismatch(problem="the approvals are others than in the steps before")
+        session.agreed = agreed
+        now = self._clock()
+        check_window(session.question.manifest, now)
+        check_still(self._request(session.question, session.snapshot, now))
+        self.witness.require(checkpoint, agreed.log_size)
+        step = self._own_step(session.question, number)
+        # 3. Compute from the message before. 4. Seal, sign, write down that it was sent; then it may be.
+        payload = self._compute(session, agreed, step, self._message_before(job_id, agreed, step))
+        receiver = self._roster.by_name[step.receiver]
+        sealed = seal_to(bytes.fromhex(receiver.sealing_key), payload, sealing_info(agreed, step))
+        signed = sign(message_of(agreed, step, sealed), self.name, self._identity.signing_key)
+        stage = RELEASE if step.receiver == session.question.manifest.merchant else JOINT
+        context = JointMessage.parse(signed.body).context_digest
+        # No set of holders is kept with it: none of its figures is part of a sum over holders.
+        kept = Payload(job_id, 0, stage, number, context, (), signed, None)
+        self._ledger.record_payload(kept, self._random(32), now)
+        session.sent[number] = Reply(signed, sealed)
+        log.info("job.linked", job=job_id.hex(), step=step.kind.value, bytes=len(sealed))
+        return session.sent[number]
+
+    def _begin_again(self, answer: Answer) -> Session:
+        """After a restart, a job that has only been approved. Raises LinkageLost for one that has gone further."""
+        if self._ledger.has_payload(answer.job_id) or answer.mask_secret is None:
+            raise LinkageLost(holder=self.name)
+        question, snapshot = self._read(answer.manifest, answer.approved_at)
+        return self._sessions.setdefault(answer.job_id, Session(question, snapshot))
+
+    def _own_step(self, question: JointQuestion, number: int) -> Step:
+        if number >= len(question.steps) or question.steps[number].sender != self.name:
+            raise SetMismatch(problem=f"step {number} is not this holder's")
+        return question.steps[number]
+
+    def _message_before(self, job_id: bytes, agreed: JointSet, step: Step) -> bytes:
+        """The payload that a step needs: opened, if somebody else made it; empty, if this holder did or nobody."""
+        if step.needs is None:
+            return b""
+        before = agreed.question.steps[step.needs]
+        if step.kind is Kind.BASE_SHARE:  # it needs what the joined holder sent it, not what that one sent the merchant
+            before = agreed.question.steps[step.needs - 1]
+        if before.receiver != self.name:
+            return b""
+        if self._service is None:
+            raise NotReachable(target="the coordinator", problem="there is no connection yet")
+        signed, sealed = self._service.received(job_id, before.number)
+        check_message(agreed, before, signed, sealed)
+        return open_sealed(bytes.fromhex(self._identity.sealing_seed), sealed, sealing_info(agreed, before))
+
+    def _compute(self, session: Session, agreed: JointSet, step: Step, received: bytes) -> bytes:
+        """What a step sends. The kinds are the steps of `private_join`, in their order."""
+        match step.kind:
+            case Kind.GROUPS:
+                return self._base_side(session, agreed, step.pair).groups()
+            case Kind.ROWS:
+                return self._joined_side(session, agreed).rows(received)
+            case Kind.MASKED:
+                return session.base[step.pair].mask(received)
+            case Kind.TESTS:
+                return self._joined_side(session, agreed).tests(received)
+            case Kind.TESTED:
+                return session.base[step.pair].test(received)
+            case Kind.RELEASED:
+                released, session.share = self._joined_side(session, agreed).decide(received)
+                return released
+            case Kind.JOINED_SHARE:
+                return session.share
+            case Kind.BASE_SHARE:
+                return session.base[step.pair].share(received)
+
+    def _base_side(self, session: Session, agreed: JointSet, pair: str) -> BaseSide:
+        key = agreed.approvals[pair].encryption_key
+        assert key is not None  # `check_joint_approval` has seen it
+        side = session.question.plan.base
+        (program,) = programs_of(side, session.snapshot.schema)
+        groups = base_groups(self._house.engine, session.snapshot, program, side.on)
+        session.base[pair] = BaseSide(agreed.terms(pair), groups, self._prove(pair, key), self._random)
+        return session.base[pair]
+
+    def _joined_side(self, session: Session, agreed: JointSet) -> JoinedSide:
+        if session.joined is None:
+            side, key, joint = session.question.plan.side_of(self.name), self._key(), agreed.question.agreement.joint
+            assert joint is not None
+            if agreed.approvals[self.name].encryption_key != key.announced:  # it was made before a restart
+                raise LinkageLost(holder=self.name)
+            rows = self._rows(session.snapshot, side)
+            session.joined = JoinedSide(
+                agreed.terms(self.name),
+                rows,
+                key.private,
+                self._random,
+                joiner_is_semi_honest=joint.base_is_trusted,
+                encryptor=key.encryptor,
+            )
+        return session.joined
+
+    def _rows(self, snapshot: Snapshot, side: SidePlan) -> dict[bytes, list[tuple[int, list[int]]]]:
+        """What each subject adds to the cells of all plans, which stand one after the other."""
+        rows, first = dict[bytes, list[tuple[int, list[int]]]](), 0
+        for program in programs_of(side, snapshot.schema):
+            found = joined_rows(self._house.engine, snapshot, program, side.on)
+            for subject, identifier in enumerate(found.identifiers):
+                entries = ((first + cell, sums) for cell, sums in found.entries(subject))
+                rows.setdefault(identifier, []).extend(entries)
+            first += program.cells
+        return rows
+
+    def _prove(self, holder: str, key: EncryptionKey) -> ProvenKey:
+        """A verified verdict is kept by the key's bytes and its proof (I6)."""
+        known = digest("ceiba/v1/proven", holder.encode(), key.modulus.encode(), key.proof.encode())
+        if known not in self._proven:
+            context = join_key_context(self._roster.member(holder, Role.HOLDER))
+            self._proven[known] = ProvenKey(key.n, bytes.fromhex(key.proof), context)
+        return self._proven[known]
+
+    # --- the end
+
+    def forget(self, job_id: bytes) -> None:
+        """The job has ended: its keys and figures are gone."""
+        self._sessions.pop(job_id, None)
+        self._locks.pop(job_id, None)

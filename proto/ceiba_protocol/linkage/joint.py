@@ -1,0 +1,492 @@
+"""Joint jobs: one question about subjects of whom several holders know different things (PROTOCOL §5).
+
+The merchant signs a manifest; every holder approves; then the holders exchange messages, each sealed to its receiver,
+in the order of `steps_of`. One holder, the base, says which of its subjects belong together; each other one, joined to
+it, says what it knows of them; and nobody learns which subjects two holders have in common. `private_join` is what a
+base and a joined holder compute; here is who sends what to whom, and when.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from ceiba_protocol.canonical import Digest, Document, FieldName, HexDigest, JobId, MemberName, Seconds, Text, sha256
+from ceiba_protocol.disclosure.grade import Disclosure
+from ceiba_protocol.errors import (
+    DatasetMissing,
+    ManifestMismatch,
+    NotAgreed,
+    PlanTooLarge,
+    SetMismatch,
+)
+from ceiba_protocol.linkage.join_terms import JoinTerms
+from ceiba_protocol.linkage.masked_fields import FieldShape
+from ceiba_protocol.linkage.private_join import Cell
+from ceiba_protocol.plan import MAX_SUMS, Plan, Program, compile_plan
+from ceiba_protocol.rounds import check_cites, check_window
+from ceiba_protocol.schema import Schema
+from ceiba_protocol.statistics.count import Count
+from ceiba_protocol.statistics.fits.base import Fit
+from ceiba_protocol.sums.key_proof import key_context
+from ceiba_protocol.sums.layout import width
+from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, check_parties, check_side_covers
+from ceiba_protocol.trust.documents import DatasetPin, Offer
+from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role, Roster
+from ceiba_protocol.v1.common_pb2 import Signed
+
+MOST_PAYLOAD = 512 * 1024 * 1024
+"""Bytes of one message: rows of half a million subjects."""
+MOST_TABLES = 100
+"""Plans of one joined holder in one job."""
+
+
+class SidePlan(Document):
+    """What a joint question asks of one holder."""
+
+    holder: MemberName
+    on: FieldName
+    """The column by whose values subjects are the same."""
+    plans: Annotated[tuple[Plan, ...], Field(min_length=1, max_length=MOST_TABLES)]
+    """All of one table. The base has one, whose groups are those of every table that is made."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({plan.table for plan in self.plans}) != 1:
+            raise ValueError("a side has one table")
+        if any(isinstance(output.statistic, Fit) for plan in self.plans for output in plan.outputs):
+            raise ValueError("a fit is no sum over subjects")
+        return self
+
+    @property
+    def table(self) -> str:
+        return self.plans[0].table
+
+
+class JointPlan(Document):
+    """A question about subjects that the base and a joined holder both know, for each joined holder."""
+
+    mode: Mode
+    base: SidePlan
+    joined: Annotated[tuple[SidePlan, ...], Field(min_length=1)]
+    """Sorted by holder."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [side.holder for side in self.joined]
+        if names != sorted(set(names)) or self.base.holder in names or len(self.base.plans) != 1:
+            raise ValueError("one base with one plan, and others, sorted and distinct")
+        if any(not isinstance(output.statistic, Count) for output in self.base.plans[0].outputs):
+            raise ValueError("the base's own figures are no part of a join")
+        return self
+
+    @property
+    def sides(self) -> tuple[SidePlan, ...]:
+        return (self.base, *self.joined)
+
+    def side_of(self, holder: str) -> SidePlan:
+        """Raises SetMismatch."""
+        for side in self.sides:
+            if side.holder == holder:
+                return side
+        raise SetMismatch(problem=f"{holder} is not in it")
+
+
+class JointManifest(Document):
+    """A joint question, described and signed by its merchant."""
+
+    job_id: JobId
+    suite: Literal["K1"] = "K1"
+    merchant: MemberName
+    purpose: Text
+    agreement_digest: HexDigest
+    number: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Which of the agreement's jobs this is. Each holder answers each number once, so a replay is no new job."""
+    plan: JointPlan
+    datasets: tuple[DatasetPin, ...]
+    """One for each holder of the question, sorted by holder."""
+    disclosure_digest: HexDigest
+    not_before: Seconds
+    not_after: Seconds
+
+
+class CellShape(Document):
+    """How many cells one plan of a side has, and how wide their sums are."""
+
+    cells: Annotated[int, Field(ge=1, le=MAX_SUMS)]
+    widths: tuple[Annotated[int, Field(ge=2, le=256)], ...]
+    """Bits of each signed sum of a cell."""
+
+
+class JointApproval(Document):
+    """A holder takes part in a joint job. What it says of its cells and key, the others compute with."""
+
+    job_id: JobId
+    manifest_digest: HexDigest
+    holder: MemberName
+    dataset_version: HexDigest
+    subjects: Annotated[int, Field(ge=1, le=2**40)]
+    """At least as many as its dataset has, whatever the question chooses of them: `announced`."""
+    shapes: tuple[CellShape, ...]
+    """One for each of its plans; those of the base have no sums."""
+    encryption_key: EncryptionKey | None
+    """A joined holder's, under which it encrypts what it knows of its subjects; None from the base."""
+    nonce: JobId
+    log_size: Annotated[int, Field(ge=0)]
+    """Entries of the log that this holder has witnessed."""
+
+
+class JointMessage(Document):
+    """What one party sends another in one step, without the payload itself."""
+
+    job_id: JobId
+    manifest_digest: HexDigest
+    context_digest: HexDigest
+    """Of the base's and the joined holder's approvals."""
+    step: Annotated[int, Field(ge=0, le=100_000)]
+    sender: MemberName
+    receiver: MemberName
+    size: Annotated[int, Field(ge=0, le=2**40)]
+    """Bytes of the payload, which is sealed to the receiver."""
+    payload_digest: HexDigest
+    """SHA-256 of the sealed payload."""
+
+
+# --- the order of messages -------------------------------------------------------------------------------------
+
+
+class Kind(StrEnum):
+    """What is sent between a base and a joined holder, in this order; the steps of `private_join`."""
+
+    GROUPS = "groups"
+    ROWS = "rows"
+    MASKED = "masked"
+    TESTS = "tests"
+    TESTED = "tested"
+    RELEASED = "released"
+    JOINED_SHARE = "joined_share"
+    BASE_SHARE = "base_share"
+
+
+BY_BASE = frozenset({Kind.GROUPS, Kind.MASKED, Kind.TESTED, Kind.BASE_SHARE})
+TO_MERCHANT = frozenset({Kind.JOINED_SHARE, Kind.BASE_SHARE})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One message of a joint job."""
+
+    number: int
+    kind: Kind
+    pair: str
+    """The joined holder; the other one is the base."""
+    sender: str
+    receiver: str
+
+    @property
+    def needs(self) -> int | None:
+        """The step before it between the same two, whose message the sender has to have; None for the first."""
+        return None if self.kind is Kind.GROUPS else self.number - 1
+
+
+def steps_of(plan: JointPlan, merchant: str) -> tuple[Step, ...]:
+    """Every message of a joint job, pair after pair; the pairs do not wait for one another."""
+    steps = list[Step]()
+    for side in plan.joined:
+        for kind in Kind:
+            ends = (plan.base.holder, side.holder) if kind in BY_BASE else (side.holder, plan.base.holder)
+            receiver = merchant if kind in TO_MERCHANT else ends[1]
+            steps.append(Step(len(steps), kind, side.holder, ends[0], receiver))
+    return tuple(steps)
+
+
+# --- 1. the merchant describes the job -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JointQuestion:
+    """A verified joint manifest with what follows from it. Made by `read_joint_manifest` alone."""
+
+    manifest: JointManifest
+    digest: Digest
+    roster: Roster
+    agreement: Agreement
+
+    @property
+    def plan(self) -> JointPlan:
+        return self.manifest.plan
+
+    @property
+    def holders(self) -> list[str]:
+        return sorted(side.holder for side in self.plan.sides)
+
+    @property
+    def merchant(self) -> Descriptor:
+        return self.roster.member(self.manifest.merchant, Role.MERCHANT)
+
+    @property
+    def rules(self) -> Disclosure:
+        return self.agreement.disclosure
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        return steps_of(self.plan, self.manifest.merchant)
+
+    def pin_of(self, holder: str) -> DatasetPin:
+        """Raises SetMismatch if the job is not for that holder."""
+        for pin in self.manifest.datasets:
+            if pin.holder == holder:
+                return pin
+        raise SetMismatch(problem=f"{holder} is not in it")
+
+
+def make_joint_manifest(
+    *, job_id: str, number: int, agreement: Agreement, merchant: str, plan: JointPlan,
+    offers: Mapping[str, Offer], now: int, seconds: int,
+) -> JointManifest:  # fmt: skip
+    """Run by the merchant. `offers`: by holder, each verified. Raises NotAgreed, DatasetMissing."""
+    check_joint_covers(agreement, plan)
+    missing = [side for side in plan.sides if side.holder not in offers]
+    if missing:
+        raise DatasetMissing(holders=", ".join(side.holder for side in missing), table=missing[0].table)
+    pins = [
+        DatasetPin(holder=name, version=offers[name].version, row_capacity=offers[name].row_capacity)
+        for name in sorted(side.holder for side in plan.sides)
+    ]
+    return JointManifest(
+        job_id=job_id,
+        merchant=merchant,
+        purpose=agreement.purpose,
+        agreement_digest=agreement.digest(),
+        number=number,
+        plan=plan,
+        datasets=tuple(pins),
+        disclosure_digest=agreement.disclosure.digest(),
+        not_before=now,
+        not_after=now + seconds,
+    )
+
+
+def read_joint_manifest(
+    signed: Signed, agreement: Agreement, roster: Roster, schemas: Mapping[str, Schema], now: int
+) -> JointQuestion:
+    """Run by everybody who receives one, against its own roster, its own copy of the agreement and its own clock.
+
+    `schemas`: of the tables that this party knows; the plans of others are their holders' to check.
+    1. The merchant of the roster signed it. 2. Its window is open, no longer than 30 days, and within the agreement's.
+    3. It cites this agreement, whose parties have the keys of this roster; purpose, rules and number are its own.
+    4. It asks holders of the agreement for what is agreed, each with one pinned dataset. 5. The plans compile.
+    Raises UnknownMember, BadSignature, MalformedDocument, OutsideWindow, ManifestMismatch, SetMismatch, NotAgreed,
+    AgreementMismatch, and the errors of `compile_plan`.
+    """
+    manifest = roster.open(signed, JointManifest, Role.MERCHANT)
+    if not manifest.merchant == signed.signer == agreement.merchant.name:
+        raise ManifestMismatch(problem="its merchant is not its signer, or not the agreement's")
+    check_window(manifest, now)
+    check_cites(manifest, agreement)
+    check_parties(agreement, roster)
+    if [pin.holder for pin in manifest.datasets] != sorted(side.holder for side in manifest.plan.sides):
+        raise SetMismatch(problem="it does not pin one dataset of each of its holders")
+    check_joint_covers(agreement, manifest.plan)
+    for side in manifest.plan.sides:
+        if side.table in schemas:
+            programs_of(side, schemas[side.table])
+    return JointQuestion(manifest, manifest.digest(), roster, agreement)
+
+
+def check_joint_covers(agreement: Agreement, plan: JointPlan) -> None:
+    """What a joint plan reads and does is agreed on. Raises NotAgreed, which names what is not, and SetMismatch."""
+    wanted = {"the operation join": JOIN in agreement.operations, f"the mode {plan.mode}": False}
+    if agreement.joint is not None:
+        wanted[f"the mode {plan.mode}"] = plan.mode in agreement.joint.modes
+        wanted["exact answers, because the base is not trusted"] = agreement.joint.base_is_trusted
+    for what, is_agreed in wanted.items():
+        if not is_agreed:
+            raise NotAgreed(agreement=agreement.agreement_id, what=what)
+    for side in plan.sides:
+        for one in side.plans:
+            check_side_covers(agreement, agreement.side_of(side.holder), one)
+
+
+def programs_of(side: SidePlan, schema: Schema) -> tuple[Program, ...]:
+    """A side's plans compiled; together they have no more sums than one plan may. Raises what `compile_plan` does,
+    ManifestMismatch for a column that is no identifier of the schema, PlanTooLarge."""
+    if side.on not in schema.identifier_columns:
+        raise ManifestMismatch(problem=f"{side.on} is no identifier of {side.table}")
+    programs = tuple(compile_plan(plan, schema) for plan in side.plans)
+    if sum(one.cells * (1 + len(one.sums)) for one in programs) > MAX_SUMS:
+        raise PlanTooLarge(what="number of sums in all tables", limit=MAX_SUMS)
+    return programs
+
+
+# --- 2. each holder approves -----------------------------------------------------------------------------------
+
+
+def announced(subjects: int) -> int:
+    """What others learn of the number of a dataset's subjects: rounded up, by at most an eighth."""
+    step = 1 << max(0, subjects.bit_length() - 4)
+    return max(1, -(-subjects // step) * step)
+
+
+def shapes_of(programs: Sequence[Program], capacity: int, *, is_base: bool) -> tuple[CellShape, ...]:
+    """What a holder announces of its cells. `capacity`: the published bound on its rows."""
+    return tuple(
+        CellShape(
+            cells=one.cells,
+            widths=() if is_base else tuple(width(capacity * sums.row_bound) for sums in one.sums),
+        )
+        for one in programs
+    )
+
+
+def join_key_context(holder: Descriptor) -> bytes:
+    """What the proof of a joined holder's key is bound to."""
+    return key_context(holder.name, bytes.fromhex(holder.signing_key), SUITE, "joined")
+
+
+@dataclass(frozen=True)
+class JointSet:
+    """The holders' approvals of a joint job, all verified. Made by `commit_jointly` alone."""
+
+    question: JointQuestion
+    approvals: Mapping[str, JointApproval]
+
+    def context(self, pair: str) -> bytes:
+        """32 bytes to which everything between the base and this joined holder is bound."""
+        ends = (self.question.plan.base.holder, pair)
+        digests = [bytes.fromhex(self.approvals[name].digest()) for name in ends]
+        return sha256("ceiba/v1/join", bytes.fromhex(self.question.digest), *digests)
+
+    def terms(self, pair: str) -> JoinTerms:
+        """What the base and this joined holder compute with."""
+        question = self.question
+        base, joined = self.approvals[question.plan.base.holder], self.approvals[pair]
+        joint, rules = question.agreement.joint, question.agreement.disclosure
+        assert joint is not None
+        return JoinTerms(
+            context=self.context(pair),
+            base=base.holder,
+            joined=pair,
+            groups=base.shapes[0].cells,
+            cells=tuple(
+                FieldShape(count_bits=joined.subjects.bit_length(), value_widths=shape.widths)
+                for shape in joined.shapes
+                for _ in range(shape.cells)
+            ),
+            minimum_subjects=rules.minimum_subjects if rules.has_gate else 1,
+            hides_zeros=rules.hides_zeros,
+            smallest_intersection=joint.smallest_intersection,
+            base_subjects=base.subjects,
+            joined_subjects=joined.subjects,
+        )
+
+    @property
+    def log_size(self) -> int:
+        """The longest log that one of the holders has witnessed."""
+        return max(one.log_size for one in self.approvals.values())
+
+
+def check_joint_approval(question: JointQuestion, signer: str, approval: JointApproval) -> None:
+    """Raises SetMismatch unless the approval is this holder's, for this manifest and its pinned dataset."""
+    pin = question.pin_of(signer)
+    stated = (approval.holder, approval.job_id, approval.manifest_digest, approval.dataset_version)
+    if stated != (signer, question.manifest.job_id, question.digest, pin.version):
+        raise SetMismatch(problem=f"the approval of {signer} is for another job, manifest or dataset")
+    is_base = signer == question.plan.base.holder
+    side = question.plan.side_of(signer)
+    if (approval.encryption_key is None) != is_base or len(approval.shapes) != len(side.plans):
+        raise SetMismatch(problem=f"the approval of {signer} has not the key or the shapes of its side")
+    if sum(shape.cells * (1 + len(shape.widths)) for shape in approval.shapes) > MAX_SUMS:
+        raise SetMismatch(problem=f"the approval of {signer} announces more cells than a job may have")
+
+
+def commit_jointly(question: JointQuestion, approvals: Iterable[Signed]) -> JointSet:
+    """Run by every holder and by the merchant: each holder of the question has approved it, once.
+
+    Raises UnknownMember, BadSignature, MalformedDocument, SetMismatch.
+    """
+    signed = list(approvals)
+    opened = {one.signer: question.roster.open(one, JointApproval, Role.HOLDER) for one in signed}
+    for signer, approval in opened.items():
+        check_joint_approval(question, signer, approval)
+    if len(opened) != len(signed) or sorted(opened) != question.holders:
+        raise SetMismatch(problem="the approvals are not one of each holder")
+    return JointSet(question, opened)
+
+
+# --- 3. messages -----------------------------------------------------------------------------------------------
+
+
+def message_of(agreed: JointSet, step: Step, sealed: bytes) -> JointMessage:
+    """Run by the sender of a step."""
+    return JointMessage(
+        job_id=agreed.question.manifest.job_id,
+        manifest_digest=agreed.question.digest,
+        context_digest=Digest(agreed.context(step.pair).hex()),
+        step=step.number,
+        sender=step.sender,
+        receiver=step.receiver,
+        size=len(sealed),
+        payload_digest=Digest(hashlib.sha256(sealed).hexdigest()),
+    )
+
+
+def sealing_info(agreed: JointSet, step: Step) -> bytes:
+    """What a step's payload is sealed for: it opens as nothing else."""
+    return sha256("ceiba/v1/joint-payload", agreed.context(step.pair), step.number.to_bytes(4, "big"))
+
+
+def check_message(agreed: JointSet, step: Step, signed: Signed, sealed: bytes) -> None:
+    """Run by the coordinator and by the receiver. Raises UnknownMember, BadSignature, SetMismatch."""
+    message = agreed.question.roster.open(signed, JointMessage, Role.HOLDER)
+    if signed.signer != step.sender or message != message_of(agreed, step, sealed):
+        raise SetMismatch(problem=f"the message of step {step.number} is another job's, step's or holder's")
+
+
+# --- 4. the merchant opens -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JoinedTable:
+    """One table of a joint answer: a program whose keys are the base's and then the joined holder's, and its totals."""
+
+    holder: str
+    program: Program
+    totals: list[int]
+    sent: npt.NDArray[np.bool_]
+    """[cells, sums]: which were released."""
+    subjects: list[int | None]
+    """By cell: how many subjects are in it, None where it was withheld."""
+
+
+def tables_of(
+    base: Program, side: SidePlan, programs: Sequence[Program], cells: Sequence[Sequence[Cell | None]]
+) -> list[JoinedTable]:
+    """What the merchant makes of a joined holder's released cells: `cells` [groups of the base][cells of all plans].
+
+    The keys of the base and of the joined holder differ in name; `joined_program` says so.
+    """
+    tables, first = [], 0
+    for program in programs:
+        totals, sent, subjects = list[int](), list[list[bool]](), list[int | None]()
+        for group in cells:
+            for cell in group[first : first + program.cells]:
+                totals += [0] * len(program.sums) if cell is None else cell[1]
+                sent.append([cell is not None] * len(program.sums))
+                subjects.append(None if cell is None else cell[0])
+        tables.append(
+            JoinedTable(side.holder, joined_program(base, program), totals, np.array(sent, dtype=bool), subjects)
+        )
+        first += program.cells
+    return tables
+
+
+def joined_program(base: Program, joined: Program) -> Program:
+    """The joined holder's sums in cells that the base's keys and its own make."""
+    return replace(joined, keys=(*base.keys, *joined.keys))

@@ -1,0 +1,163 @@
+"""How a joined row lies in plaintexts, so that a sum over rows can be masked field by field (PROTOCOL §5.4).
+
+Every cell of the joined holder has a *count* field and, if it has sums, a *values* field, in which its sums are packed
+as signed balanced digits (PROTOCOL §2.4). Fields lie side by side in as many Paillier plaintexts as they need; a cell
+never straddles two. The base holder adds to each field of an encrypted sum its own random number, and the key's owner
+decrypts the sum: then each of the two holds an integer share of every field, and single cells can be released while the
+others stay hidden.
+
+For a field of b bits the number is uniform below 2^(b + 41), so the share that is seen, sum + number, has nearly the
+same distribution whatever the sum is: the statistical distance is below 2^-41 a field. The field is b + 42 bits wide, and
+no addition carries into the next one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ceiba_protocol.disclosure.noise import tail
+from ceiba_protocol.errors import MalformedMessage, SlotOverflow, ValueOutOfRange
+from ceiba_protocol.sums.layout import join_digits
+from ceiba_protocol.sums.randomness import Random, random_bits
+
+MASK_BITS = 41
+"""By so many bits a mask is longer than what it hides."""
+_FIELD_BITS = MASK_BITS + 1
+"""A sum of b bits and its mask of b + 41 bits are together below 2^(b + 42)."""
+_HEADROOM_BITS = 2
+"""A plaintext stays below 2^(bits(n) − 2), hence below n/2."""
+
+Row = Sequence[tuple[int, Sequence[int]]]
+"""What one subject adds: for each cell that it is in, the cell's number and its values. It counts once in each."""
+Share = tuple[int, int]
+"""One holder's share of a cell: of its count field, and of its values field (0 if the cell has no sums)."""
+
+
+@dataclass(frozen=True)
+class FieldShape:
+    """The sizes of one cell: `count_bits` ≥ 1 for a count without sign, a width ≥ 2 for each signed sum.
+
+    The magnitude of a sum of width w is below 2^(w−1), its noise included. `noise` is empty for an exact cell; else it
+    has the variances, in squared integer units, of the noise in the count and in each sum (PROTOCOL §3.6).
+    """
+
+    count_bits: int
+    value_widths: tuple[int, ...] = ()
+    noise: tuple[int, ...] = ()
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of all sums together, signs included."""
+        return sum(self.value_widths)
+
+    @property
+    def masked_bits(self) -> tuple[int, int]:
+        """Width of the count field and of the values field with their masks; 0 for no values."""
+        return self.count_bits + _FIELD_BITS, self.value_bits + _FIELD_BITS if self.value_widths else 0
+
+    @property
+    def count_tail(self) -> int:
+        """How far noise can move the count."""
+        return tail(self.noise[0]) if self.noise else 0
+
+    def numbers(self) -> tuple[int, ...]:
+        """All of it, as what a digest is made of."""
+        return (self.count_bits, len(self.value_widths), *self.value_widths, len(self.noise), *self.noise)
+
+    def values_field(self, values: Sequence[int]) -> int:
+        """Σ v_j·2^(offset_j), signed. Each value must be within its width."""
+        return join_digits(values, self.value_widths)
+
+    def draw_mask(self, random: Random) -> Share:
+        """What hides one cell. To the values' mask 2^(bits−1) is added, so that their field is never negative."""
+        count = random_bits(random, self.count_bits + MASK_BITS)
+        if not self.value_widths:
+            return count, 0
+        return count, random_bits(random, self.value_bits + MASK_BITS) + (1 << self.value_bits >> 1)
+
+
+@dataclass(frozen=True)
+class MaskedFields:
+    """The fields of all cells under a modulus of `key_bits`; cells take plaintexts in order, each from bit 0 on.
+
+    Raises ValueOutOfRange if a cell does not fit into one plaintext.
+    """
+
+    cells: tuple[FieldShape, ...]
+    key_bits: int
+
+    def __post_init__(self) -> None:
+        widest = max(sum(cell.masked_bits) for cell in self.cells)
+        if widest > self._capacity:
+            raise ValueOutOfRange(what="What a joined cell sums", bits=widest, limit=self._capacity)
+
+    @property
+    def plaintexts(self) -> int:
+        """How many plaintexts hold one row, and one masked sum."""
+        return self._places[-1][0] + 1
+
+    def pack_row(self, row: Row) -> list[int]:
+        """Run by the joined holder: one subject as `plaintexts` signed integers; to be reduced modulo n."""
+        packed = [0] * self.plaintexts
+        for number, values in row:
+            plaintext, offset = self._places[number]
+            cell = self.cells[number]
+            packed[plaintext] += (1 + (cell.values_field(values) << cell.masked_bits[0])) << offset
+        return packed
+
+    def pack_masks(self, masks: Sequence[Share]) -> list[int]:
+        """Run by the base holder: one mask for each cell, as `plaintexts` integers below 2^(key_bits − 2)."""
+        packed = [0] * self.plaintexts
+        for cell, (plaintext, offset), (count, values) in zip(self.cells, self._places, masks, strict=True):
+            packed[plaintext] += (count + (values << cell.masked_bits[0])) << offset
+        return packed
+
+    def split(self, plaintexts: Sequence[int]) -> list[Share]:
+        """Run by the joined holder: the share of every cell from the decrypted plaintexts of one masked sum.
+
+        What lies above the last field is dropped without a word: a refusal would tell the sender something of the sum.
+        """
+        shares = []
+        for cell, (plaintext, offset) in zip(self.cells, self._places, strict=True):
+            count_bits, values_bits = cell.masked_bits
+            both = plaintexts[plaintext] >> offset
+            shares.append((both & ((1 << count_bits) - 1), both >> count_bits & ((1 << values_bits) - 1)))
+        return shares
+
+    @property
+    def _capacity(self) -> int:
+        return self.key_bits - _HEADROOM_BITS
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """For each cell its plaintext, and the bit at which it begins there."""
+        places, plaintext, used = [], 0, 0
+        for cell in self.cells:
+            bits = sum(cell.masked_bits)
+            if used + bits > self._capacity:
+                plaintext, used = plaintext + 1, 0
+            places.append((plaintext, used))
+            used += bits
+        return places
+
+
+def check_rows(cells: Sequence[FieldShape], rows: Iterable[Row]) -> None:
+    """Run by the joined holder: whichever of the rows are summed, with noise, no sum leaves its width.
+
+    Raises MalformedMessage for a row that names a cell twice, or one that there is not, or that has another number of
+    values; SlotOverflow if the magnitudes of all rows together leave no room.
+    """
+    reach = [[0] * len(cell.value_widths) for cell in cells]
+    for row in rows:
+        named = [number for number, _ in row]
+        if len(set(named)) != len(named) or not all(0 <= number < len(cells) for number in named):
+            raise MalformedMessage(message="rows to join", problem="one names a cell twice, or one that there is not")
+        for number, values in row:
+            if len(values) != len(reach[number]):
+                raise MalformedMessage(message="rows to join", problem="one has too many or too few values")
+            reach[number] = [so_far + abs(value) for so_far, value in zip(reach[number], values, strict=True)]
+    for cell, reached in zip(cells, reach, strict=True):
+        tails = [tail(variance) for variance in cell.noise[1:]] or [0] * len(reached)
+        for width, most, noise in zip(cell.value_widths, reached, tails, strict=True):
+            if most + noise >= 1 << (width - 1):
+                raise SlotOverflow(width=width)
