@@ -11,7 +11,7 @@ scorecards.judge(card.score(rows), rows.bad)           # AUC, KS, calibration, o
 scorecards.stability(old, new)                         # has the population moved?
 """
 
-from ceiba.scorecards.binning import Binning
+from ceiba.scorecards.binning import Binning, pair_key
 from ceiba.scorecards.card import Explanation, Scale, Scorecard
 from ceiba.scorecards.classing import coarse
 from ceiba.scorecards.counts import BinCounts, PairCounts, Population
@@ -38,6 +38,7 @@ __all__ = [
     "fit_logistic",
     "fit_naive",
     "judge",
+    "pair_key",
     "stability",
     "woe",
 ]

@@ -7,10 +7,11 @@ subject that a holder does not know scores as one of whom everything is missing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
@@ -20,13 +21,13 @@ from pydantic import AfterValidator, Field, model_validator
 from ceiba.terms import Grouping, Scalar, Term, built, case, column_or_term, literal, plan_name
 from ceiba_protocol.canonical import Document, FieldName, Text
 from ceiba_protocol.errors import BadQuestion, UnboundedColumn, UnknownCategory
-from ceiba_protocol.expression import ColumnValue, Expression, Number, to_text
+from ceiba_protocol.expression import ColumnValue, Expression, Number, TruthValue, to_text
 from ceiba_protocol.schema import NUMERIC, PLAIN_DECIMAL, Column, ColumnType, Schema, nearest
 
 if TYPE_CHECKING:
     import pandas
 
-MAX_BINS = 200
+MAX_BINS = 100
 MISSING = "missing"
 Places = npt.NDArray[np.int64]
 
@@ -176,13 +177,15 @@ class Binning(Document):
 
     def group_key(self, name: str = "") -> Grouping:
         """The bins as a question's groups, called by their labels: `table.group_by(binning.group_key(), ...)`."""
+        *named, missing = self.labels
+        return case(*zip(self.tests(), named, strict=True), otherwise=missing).alias(name or self.name)
+
+    def tests(self) -> list[Term]:
+        """A condition for each bin but the last; the first that holds names the bin."""
         value = Term(self.value)
         if self.groups:
-            tests = [value.isin([one == "true" for one in group] if self.truth else group) for group in self.groups]
-        else:
-            tests = [*(value < Decimal(edge) for edge in self.edges), value.notnull()]
-        *named, missing = self.labels
-        return case(*zip(tests, named, strict=True), otherwise=missing).alias(name or self.name)
+            return [value.isin([one == "true" for one in group] if self.truth else group) for group in self.groups]
+        return [*(value < Decimal(edge) for edge in self.edges), value.notnull()]
 
     def places(self, frame: pandas.DataFrame) -> Places:
         """int64 [rows]: in which bin each row of one's own is, by the column that has the feature's name.
@@ -222,6 +225,30 @@ class Binning(Document):
             else:
                 raise UnknownCategory(value=text, column=self.name, nearest=nearest(text, known))
         return np.array(places, dtype=np.int64)
+
+
+def pair_key(first: Binning, second: Binning) -> Grouping:
+    """The pairs of two features' bins as one key, where a question takes one key for each table: `a & b`."""
+    labels = iter(pair_labels(first, second))
+    branches = [(test & other, next(labels)) for test, other in _pairs_of_tests(first, second)]
+    return case(*branches, otherwise=next(labels)).alias(pair_name(first, second))
+
+
+def _pairs_of_tests(first: Binning, second: Binning) -> Iterator[tuple[Term, Term]]:
+    """Conditions of which the first that holds names the pair; none holds where both values are missing."""
+    any_row = Term(TruthValue(value=True))
+    tests, others = [[*one.tests(), any_row] for one in (first, second)]
+    yield from list(product(tests, others))[:-1]
+
+
+def pair_name(first: Binning, second: Binning) -> str:
+    """What `pair_key` is called."""
+    return plan_name(f"{first.name}_and_{second.name}")
+
+
+def pair_labels(first: Binning, second: Binning) -> list[str]:
+    """Of all pairs of bins, the second feature's fastest."""
+    return [f"{one} & {other}" for one, other in product(first.labels, second.labels)]
 
 
 def truth_of(value: object) -> bool:

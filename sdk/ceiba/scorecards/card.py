@@ -24,7 +24,7 @@ from ceiba.scorecards.binning import Binning, Edge, Places
 from ceiba.scorecards.counts import Vector
 from ceiba.scorecards.model import BinModel
 from ceiba.summary import Summarised, TablePart
-from ceiba.terms import Scalar, built
+from ceiba.terms import Scalar, built, literal
 from ceiba_protocol.canonical import Document, Text
 from ceiba_protocol.errors import BadQuestion, MalformedDocument
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SCORE_BITS = 24
 """PROTOCOL §5.5: what a private score has room for, with its sign."""
-MAX_FEATURES = 200
+MAX_FEATURES = 100
 Points = Annotated[int, Field(gt=-(2 ** (SCORE_BITS - 1)), lt=2 ** (SCORE_BITS - 1))]
 
 
@@ -117,9 +117,7 @@ class Scorecard(Document):
         Raises BadQuestion, also for a model without odds.
         """
         model.require_odds()
-        scale = built(
-            Scale, anchor=anchor, odds=format(Fraction(str(odds)), "f").rstrip("0").rstrip("."), doubling=doubling
-        )
+        scale = built(Scale, anchor=anchor, odds=getattr(literal(odds), "value", None), doubling=doubling)
         base = float(scale.points(model.intercept))
         share = base / len(model.values) if spread_base else 0.0
         features = tuple(

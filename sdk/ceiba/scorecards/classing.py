@@ -90,7 +90,7 @@ def _bad_rates(counts: Vector) -> Vector:
     """float64 [bins]; the share in all for a bin without anybody."""
     sizes = counts.sum(axis=0)
     overall = counts[BAD].sum() / max(sizes.sum(), 1.0)
-    return np.where(sizes > 0, counts[BAD] / np.maximum(sizes, 1e-300), overall)
+    return np.asarray(np.where(sizes > 0, counts[BAD] / np.maximum(sizes, 1e-300), overall), np.float64)
 
 
 def _chi_squared(counts: Vector) -> Vector:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf, isfinite, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ceiba.scorecards.binning import Binning, truth_of
+from ceiba.scorecards.binning import Binning, pair_labels, pair_name, truth_of
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.schema import nearest
 from ceiba_protocol.statistics import WITHHELD
@@ -27,6 +27,8 @@ Count = float | None
 """A number of subjects, whole unless it carries noise (then below 0 counts as 0); None where it was withheld."""
 GOOD, BAD = 0, 1
 """Places of the labels in arrays."""
+COUNT_COLUMNS = ("n", "rows", "count")
+"""What questions call how many there are."""
 
 
 def _checked(binning: Binning, counts: Sequence[Any], what: str) -> tuple[Count, ...]:
@@ -65,8 +67,8 @@ class Population:
         return cls(binning, tuple(np.bincount(binning.places(frame), minlength=binning.count).tolist()))
 
     @classmethod
-    def from_frame(cls, binning: Binning, frame: pandas.DataFrame, *, n: str = "n") -> Population:
-        """From a result by `binning.group_key()`. Raises BadQuestion."""
+    def from_frame(cls, binning: Binning, frame: pandas.DataFrame, *, n: str = "") -> Population:
+        """From a result by `binning.group_key()`; otherwise as `BinCounts.from_frame`. Raises BadQuestion."""
         return cls(binning, tuple(_cells(frame, (binning,), None, n)[0]))
 
 
@@ -90,13 +92,16 @@ class BinCounts:
         return cls(binning, tuple(sides[GOOD]), tuple(sides[BAD]))
 
     @classmethod
-    def from_frame(cls, binning: Binning, frame: pandas.DataFrame, *, bad: str = "bad", n: str = "n") -> BinCounts:
-        """From a result grouped by `binning.group_key()` and the label: a truth value in the column `bad`.
+    def from_frame(
+        cls, binning: Binning, frame: pandas.DataFrame, *, bad: str = "bad", value: object = True, n: str = ""
+    ) -> BinCounts:
+        """From a result grouped by `binning.group_key()` and by the label: `bad` is the label's column, and `value`
+        what says there that a subject is bad. `n` is the column of counts, by default `n`, `rows` or `count`.
 
-        A cell without a row has nobody; one with NULL was withheld; rows without a label are left out.
-        Raises BadQuestion.
+        A cell without a row has nobody, one with NULL was withheld; rows without a label are left out, and what the
+        frame tells apart beside the feature and the label is added up. Raises BadQuestion.
         """
-        cells = _cells(frame, (binning,), bad, n)
+        cells = _cells(frame, (binning,), Label(bad, value), n)
         return cls(binning, tuple(cells[GOOD]), tuple(cells[BAD]))
 
     @property
@@ -170,12 +175,34 @@ class PairCounts:
 
     @classmethod
     def from_frame(
-        cls, first: Binning, second: Binning, frame: pandas.DataFrame, *, bad: str | None = None, n: str = "n"
+        cls,
+        first: Binning,
+        second: Binning,
+        frame: pandas.DataFrame,
+        *,
+        bad: str = "",
+        value: object = True,
+        n: str = "",
     ) -> PairCounts:
-        """From a result grouped by both features' `group_key()`, and by the label if `bad` names its column; otherwise
-        as `BinCounts.from_frame`."""
-        flat = [[np.nan if one is None else one for one in side] for side in _cells(frame, (first, second), bad, n)]
-        return cls(first, second, np.array(flat, dtype=np.float64).reshape(-1, first.count, second.count))
+        """From a result grouped by both features' keys, or by their `pair_key`, and by the label if `bad` names its
+        column; otherwise as `BinCounts.from_frame`."""
+        cells = _cells(frame, (first, second), Label(bad, value) if bad else None, n)
+        flat = np.array([[np.nan if one is None else one for one in side] for side in cells], dtype=np.float64)
+        return cls(first, second, flat.reshape(-1, first.count, second.count))
+
+
+@dataclass(frozen=True)
+class Label:
+    """Which column of a result says whether subjects are bad, and by which value."""
+
+    column: str
+    value: object
+
+    def of(self, value: Any) -> bool | None:
+        """None for a missing label. Raises BadQuestion for neither true nor false where that is asked."""
+        if _is_missing(value):
+            return None
+        return truth_of(value) if self.value is True else bool(value == self.value)
 
 
 def truths(values: Sequence[Any]) -> npt.NDArray[np.bool_]:
@@ -192,25 +219,45 @@ def _is_missing(value: Any) -> bool:
     return value is WITHHELD or bool(pandas.isna(value))
 
 
-def _cells(frame: pandas.DataFrame, binnings: Sequence[Binning], bad: str | None, n: str) -> list[list[Count]]:
-    """For each label, the counts of all cells, the last feature's bins fastest."""
-    wanted = [one.name for one in binnings] + ([] if bad is None else [bad]) + [n]
-    for name in wanted:
-        if name not in frame.columns:
-            problem = f"the result has no column {name}; the nearest is {nearest(name, map(str, frame.columns))}"
-            raise BadQuestion(problem=problem, hint="Group by group_key(), by the label, and count() as `n`.")
-    places = [{label: place for place, label in enumerate(one.labels)} for one in binnings]
-    size = int(np.prod([one.count for one in binnings]))
-    found: list[list[Count]] = [[0.0] * size for _ in range(1 if bad is None else 2)]
-    for row in frame[wanted].itertuples(index=False, name=None):
-        if bad is not None and _is_missing(row[-2]):
+def _cells(frame: pandas.DataFrame, binnings: Sequence[Binning], label: Label | None, n: str) -> list[list[Count]]:
+    """For each label, the counts of all cells, the last feature's bins fastest. Other columns' cells are added up."""
+    size = prod(one.count for one in binnings)
+    found: list[list[Count]] = [[0.0] * size for _ in range(1 if label is None else 2)]
+    keys = _keys(frame, binnings)
+    counts = frame[_count_column(frame, n)]
+    labels = [False] * len(frame) if label is None else [label.of(value) for value in _column(frame, label.column)]
+    for row, is_bad, value in zip(zip(*(frame[name] for name, _ in keys), strict=True), labels, counts, strict=True):
+        if is_bad is None:
             continue
-        label = bad is not None and truth_of(row[-2])
         cell = 0
-        for one, known, value in zip(binnings, places, row, strict=False):
-            if value not in known:
-                hint = "Group by the same binning's group_key()."
-                raise BadQuestion(problem=f"{value!r} is no bin of {one.name}", hint=hint)
-            cell = cell * one.count + known[value]
-        found[int(label)][cell] = _count(row[-1])
+        for (name, places), text in zip(keys, row, strict=True):
+            if text not in places:
+                raise BadQuestion(problem=f"{text!r} is no bin of {name}", hint="Group by the same binning's key.")
+            cell = cell * len(places) + places[text]
+        count, before = _count(value), found[is_bad][cell]
+        found[is_bad][cell] = None if count is None or before is None else before + count
     return found
+
+
+def _keys(frame: pandas.DataFrame, binnings: Sequence[Binning]) -> list[tuple[str, dict[str, int]]]:
+    """The columns of the bins, with the place of each label: one for each feature, or one for a pair."""
+    if len(binnings) == 2 and (name := pair_name(*binnings)) in frame.columns:
+        return [(name, {label: place for place, label in enumerate(pair_labels(*binnings))})]
+    for one in binnings:
+        _column(frame, one.name)
+    return [(one.name, {label: place for place, label in enumerate(one.labels)}) for one in binnings]
+
+
+def _column(frame: pandas.DataFrame, name: str) -> Any:
+    if name not in frame.columns:
+        problem = f"the result has no column {name}; the nearest is {nearest(name, map(str, frame.columns))}"
+        raise BadQuestion(problem=problem, hint="Group by the binning's key and by the label.")
+    return frame[name]
+
+
+def _count_column(frame: pandas.DataFrame, name: str) -> str:
+    """The column of counts: the one named, or the one that questions call so."""
+    known = [name] if name else [one for one in COUNT_COLUMNS if one in frame.columns]
+    if len(known) != 1 or known[0] not in frame.columns:
+        raise BadQuestion(problem="it is not clear which column has the counts", hint='Name it: n="rows".')
+    return known[0]

@@ -117,6 +117,8 @@ def _logistic_line(x: Vector, good: Any) -> tuple[float, float]:
     if len(x) != len(good) or not np.isfinite(x).all() or good.all() or not good.any():
         hint = "Give one finite log-odds and one label for each subject, some of them good and some bad."
         raise BadQuestion(problem="these subjects cannot calibrate a model", hint=hint)
+    if x[good].min() >= x[~good].max() or x[good].max() <= x[~good].min():
+        raise Separation(column="the log-odds")
     design = np.column_stack([np.ones(len(x)), x])
     found = np.zeros(2)
     for _ in range(100):
@@ -125,7 +127,5 @@ def _logistic_line(x: Vector, good: Any) -> tuple[float, float]:
         information = (design * (p * (1 - p))[:, None]).T @ design
         if np.abs(gap).max() <= 1e-9 * len(x):
             return float(found[0]), float(found[1])
-        if np.linalg.cond(information) > 1e12:
-            raise Separation(column="the log-odds")
         found = found + np.linalg.solve(information, gap)
     raise NotConverged(iterations=100)
