@@ -578,7 +578,9 @@ def test_no_changed_character_goes_unnoticed(kind: str, at: int, character: str)
 
 
 @either
-@pytest.mark.parametrize("field", sorted(Receipt.model_fields.keys() - {"roster_digest", "format", "aborts", "other_schema_texts"}))
+@pytest.mark.parametrize(
+    "field", sorted(Receipt.model_fields.keys() - {"roster_digest", "format", "aborts", "other_schema_texts"})
+)
 def test_no_field_of_another_receipt_fits(field: str, kind: str) -> None:
     """Two honest jobs of the same members under one agreement: what they do not share cannot be exchanged."""
     world = EITHER[kind]()[0]
