@@ -12,7 +12,7 @@ from enum import StrEnum
 from fractions import Fraction
 
 from ceiba_protocol.errors import BadIdentifier, BadSchema
-from ceiba_protocol.identifiers import IdentifierKind, normalise
+from ceiba_protocol.identifiers import Flaw, IdentifierKind, normalise
 from ceiba_protocol.schema import INTEGER_BITS, NUMERIC, SCHEMA_HINT, Column, ColumnType, OutOfBounds
 
 MAX_SCALE = 30
@@ -120,7 +120,12 @@ def marked(kind: IdentifierKind, text: str) -> str:
     try:
         return NORMAL + normalise(kind, text)
     except BadIdentifier as error:
-        return f"bad_{error.fields['flaw'].replace(' ', '_')}"
+        return rule_for(Flaw(error.fields["flaw"]))
+
+
+def rule_for(flaw: Flaw) -> str:
+    """As the report calls a flaw of an identifier: `bad_length`, `bad_check_digit`, …"""
+    return f"bad_{flaw.value.replace(' ', '_')}"
 
 
 class Quantised:

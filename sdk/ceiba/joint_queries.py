@@ -14,12 +14,12 @@ from ceiba.released import Released
 from ceiba.result import Result
 from ceiba.terms import require_shallow
 from ceiba_protocol.errors import BadQuestion
-from ceiba_protocol.linkage.joint import JoinedTable, JointPlan, SidePlan, programs_of
+from ceiba_protocol.linkage.joint import JoinedTable, JointPlan, programs_of
+from ceiba_protocol.linkage.joint_wording import describe_joint
 from ceiba_protocol.plan import Label, Plan, Program, finish_one
 from ceiba_protocol.schema import Schema, nearest
 from ceiba_protocol.statistics import WITHHELD, Output, Total
 from ceiba_protocol.trust.agreement import Mode
-from ceiba_protocol.wording import describe
 
 if TYPE_CHECKING:
     import pandas
@@ -112,21 +112,6 @@ _KNOWN = {
     Mode.CARDINALITY: "nobody has learnt which they are",
     Mode.REVEALED: "the holders have learnt which they are",
 }
-
-
-def describe_joint(plan: JointPlan) -> list[str]:
-    """The whole of a joint plan in words, a line for each of its parts."""
-    tables = " with ".join(side.table for side in plan.sides)
-    return [
-        f"Join of {tables}, {plan.mode}",
-        *_side_lines("base", plan.base),
-        *(line for side in plan.joined for line in _side_lines("joined", side)),
-    ]
-
-
-def _side_lines(role: str, side: SidePlan) -> list[str]:
-    lines = [f"  {role}: {side.holder}, on {side.on}"]
-    return lines + [f"    {line}" for plan in side.plans for line in describe(plan)]
 
 
 # --- statistics side by side -----------------------------------------------------------------------------------

@@ -22,8 +22,10 @@ DCR, and on short exponents for what B encrypts (PROTOCOL §2.3); the masks of s
 **What is taken on trust.** B cannot see how many subjects are in a "group" of A. If it is one, and random points, A
 learns from the decision which cells that subject is in, and with the merchant its values. Padding, the smallest size of
 a group and the gate do not stop that; noise does, which is in what the gate tests as well. So B answers without noise
-only if the agreement has the flag `joiner_is_semi_honest`, which B signs. In the gate B could encrypt another share
-than its own, and so learn whether a count lies in another range, or release to the merchant what it found to be small.
+only if the agreement has the flag `joiner_is_semi_honest`, which B signs. Noise does not cover an A that computes
+something else than this sum, such as one row a million times: nothing here proves what A multiplied. In the gate B
+could encrypt another share than its own, and so learn whether a count lies in another range, or release to the merchant
+what it found to be small.
 
 Secrets live as long as the two objects do, one job. Nothing is stored: whoever holds the objects drops them after the
 last step or any error, and a side that has failed refuses every later step.

@@ -315,6 +315,14 @@ def test_a_token_is_the_hash_that_the_protocol_states() -> None:
         assert hashlib.sha512(message).digest()[:32] in tokens
 
 
+def test_an_identifier_is_another_point_in_every_linkage() -> None:
+    linkages = [Space("tax", "fund", job=job).linkage for job in (JOB, bytes(32))]
+    for linkage in linkages:
+        message = b"".join(len(part).to_bytes(4, "big") + part for part in (b"ceiba/v1/id", linkage.digest, b"a"))
+        assert linkage.to_group(["a"]) == [ristretto.hash_to_group(message, b"HashToGroup-" + SUITE)]
+    assert linkages[0].to_group(["a"]) != linkages[1].to_group(["a"])
+
+
 def test_the_linkage_digest_depends_on_all_that_must_agree() -> None:
     linkage = Space("tax", "fund").linkage
     others = [
@@ -479,6 +487,9 @@ def test_the_owner_refuses_wrong_answers(name: str) -> None:
     with pytest.raises(error, match="fund"):
         owner.finish(0, own | {"fund": change(own, space)})
     owner.finish(0, own)
+    for batch in (0, 1):
+        with pytest.raises(MalformedMessage, match="not asked for, or is finished"):
+            owner.finish(batch, own)
 
 
 def test_a_proof_for_another_batch_owner_or_linkage_is_refused() -> None:
