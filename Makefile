@@ -50,6 +50,8 @@ vectors: setup         ## rebuild tests/vectors
 	$(BIN)/python -m tests.vectors.rebuild
 
 bench: setup           ## measure against named baselines; JSON and a table in bench/results
+	test -x .psi/bin/python || $(PYTHON) -m venv .psi  # openmined-psi pins an old protobuf
+	.psi/bin/python -m pip install --quiet --disable-pip-version-check 'openmined-psi>=2.0.6,<3'
 	$(BIN)/python -m bench
 
 peers: setup           ## the same questions to other systems, in an environment of their own
@@ -58,4 +60,4 @@ peers: setup           ## the same questions to other systems, in an environment
 	$(BIN)/python -m bench.peers
 
 clean:
-	rm -rf $(VENV) .peers build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .peers .psi build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

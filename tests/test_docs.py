@@ -17,9 +17,10 @@ import ceiba_protocol
 from ceiba_coordinator.config import SAMPLE as COORDINATOR_SAMPLE
 from ceiba_node.config import SAMPLE as NODE_SAMPLE
 from ceiba_node.house_rules import SAMPLE_POLICY
-from ceiba_node.quantising import CONFORMING, Rule
+from ceiba_node.quantising import CONFORMING, Rule, rule_for
 from ceiba_protocol.disclosure.grade import RULES, as_rho
 from ceiba_protocol.errors import ERRORS, CeibaError
+from ceiba_protocol.identifiers import Flaw, IdentifierKind
 from ceiba_protocol.schema import ColumnType, Grade, Schema
 from tests.support import check_readme, diagrams
 from tests.support.check_readme import read_toml
@@ -123,6 +124,7 @@ def test_the_schema_example_has_every_type_and_field() -> None:
     assert described == set(type(columns[0]).model_fields)
     described = {name for row in table_rows(SCHEMA, "field", "needed") for name in re.findall("`([a-z_]+)`", row[0])}
     assert described == set(Schema.model_fields)
+    assert {row[0].strip("`") for row in table_rows(SCHEMA, "kind", "what it is")} == set(IdentifierKind)
 
 
 def test_grades_demand_what_the_page_says() -> None:
@@ -140,7 +142,8 @@ def test_publishing_rules_are_all_described() -> None:
         said |= dict.fromkeys(re.findall("`([a-z_]+)`", rules), conforms == "yes")
     columns = [*_schema(HOSPITAL).columns, *_schema(SCHEMA).columns]
     columns = [column for column in columns if column.type is not ColumnType.CATEGORY]
-    assert said == {rule.name_for(column): rule in CONFORMING for rule in Rule for column in columns}
+    of_values = {rule.name_for(column): rule in CONFORMING for rule in Rule for column in columns}
+    assert said == of_values | {rule_for(flaw): False for flaw in Flaw}
 
 
 def test_every_log_event_is_described() -> None:

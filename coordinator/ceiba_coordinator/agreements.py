@@ -130,7 +130,7 @@ class Agreements:
             digest=agreement.digest(),
             agreement_id=agreement.agreement_id,
             merchant=member,
-            table_name=agreement.table,
+            about=(side.table for side in agreement.sides),
         )
 
     def _is_open(self, stored: StoredAgreement) -> bool:

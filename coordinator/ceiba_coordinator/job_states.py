@@ -1,6 +1,5 @@
 """What every kind of job has: where it is stored, who sits in it, and the one place where its state changes."""
 
-import hashlib
 from collections.abc import Callable
 
 import structlog
@@ -67,7 +66,9 @@ class JobStates:
                 between = [step.number for step in joint.steps if step.receiver != kept]
                 self._store.forget_joint_payloads(job.job_id, between)
 
-    def _hand_out(self, job: StoredJob, manifest_digest: Digest, total: bytes, event: Event) -> None:
+    def _hand_out(
+        self, job: StoredJob, manifest_digest: Digest, total_digest: Digest, event: Event, total: bytes = b""
+    ) -> None:
         """The job's answer is there: store it, and sign and log that it is handed out."""
         release = self._log.sign(
             Release(
@@ -75,7 +76,7 @@ class JobStates:
                 manifest_digest=manifest_digest,
                 agreement_digest=Digest(job.agreement_digest),
                 attempt=job.attempt,
-                total_digest=Digest(hashlib.sha256(total).hexdigest()),
+                total_digest=total_digest,
                 at=self._clock(),
             )
         )

@@ -3,8 +3,6 @@
 Every payload is sealed to its receiver, so what is stored here says who sent how much to whom, and nothing else.
 """
 
-import hashlib
-
 import structlog
 
 from ceiba_coordinator.job_states import JobStates, require
@@ -23,6 +21,7 @@ from ceiba_protocol.linkage.joint import (
     check_message,
     commit_jointly,
     read_joint_manifest,
+    total_digest,
 )
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.trust.signing import type_of
@@ -167,10 +166,8 @@ class JointAnswers(JobStates):
         self._notify([job.job_id.hex(), *question.holders])
 
     def _finish(self, job: StoredJob, question: JointQuestion) -> None:
-        messages = self._store.joint_messages(job.job_id)
-        digests = [JointMessage.parse(messages[step.number].body).payload_digest for step in question.steps]
-        total = hashlib.sha256("".join(digests).encode()).digest()
-        self._hand_out(job, question.digest, total, Event.LAST_MESSAGE)
+        messages = [JointMessage.parse(one.body) for one in self._store.joint_messages(job.job_id).values()]
+        self._hand_out(job, question.digest, total_digest(question, messages), Event.LAST_MESSAGE)
 
     def received(self, job_id: bytes, number: int, holder: str) -> Signed:
         """The message of a step, for its receiver; `joint_payload` has the rest.

@@ -17,7 +17,7 @@ import numpy as np
 
 from ceiba_node.quantising import identifier, literal
 from ceiba_node.quiet import quietly
-from ceiba_node.snapshots import ROWS_FILE, SUBJECT_COLUMN, Snapshot, SnapshotStore, make_offer
+from ceiba_node.snapshots import IDENTIFIERS, ROWS_FILE, SUBJECT_COLUMN, Snapshot, SnapshotStore, make_offer
 from ceiba_protocol.canonical import tlv
 from ceiba_protocol.errors import CeibaError, EngineFailed
 from ceiba_protocol.schema import Schema
@@ -88,8 +88,9 @@ class Draft:
         return EngineFailed(holder=self._holder)
 
     def digest(self, schema: Schema, version_key: bytes) -> str:
-        """HMAC-SHA256 over the schema's digest, the row count, and SHA-256 of every column (the subjects last) as
-        64-bit little-endian integers in row order; read in slices, so that memory does not grow with the rows."""
+        """HMAC-SHA256 over the schema's digest, the row count, SHA-256 of every column (the subjects last) as 64-bit
+        little-endian integers in row order, and that of the identifiers, if some are declared; read in slices, so that
+        memory does not grow with the rows."""
         names = [f"c{place}" for place in range(len(schema.columns) + (1 if schema.subject_key is None else 2))]
         values = ", ".join(f"coalesce(CAST({name} AS BIGINT), {_NO_VALUE}) AS {name}" for name in names)
         rows = self.number("SELECT count(*) FROM rows")
@@ -100,7 +101,20 @@ class Draft:
             for name, digest in zip(names, digests, strict=True):
                 digest.update(np.asarray(arrays[name], dtype="<i8").tobytes())
         parts = [schema.digest().encode(), str(rows).encode(), *(digest.digest() for digest in digests)]
+        if schema.identifiers:
+            parts.append(self._digest_of_identifiers(schema))
         return hmac.new(version_key, tlv(b"ceiba/v1/snapshot", *parts), hashlib.sha256).hexdigest()
+
+    def _digest_of_identifiers(self, schema: Schema) -> bytes:
+        """SHA-256 over the identifiers, one a line, in the order of the subjects' numbers: a normal one has no line
+        break and is not empty, as a missing one is."""
+        digest = hashlib.sha256()
+        columns = ", ".join(f"coalesce({identifier(one.column)}, '')" for one in schema.identifiers)
+        statement = f"SELECT concat_ws(chr(10), {columns}, '') FROM {IDENTIFIERS} ORDER BY {identifier(SUBJECT_COLUMN)}"
+        cursor = quietly(lambda: self._database.execute(statement), self.failed())
+        while lines := quietly(lambda: cursor.fetchmany(_DIGEST_ROWS), self.failed()):
+            digest.update("".join(line for (line,) in lines).encode())
+        return digest.digest()
 
     def _arrays(self, sql: str) -> Mapping[str, Any]:
         return quietly(lambda: self._database.execute(sql).fetchnumpy(), self.failed())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ceiba_node.drafts import Draft
 from ceiba_node.quantising import identifier, narrowest_type
-from ceiba_node.snapshots import SUBJECT_COLUMN, Snapshot, SnapshotStore
+from ceiba_node.snapshots import IDENTIFIERS, SUBJECT_COLUMN, Snapshot, SnapshotStore
 from ceiba_protocol.errors import SnapshotDamaged
 from ceiba_protocol.program import DIGEST, DIGEST_HEX, DIGEST_TAG
 from ceiba_protocol.schema import Column, ColumnType, Schema
@@ -45,7 +45,7 @@ def is_comparable(old: Schema, new: Schema) -> bool:
     Columns may be added where there is a key. What was dropped and comes back could not be compared, so it ends the
     chain of comparable versions, like a change of meaning.
     """
-    if old.subject_key != new.subject_key:
+    if (old.subject_key, old.subject_kind) != (new.subject_key, new.subject_kind):
         return False
     before, after = ({_encoding(column) for column in schema.columns} for schema in (old, new))
     return before == after if new.subject_key is None else before <= after
@@ -64,9 +64,9 @@ def open_book(draft: Draft, path: Path) -> None:
     draft.query("CREATE TABLE IF NOT EXISTS book.given (below BIGINT NOT NULL)")
 
 
-def number_by_key(draft: Draft, values: Mapping[str, str]) -> None:
+def number_by_key(draft: Draft, values: Mapping[str, str], identifiers: Mapping[str, str]) -> None:
     """Extend the book by identifiers that it has not seen, in order of appearance. `values`: column → its name in
-    `judged`, which has the identifiers in `subject`."""
+    `judged`, which has the identifiers in `subject`; `identifiers`: likewise, those that the version itself keeps."""
     draft.query(
         f"""
         INSERT INTO book.subjects
@@ -76,6 +76,14 @@ def number_by_key(draft: Draft, values: Mapping[str, str]) -> None:
         """
     )
     _write(draft, values, "judged JOIN book.subjects ON identifier = subject", "number", "ORDER BY place", DIGEST_SQL)
+    if identifiers:
+        kept = "".join(f", max({name}) AS {identifier(column)}" for column, name in identifiers.items())
+        draft.query(
+            f"""
+            CREATE TABLE {IDENTIFIERS} AS SELECT number AS {identifier(SUBJECT_COLUMN)}{kept}
+            FROM judged JOIN book.subjects ON identifier = subject GROUP BY number ORDER BY number
+            """
+        )
 
 
 def number_by_place(draft: Draft, values: Mapping[str, str], first: int | None = None) -> None:

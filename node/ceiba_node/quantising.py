@@ -11,7 +11,8 @@ from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 
-from ceiba_protocol.errors import BadSchema
+from ceiba_protocol.errors import BadIdentifier, BadSchema
+from ceiba_protocol.identifiers import Flaw, IdentifierKind, normalise
 from ceiba_protocol.schema import INTEGER_BITS, NUMERIC, SCHEMA_HINT, Column, ColumnType, OutOfBounds
 
 MAX_SCALE = 30
@@ -33,6 +34,8 @@ _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _MIDNIGHT = r"([ T]00:00(:00(\.0+)?)?)?"
 _CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?"
+NORMAL = "="
+"""Before an identifier that is not malformed."""
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 
 
@@ -107,6 +110,22 @@ def plain_number(text: str, digits: int) -> str:
     if value.adjusted() < -60 and value:
         return f"{sign}0.{'0' * 59}1"
     return format(value, "f")
+
+
+def marked(kind: IdentifierKind, text: str) -> str:
+    """The normal form of an identifier behind NORMAL, or the name under which its flaw is counted.
+
+    Called from SQL, once for each distinct text.
+    """
+    try:
+        return NORMAL + normalise(kind, text)
+    except BadIdentifier as error:
+        return rule_for(Flaw(error.fields["flaw"]))
+
+
+def rule_for(flaw: Flaw) -> str:
+    """As the report calls a flaw of an identifier: `bad_length`, `bad_check_digit`, …"""
+    return f"bad_{flaw.value.replace(' ', '_')}"
 
 
 class Quantised:

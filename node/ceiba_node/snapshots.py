@@ -4,7 +4,7 @@
     <folder>/<table>/subjects.duckdb              subject identifier → number, the same in every version (`numbering`)
     <folder>/<table>/steps/                       in which versions numbers mean the same (`steps`)
     <folder>/<table>/withdrawn.json               who objected, by identifier (`withdrawals`)
-    <folder>/<table>/<version>/rows.duckdb        the rows, all integers
+    <folder>/<table>/<version>/rows.duckdb        the rows, all integers, and apart from them declared identifiers
     <folder>/<table>/<version>/snapshot.json      what `Snapshot` says
 
 A version's folder is complete, and its step recorded, before `current` names it, so a crash at any moment leaves the
@@ -40,6 +40,8 @@ ROWS_FILE = "rows.duckdb"
 SUBJECTS_FILE = "subjects.duckdb"
 SUBJECT_COLUMN = "#subject"
 """The rows' subject numbers. No column of a schema can have this name."""
+IDENTIFIERS = "identifiers"
+"""The table of a version's identifiers, beside its rows: the subject's number, and a column for each one declared."""
 _STEPS_FOLDER = "steps"
 _WITHDRAWN_FILE = "withdrawn.json"
 _RECORD_FILE = "snapshot.json"

@@ -48,6 +48,7 @@ def open_source(
     wanted = [column.name for column in schema.columns]
     if schema.subject_key is not None:
         wanted.append(schema.subject_key)
+    wanted += [one.column for one in schema.identifiers if one.column != schema.subject_key]
     found = {name: names.get(name, name) for name in wanted}
     missing = [name for name in wanted if found[name] not in types]
     if missing:

@@ -7,6 +7,7 @@ might be, is deleted. What was answered before cannot be called back.
 
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 from ceiba_node.drafts import Draft, Seal, adopt_draft
 from ceiba_node.numbering import DIGEST_SQL, predecessor
 from ceiba_node.quantising import identifier
-from ceiba_node.snapshots import SUBJECT_COLUMN, SnapshotStore
-from ceiba_protocol.errors import EmptyTable, EngineFailed, NoSubjectKey, SnapshotDamaged
+from ceiba_node.snapshots import IDENTIFIERS, SUBJECT_COLUMN, SnapshotStore
+from ceiba_protocol.errors import BadIdentifier, EmptyTable, EngineFailed, NoSubjectKey, SnapshotDamaged
+from ceiba_protocol.identifiers import normalise
 from ceiba_protocol.program import DIGEST
 from ceiba_protocol.schema import Schema
 
@@ -52,14 +54,16 @@ class WithdrawalReport:
 def withdraw(store: SnapshotStore, table: str, identifiers: Iterable[str], seal: Seal) -> WithdrawalReport:
     """Leave subjects out of a table for good. Run by the holder.
 
-    `identifiers`: as the source's subject key has them; spaces around them do not count, as at publishing. The list is
-    written before the version changes: after a crash the same command completes what was begun.
+    `identifiers`: as the source's subject key has them; they are read as at publishing: spaces around them do not
+    count. The list is written before the version changes: after a crash the same command completes what was begun.
 
-    Raises DatasetMissing, NoSubjectKey, SnapshotDamaged, EmptyTable (everybody would be left out), EngineFailed; then
-    nothing has changed.
+    Raises DatasetMissing, NoSubjectKey, BadIdentifier, SnapshotDamaged, EmptyTable (everybody would be left out),
+    EngineFailed; then nothing has changed.
     """
     given = {name.strip(" ") for name in identifiers} - {""}
-    require_subject_key(store.current(table).schema)
+    schema = store.current(table).schema
+    require_subject_key(schema)
+    asked = len({_as_in_book(schema, one) for one in given})
     with store.staging(table) as staging:
         current, before = store.current(table), set(store.versions(table))
         previous = predecessor(store, current.schema)
@@ -69,7 +73,7 @@ def withdraw(store: SnapshotStore, table: str, identifiers: Iterable[str], seal:
             draft.attach(previous.path, "previous")
             draft.attach(store.subjects_path(table), "book")
             listed = given | set(store.withdrawn(table))
-            found = _count_found(draft, given)
+            found = _count_found(draft, previous.schema, given)
             rows_left = _write_the_others(draft, previous.schema, listed)
             if rows_left == 0:
                 raise EmptyTable(table=table)
@@ -80,7 +84,7 @@ def withdraw(store: SnapshotStore, table: str, identifiers: Iterable[str], seal:
                 current = adopt_draft(store, draft, current.schema, current.clipped, True, seal)
         forget_withdrawn(store, table, staging)
         deleted = len(before - set(store.versions(table)))
-    return WithdrawalReport(table, current.version, len(given), found, previous.rows - rows_left, deleted)
+    return WithdrawalReport(table, current.version, asked, found, previous.rows - rows_left, deleted)
 
 
 def require_subject_key(schema: Schema) -> None:
@@ -89,12 +93,21 @@ def require_subject_key(schema: Schema) -> None:
         raise NoSubjectKey(table=schema.table)
 
 
-def load_withdrawn(draft: Draft, identifiers: Iterable[str]) -> None:
-    """The temporary table `withdrawn`."""
+def load_withdrawn(draft: Draft, schema: Schema, identifiers: Iterable[str]) -> None:
+    """The temporary table `withdrawn`, with identifiers as the book has them. What is malformed is in no version."""
+    known = set[str]()
+    for one in identifiers:
+        with suppress(BadIdentifier):
+            known.add(_as_in_book(schema, one))
     draft.query(
         "CREATE OR REPLACE TEMP TABLE withdrawn AS SELECT unnest(CAST(? AS VARCHAR[])) AS identifier",
-        values=[list(identifiers)],
+        values=[list(known)],
     )
+
+
+def _as_in_book(schema: Schema, given: str) -> str:
+    """Raises BadIdentifier."""
+    return given if schema.subject_kind is None else normalise(schema.subject_kind, given)
 
 
 def forget_withdrawn(store: SnapshotStore, table: str, staging: Path) -> None:
@@ -115,19 +128,19 @@ def _has_none(store: SnapshotStore, table: str, version: str, staging: Path) -> 
         try:
             empty.attach(store.path_of(table, version), "previous")
             empty.attach(store.subjects_path(table), "book")
-            return _count_found(empty, store.withdrawn(table)) == 0
-        except EngineFailed:
+            return _count_found(empty, store.get(table, version).schema, store.withdrawn(table)) == 0
+        except (EngineFailed, SnapshotDamaged):
             return False
 
 
-def _count_found(draft: Draft, given: Iterable[str]) -> int:
-    load_withdrawn(draft, given)
+def _count_found(draft: Draft, schema: Schema, given: Iterable[str]) -> int:
+    load_withdrawn(draft, schema, given)
     return draft.number(f"SELECT count(DISTINCT {_NUMBER}) FROM previous.rows WHERE {_NUMBER} IN {_LISTED}")
 
 
 def _write_the_others(draft: Draft, schema: Schema, listed: Iterable[str]) -> int:
     """The table `rows` without those who are listed, in the old order; how many rows it has."""
-    load_withdrawn(draft, listed)
+    load_withdrawn(draft, schema, listed)
     names = [column.name for column in schema.columns] + [SUBJECT_COLUMN]
     short = [f"c{place}" for place in range(len(names))]  # a column may be called rowid
     columns = ", ".join(f"{one} AS {identifier(name)}" for one, name in zip(short, names, strict=True))
@@ -138,4 +151,7 @@ def _write_the_others(draft: Draft, schema: Schema, listed: Iterable[str]) -> in
         WHERE {short[-1]} NOT IN {_LISTED} ORDER BY others.rowid
         """
     )
+    if schema.identifiers:
+        kept = f"SELECT * FROM previous.{IDENTIFIERS} WHERE {_NUMBER} NOT IN {_LISTED} ORDER BY {_NUMBER}"
+        draft.query(f"CREATE TABLE {IDENTIFIERS} AS {kept}")
     return draft.number("SELECT count(*) FROM rows")

@@ -227,6 +227,12 @@ class TotalRejected(CeibaError):
     )
 
 
+class AnswerRejected(CeibaError):
+    code, fault, status = "answer_rejected", Fault.PEER, "DATA_LOSS"
+    text = "The answer to the joint job did not pass its checks ({problem}); no number is shown."
+    remedy = "Ask again; if it repeats, compare rosters and the Ceiba versions of the holders with theirs."
+
+
 class BadCiphertext(CeibaError):
     code, fault, status = "bad_ciphertext", Fault.PEER, "INVALID_ARGUMENT"
     text = "The ciphertexts of {member} are refused: {problem}."
@@ -339,6 +345,18 @@ class BadQuestion(CeibaError):
     code, fault, status = "bad_question", Fault.CALLER, "INVALID_ARGUMENT"
     text = "The question cannot be asked: {problem}."
     remedy = "{hint}"
+
+
+class AmbiguousColumn(CeibaError):
+    code, fault, status = "ambiguous_column", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "Several of the joined tables have a column {column}: {tables}."
+    remedy = "Say which: `firms[{first!r}].{column}`, where `firms` is the join; in a text, {qualified!r}."
+
+
+class SeveralHolders(CeibaError):
+    code, fault, status = "several_holders", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "{table} has several holders, and a join takes the table of one: {holders}."
+    remedy = "Choose one, for example `holder={{{table!r}: {first!r}}}`."
 
 
 # --- datasets --------------------------------------------------------------------------------------------------
@@ -716,20 +734,8 @@ class ClusterTooSmall(CeibaError):
 
 class BadGroupElement(CeibaError):
     code, fault, status = "bad_group_element", Fault.PEER, "INVALID_ARGUMENT"
-    text = "The blinded identifiers of {member} are refused: {problem}."
+    text = "The points of {member} for the linkage are refused: {problem}."
     remedy = "The sender's software differs from the protocol; compare the Ceiba versions."
-
-
-class BadJoin(CeibaError):
-    code, fault, status = "bad_join", Fault.CALLER, "INVALID_ARGUMENT"
-    text = "The join of {base} with {joined} cannot be run: {problem}."
-    remedy = "Publish datasets again that have outgrown their announced sizes; otherwise mend the question."
-
-
-class DuplicateIdentifier(CeibaError):
-    code, fault, status = "duplicate_identifier", Fault.CALLER, "FAILED_PRECONDITION"
-    text = "{member} has an identifier in more than one place of a join, so nothing was sent."
-    remedy = "Each subject belongs to one group: aggregate its rows, or group by a column that has one value for each."
 
 
 class BadKeyUse(CeibaError):
@@ -750,6 +756,12 @@ class CountNotKept(CeibaError):
     remedy = "More of them would be guesses about others' subjects. Ask {member}, and start the job again."
 
 
+class RepeatedIdentifier(CeibaError):
+    code, fault, status = "repeated_identifier", Fault.US, "FAILED_PRECONDITION"
+    text = "An identifier occurs more than once in the dataset of {holder}, and a linkage takes each once."
+    remedy = "Publish the dataset with one row for each identifier, or have its duplicates aggregated."
+
+
 class LinkageTooLarge(CeibaError):
     code, fault, status = "linkage_too_large", Fault.POLICY, "RESOURCE_EXHAUSTED"
     text = "{member} announced {announced} identifiers for the linkage; {limit} are allowed in a job."
@@ -758,8 +770,17 @@ class LinkageTooLarge(CeibaError):
 
 class IntersectionTooSmall(CeibaError):
     code, fault, status = "intersection_too_small", Fault.POLICY, "FAILED_PRECONDITION"
-    text = "Fewer than {least} subjects are at all of {holders}, so nothing was computed about them."
-    remedy = "Widen the filters. If many were expected, compare how the holders write identifiers."
+    text = "Fewer than {minimum} subjects are at all holders, as few as no answer may have."
+    remedy = "Check that all holders' identifiers are of one kind; otherwise, ask about larger datasets."
+
+
+# --- linkage: joined aggregates --------------------------------------------------------------------------------
+
+
+class BadJoin(CeibaError):
+    code, fault, status = "bad_join", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The join of {base} with {joined} cannot be run: {problem}."
+    remedy = "Publish datasets again that have outgrown their announced sizes; otherwise mend the question."
 
 
 class ExactJoinForbidden(CeibaError):
@@ -772,6 +793,120 @@ class JoinOutOfOrder(CeibaError):
     code, fault, status = "join_out_of_order", Fault.PEER, "FAILED_PRECONDITION"
     text = "{member} was asked for the step {step} of a join out of its order, or again, or after a step had failed."
     remedy = "Each step happens once. Run the join as a new job; nothing of this one is kept."
+
+
+class BadIdentifier(CeibaError):
+    code, fault, status = "bad_identifier", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "An identifier is no {kind}: its {flaw} is wrong."
+    remedy = "Compare it with the document that it was copied from."
+
+
+class NotAnIdentifier(CeibaError):
+    code, fault, status = "not_an_identifier", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "{column} is not declared as an identifier of {table}."
+    remedy = "Agree on a schema that declares it under `identifiers`; docs/schema.md shows one."
+
+
+class DuplicateIdentifier(CeibaError):
+    code, fault, status = "duplicate_identifier", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "In {table}, an identifier in {column} stands more than once: {problem}."
+    remedy = (
+        "The holder corrects its register, or publishes one row for each subject; a question groups by columns in "
+        "which all rows of a subject agree."
+    )
+
+
+# --- linkage: scoring and consent ------------------------------------------------------------------------------
+
+
+class BadScoreModel(CeibaError):
+    code, fault, status = "bad_score_model", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The scoring model is not acceptable: {problem}."
+    remedy = "Change its features or points, and register it as a new model."
+
+
+class BinTooSmall(CeibaError):
+    code, fault, status = "bin_too_small", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "A bin of the feature {feature} has fewer than {least} subjects at {holder}, as few as no answer may have."
+    remedy = "Join rare bins to others, and register the model anew."
+
+
+class UnknownScoreModel(CeibaError):
+    code, fault, status = "unknown_score_model", Fault.CALLER, "NOT_FOUND"
+    text = "There is no scoring model {model} for this member."
+    remedy = "Use the digest that `register_model()` returned, with the identity that registered it."
+
+
+class ScoreModelNotReady(CeibaError):
+    code, fault, status = "score_model_not_ready", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "The scoring model {model} cannot be used: {problem}."
+    remedy = "`model.status()` says which holders have approved it; once it is over, register a new one."
+
+
+class ScoreUnanswered(CeibaError):
+    code, fault, status = "score_unanswered", Fault.US, "DEADLINE_EXCEEDED"
+    text = "The score was not answered in time by {holders}."
+    remedy = "Send the same request again when they are reachable: what the others have answered is not used up."
+
+
+class UnknownConsentIssuer(CeibaError):
+    code, fault, status = "unknown_consent_issuer", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The agreement does not name {issuer} as an issuer of consents."
+    remedy = "Ask an issuer that the agreement names for the consent."
+
+
+class ConsentForged(CeibaError):
+    code, fault, status = "consent_forged", Fault.POLICY, "UNAUTHENTICATED"
+    text = "The signature on the consent is not that of {issuer}, as the agreement has its key."
+    remedy = "Use the consent as the issuer gave it; if the issuer has changed keys, a new agreement says so."
+
+
+class ConsentForOtherMerchant(CeibaError):
+    code, fault, status = "consent_for_other_merchant", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is not for {merchant}."
+    remedy = "Ask the subject for a consent of its own: it cannot be passed on."
+
+
+class ConsentForOtherPurpose(CeibaError):
+    code, fault, status = "consent_for_other_purpose", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is for another purpose than the model's."
+    remedy = "Ask the subject for a consent to this purpose."
+
+
+class ConsentForOtherModel(CeibaError):
+    code, fault, status = "consent_for_other_model", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is for another model."
+    remedy = "Score with the model that the subject agreed to, or ask for a consent to this one."
+
+
+class ConsentForOtherHolders(CeibaError):
+    code, fault, status = "consent_for_other_holders", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is not for exactly these holders: {holders}."
+    remedy = "Ask the subject for a consent that names all holders of the model."
+
+
+class ConsentForOtherSubject(CeibaError):
+    code, fault, status = "consent_for_other_subject", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is not of the subject that was asked about."
+    remedy = "Give the identifier as the subject gave it to the issuer, with the salt that came with the consent."
+
+
+class ConsentNotYetValid(CeibaError):
+    code, fault, status = "consent_not_yet_valid", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "The consent begins at {at}, and it is {now} here."
+    remedy = "Wait until it has begun, and check the clocks: 5 minutes of difference are allowed."
+
+
+class ConsentExpired(CeibaError):
+    code, fault, status = "consent_expired", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "The consent ended at {at}, and it is {now} here."
+    remedy = "Ask the subject for a new one; a consent lasts a day at most."
+
+
+class ConsentUsed(CeibaError):
+    code, fault, status = "consent_used", Fault.POLICY, "ALREADY_EXISTS"
+    text = "The consent was used before, and each is for one score."
+    remedy = "Ask the subject for a new one."
 
 
 # --- the log ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,15 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from ceiba_protocol.canonical import Document, FieldName, TableName, Text, canonical_json, digest_of
-from ceiba_protocol.errors import BadSchema, MalformedDocument, ManifestMismatch, UnknownCategory, UnknownColumn
+from ceiba_protocol.errors import (
+    BadSchema,
+    MalformedDocument,
+    ManifestMismatch,
+    NotAnIdentifier,
+    UnknownCategory,
+    UnknownColumn,
+)
+from ceiba_protocol.identifiers import IdentifierKind
 
 EPOCH = date(1970, 1, 1)
 EPOCH_INSTANT = datetime(1970, 1, 1, tzinfo=UTC)
@@ -228,6 +236,13 @@ def _value_problem(column: Column) -> str | None:
     return None
 
 
+class Identifier(Document):
+    """A column of the source by which a subject is found again at other holders. It is never queryable."""
+
+    column: FieldName
+    kind: IdentifierKind
+
+
 class Schema(Document):
     """A table's columns, versioned. Its digest is what members agree on."""
 
@@ -239,6 +254,10 @@ class Schema(Document):
     max_holders_per_subject: Annotated[int, Field(ge=1, le=MAX_HOLDERS_PER_SUBJECT)] = 1
     """At how many holders one subject may appear. Holders count their subjects apart, so the smallest cohort that is
     released, and what one subject can add to a sum, are multiplied by it."""
+    identifiers: Annotated[tuple[Identifier, ...], Field(exclude_if=lambda declared: not declared)] = ()
+    """What the subject key holds, and other columns that have at most one value for each subject and belong to no
+    other. A subject key that is not among them is taken as it is, and no table is joined by it. Left out of the bytes
+    where there are none: the digests of other schemas do not depend on it."""
     columns: tuple[Column, ...]
 
     @model_validator(mode="after")
@@ -250,7 +269,18 @@ class Schema(Document):
             raise ValueError("two columns have the same name")
         if self.subject_key in names:
             raise ValueError("the subject key identifies people, so it cannot be a column to compute with")
+        if self.identifiers:
+            self._check_identifiers({name.casefold() for name in names})
         return self
+
+    def _check_identifiers(self, columns: set[str]) -> None:
+        names = [one.column.casefold() for one in self.identifiers]
+        if len(set(names)) != len(names):
+            raise ValueError("an identifier is declared twice")
+        if columns & set(names):
+            raise ValueError("an identifier identifies people, so it cannot be a column to compute with")
+        if self.subject_key is None:
+            raise ValueError("identifiers need a subject_key, whose subjects they identify")
 
     @cached_property
     def by_name(self) -> dict[str, Column]:
@@ -262,6 +292,23 @@ class Schema(Document):
             return self.by_name[name]
         except KeyError:
             raise UnknownColumn(table=self.table, column=name, nearest=nearest(name, self.by_name)) from None
+
+    def identifier(self, column: str) -> Identifier:
+        """Raises NotAnIdentifier."""
+        for declared in self.identifiers:
+            if declared.column == column:
+                return declared
+        raise NotAnIdentifier(column=column, table=self.table)
+
+    @property
+    def identifier_columns(self) -> tuple[str, ...]:
+        """Those that subjects can be linked by."""
+        return tuple(one.column for one in self.identifiers)
+
+    @cached_property
+    def subject_kind(self) -> IdentifierKind | None:
+        """What the subject key holds, if that is declared."""
+        return next((one.kind for one in self.identifiers if one.column == self.subject_key), None)
 
     @classmethod
     def parse_pinned(cls, body: bytes, digest: str) -> Self:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +35,7 @@ from ceiba_node.withdrawals import WithdrawalReport, withdraw
 from ceiba_protocol.errors import BadSource, NotReachable, NotWaiting, UnknownAgreement, UnknownTable
 from ceiba_protocol.joining import check_pin, fetch_roster, join
 from ceiba_protocol.schema import Grade, Schema, nearest
-from ceiba_protocol.trust.agreement import Contract
+from ceiba_protocol.trust.agreement import FEWEST_SUMMED, Contract
 from ceiba_protocol.trust.identity import Duty, JoinToken
 from ceiba_protocol.trust.roster import Role, Roster
 from ceiba_protocol.trust.signing import sign
@@ -46,6 +46,7 @@ from ceiba_scenarios.processes import Process, free_port
 START_SECONDS = 60.0
 CHECK_SECONDS = 0.05
 _WIDEST_TERMS: dict[str, Any] = {"purpose": "sandbox", "jobs": 1_000_000, "days": 365}
+_WIDEST_JOINT_TERMS = _WIDEST_TERMS | {"base_is_trusted": True, "smallest_intersection": 1}
 """So that a test or a tester's script need not think of agreements before it wants to."""
 
 
@@ -56,7 +57,8 @@ class Sandbox:
     ...     lab.merchant("bank-a").sql("SELECT COUNT(*) FROM t").run().value
 
     Each holder publishes its own file, or data frame, for each of its tables. Where `schemas` has none for a table,
-    one is derived from all its files, which no real space could do. At least three holders a table.
+    one is derived from all its files, which no real space could do. At least three holders a table, or two tables that
+    are joined.
     """
 
     def __init__(
@@ -129,7 +131,8 @@ class Sandbox:
 
     def merchant(self, name: str, *, agreed: bool = True) -> Space:
         """A connected merchant of that name. The first time it joins, every holder approves the roster that lists it,
-        and (`agreed`) signs a standing agreement for every table, with all columns and operations and the whole set."""
+        and (`agreed`) signs a standing agreement for every table of at least three holders, with all columns and
+        operations and the whole set; `agree_jointly` is for those that fewer have."""
         if name not in self._merchants:
             home = self.merchant_home(name)
             identity = join(self._invite(name, Role.MERCHANT), None, home.save_identity, os.urandom)
@@ -139,16 +142,29 @@ class Sandbox:
                 self._confirm(holder, roster)
             self._merchants[name] = connect(identity=home.folder, passphrase=self.passphrase)
             self._wait_for_offers(self._merchants[name])
-            for table in self._tables if agreed else ():
+            for table in self._summed_tables() if agreed else ():
                 self.agree(self._merchants[name], table)
         return self._merchants[name]
 
     def agree(self, space: Space, table: str, **terms: Any) -> AgreementHandle:
         """A merchant's proposal, signed by every holder's officer. `terms` as for `space.agreements.propose`."""
-        proposal = space.agreements.propose(table, **(_WIDEST_TERMS | terms))
+        return self._signed_by_all(space.agreements.propose(table, **(_WIDEST_TERMS | terms)))
+
+    def agree_jointly(
+        self, space: Space, tables: Sequence[str] | Mapping[str, Sequence[str] | None], **terms: Any
+    ) -> AgreementHandle:
+        """The same for tables of different holders about the same subjects, whose groups all holders trust. `terms` as
+        for `space.agreements.propose_joint`."""
+        return self._signed_by_all(space.agreements.propose_joint(tables, **(_WIDEST_JOINT_TERMS | terms)))
+
+    def _signed_by_all(self, proposal: AgreementHandle) -> AgreementHandle:
         for holder in proposal.contract.agreement.holder_names:
             self.sign_agreement(holder, proposal.id)
         return proposal.wait(START_SECONDS)
+
+    def _summed_tables(self) -> list[str]:
+        """Those of enough holders that their sums may be asked for."""
+        return [table for table in self._tables if sum(table in own for own in self._holders.values()) >= FEWEST_SUMMED]
 
     def sign_agreement(self, holder: str, agreement_id: str) -> None:
         """What `ceiba-node agreements sign` does, once the running node has heard of the proposal.

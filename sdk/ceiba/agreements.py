@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
 
-from ceiba.choosing import Wish, choose, require_fit
+from ceiba.choosing import AnyWish, choose, require_fit
 from ceiba.display import Listing
 from ceiba.polling import backing_off
 from ceiba.terms import built
-from ceiba_protocol.disclosure.grade import Disclosure, disclosure_for
-from ceiba_protocol.errors import AgreementNotActive, BadQuestion, CeibaError, DatasetMissing, UnknownAgreement
+from ceiba_protocol.disclosure.grade import ORDER, Disclosure, disclosure_for
+from ceiba_protocol.errors import (
+    AgreementNotActive,
+    BadQuestion,
+    CeibaError,
+    DatasetMissing,
+    SeveralHolders,
+    UnknownAgreement,
+)
 from ceiba_protocol.schema import Grade, Schema, nearest
+from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.trust.agreement import (
     DAY,
+    JOIN,
+    JOINT_OPERATIONS,
     OPERATIONS,
+    SCORE,
     Agreement,
+    ConsentIssuer,
     Contract,
+    JointTerms,
+    Mode,
     Notice,
     Party,
+    Side,
     State,
     Word,
     check_parties,
@@ -32,7 +47,7 @@ from ceiba_protocol.trust.agreement import (
     read_contract,
 )
 from ceiba_protocol.trust.rendering import moment, render
-from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.trust.roster import Role, Roster
 from ceiba_protocol.trust.signing import sign
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence, ListAgreementsRequest, SubmitAgreementRequest
 from ceiba_protocol.v1.agreements_pb2_grpc import AgreementsStub
@@ -43,6 +58,7 @@ if TYPE_CHECKING:
 
 CALL_SECONDS = 30.0
 JOBS, DAYS = 100, 90
+SMALLEST_INTERSECTION, SCORES_PER_DAY = 20, 3
 """What is proposed if the merchant says nothing."""
 ID_SHOWN = 12
 """Digits of an agreement's id in a table; any first digits that fit one agreement name it."""
@@ -173,30 +189,128 @@ class Agreements:
         schema = self.space.table(table).schema
         names = sorted(set(self._holders(table) if holders is None else holders))
         asked = sorted(set(_may_be_asked(schema) if columns is None else columns))
-        now = _now()
-        agreement = built(
-            Agreement,
-            space=self.space.roster.space,
-            agreement_id=secrets.token_hex(16),
-            merchant=self._party(self.space.identity.name, Role.MERCHANT),
-            holders=tuple(self._party(name, Role.HOLDER) for name in names),
+        agreement = self._drafted(
+            names,
             table=table,
             schema_digest=schema.digest(),
             columns=tuple(asked),
-            operations=tuple(sorted(map(_operation, set(OPERATIONS if operations is None else operations)))),
+            operations=tuple(sorted(_operations(operations, OPERATIONS))),
             purpose=purpose,
             disclosure=built(Disclosure, **{**dict(disclosure_for(asked, schema)), **(rules or {})}),
             tolerated=self.space.roster.charter.tolerated if tolerated is None else tolerated,
             smallest_set=len(names) if smallest_set is None else smallest_set,
             jobs=jobs,
             approval=approval,
-            not_before=now,
-            not_after=now + days * DAY,
+            days=days,
         )
         if strangers := sorted(set(names) - set(self._holders(table))):
             raise DatasetMissing(holders=", ".join(strangers), table=table)
+        return self._proposed(agreement, [schema])
+
+    def propose_joint(
+        self,
+        tables: Sequence[str] | Mapping[str, Sequence[str] | None],
+        *,
+        purpose: str,
+        holder: Mapping[str, str] | None = None,
+        operations: Sequence[str] | None = None,
+        modes: Sequence[Mode | str] = (Mode.HIDDEN,),
+        smallest_intersection: int = SMALLEST_INTERSECTION,
+        base_is_trusted: bool = False,
+        consent_issuers: Sequence[ConsentIssuer] = (),
+        scores_per_day: int = SCORES_PER_DAY,
+        jobs: int = JOBS,
+        days: int = DAYS,
+        approval: Literal["standing", "each job"] = "standing",
+        rules: Mapping[str, Any] | None = None,
+    ) -> AgreementHandle:
+        """As `propose`, for tables about the same subjects that different holders have; what `space.join` asks under.
+
+        >>> tables = {"tax.firms": ["industry", "sales"], "insurance.firms": ["employment", "wages"]}
+        >>> space.agreements.propose_joint(tables, purpose="credit study", base_is_trusted=True).wait()
+
+        `tables`: with the columns of each, or without: then every one that may be asked about. `holder`: whose table is
+        meant where several have one. `modes`: what becomes known of which subjects they have in common, "hidden",
+        "cardinality" or "revealed". Nothing is answered about fewer than `smallest_intersection` of them.
+        `base_is_trusted`: every holder signs that it takes another's word for how many subjects are behind its groups,
+        which it cannot check; without that there are no exact figures. `consent_issuers`: who may attest that a subject
+        has agreed to be scored, at most `scores_per_day` times. The rules are those of the strictest table.
+        Counting and joining are always agreed, unless "score" is all that is asked for.
+
+        Raises what `propose` does, and SeveralHolders.
+        """
+        sides = self._sides(tables, holder or {})
+        schemas = {table: self.space.table(table).schema for table in tables}
+        names = sorted(side.holder for side in sides)
+        if len(set(names)) != len(names) or len(names) < 2:
+            problem = f"a joint agreement is between holders of different tables, and these are {', '.join(names)}"
+            raise BadQuestion(problem=problem, hint="Name tables of two holders or more.")
+        least = max((disclosure_for(side.columns, schemas[side.table]) for side in sides), key=_strictness)
+        *others, last = sorted(sides, key=lambda side: side.holder)
+        agreement = self._drafted(
+            names,
+            table=last.table,
+            schema_digest=last.schema_digest,
+            columns=last.columns,
+            joint=built(
+                JointTerms,
+                others=tuple(others),
+                modes=tuple(sorted(map(_mode, modes))),
+                smallest_intersection=smallest_intersection,
+                base_is_trusted=base_is_trusted,
+                consent_issuers=tuple(sorted(consent_issuers, key=lambda issuer: issuer.name)),
+                scores_per_day=scores_per_day,
+            ),
+            operations=tuple(sorted(_joint_operations(operations, scores=bool(consent_issuers)))),
+            purpose=purpose,
+            disclosure=built(Disclosure, **{**dict(least), **(rules or {})}),
+            tolerated=1,
+            smallest_set=len(names),
+            jobs=jobs,
+            approval=approval,
+            days=days,
+        )
+        return self._proposed(agreement, schemas.values())
+
+    def _sides(
+        self, tables: Sequence[str] | Mapping[str, Sequence[str] | None], chosen: Mapping[str, str]
+    ) -> list[Side]:
+        """What each holder brings."""
+        columns = tables if isinstance(tables, Mapping) else dict.fromkeys(tables)
+        sides = []
+        for table, wanted in columns.items():
+            schema = self.space.table(table).schema
+            asked = _may_be_asked(schema) if wanted is None else wanted
+            sides.append(
+                built(
+                    Side,
+                    holder=one_holder(self.space.roster, table, chosen),
+                    table=table,
+                    schema_digest=schema.digest(),
+                    columns=tuple(sorted(set(asked))),
+                )
+            )
+        return sides
+
+    def _drafted(self, holders: Sequence[str], *, days: int, **terms: Any) -> Agreement:
+        """An agreement from now on between this merchant and these holders."""
+        now = _now()
+        return built(
+            Agreement,
+            space=self.space.roster.space,
+            agreement_id=secrets.token_hex(16),
+            merchant=self._party(self.space.identity.name, Role.MERCHANT),
+            holders=tuple(self._party(name, Role.HOLDER) for name in holders),
+            not_before=now,
+            not_after=now + days * DAY,
+            **terms,
+        )
+
+    def _proposed(self, agreement: Agreement, schemas: Iterable[Schema]) -> AgreementHandle:
+        """Signed and sent, if every party could sign it."""
         check_parties(agreement, self.space.roster)
-        check_terms(agreement, schema)
+        for schema in schemas:
+            check_terms(agreement, schema)
         return AgreementHandle(self, self.submit(agreement))
 
     def _holders(self, table: str) -> tuple[str, ...]:
@@ -207,7 +321,7 @@ class Agreements:
 
     # --- what `Space.submit` and `explain` need
 
-    def choose(self, wish: Wish, named: AgreementHandle | str | None = None) -> Contract:
+    def choose(self, wish: AnyWish, named: AgreementHandle | str | None = None) -> Contract:
         """The agreement to ask under. Raises NoAgreement; for a named one also NotAgreed, AgreementNotActive."""
         asked, roster = self.space.home.jobs_asked, self.space.roster
         if named is None:
@@ -275,11 +389,45 @@ def _may_be_asked(schema: Schema) -> list[str]:
     return allowed or list(schema.by_name)
 
 
-def _operation(name: str) -> str:
-    if name not in OPERATIONS:
-        problem = f"there is no operation {name}; the nearest is {nearest(name, OPERATIONS)}"
-        raise BadQuestion(problem=problem, hint=f"Operations are {', '.join(OPERATIONS)}.")
-    return name
+def _operations(wanted: Sequence[str] | None, known: Sequence[str]) -> set[str]:
+    """Those that are wanted, or all. Raises BadQuestion for one that is unknown."""
+    for name in wanted or ():
+        if name not in known:
+            problem = f"there is no operation {name}; the nearest is {nearest(name, known)}"
+            raise BadQuestion(problem=problem, hint=f"Operations are {', '.join(known)}.")
+    return set(known if wanted is None else wanted)
+
+
+def _joint_operations(wanted: Sequence[str] | None, *, scores: bool) -> set[str]:
+    """Left out: everything, scores only where somebody can consent to them."""
+    operations = _operations(wanted, (*OPERATIONS, *JOINT_OPERATIONS))
+    if wanted is None and not scores:
+        operations.remove(SCORE)
+    # Every join counts the subjects of its base.
+    return operations if operations == {SCORE} else operations | {JOIN, Count.name()}
+
+
+def _mode(name: str) -> Mode:
+    if name not in list(Mode):
+        problem = f"there is no mode {name}; the nearest is {nearest(name, Mode)}"
+        raise BadQuestion(problem=problem, hint=f"Modes are {', '.join(Mode)}.")
+    return Mode(name)
+
+
+def _strictness(rules: Disclosure) -> int:
+    """Larger for a higher grade, all of whose rules are at least as strict."""
+    return ORDER.index(rules.grade)
+
+
+def one_holder(roster: Roster, table: str, chosen: Mapping[str, str]) -> str:
+    """The holder of a table, or the one that was chosen for it. Raises UnknownTable, SeveralHolders, DatasetMissing."""
+    holders = roster.table(table).holders
+    if table not in chosen and len(holders) > 1:
+        raise SeveralHolders(table=table, holders=", ".join(holders), first=holders[0])
+    holder = chosen.get(table, holders[0])
+    if holder not in holders:
+        raise DatasetMissing(holders=holder, table=table)
+    return holder
 
 
 def _now() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ def require_picture(file: Path | None) -> None:
     if file is not None and file.suffix.lower() not in PICTURES:
         hint = f"Use a file that ends in {', '.join(PICTURES)}."
         raise BadQuestion(problem=f"{file.name} does not end like a picture", hint=hint)
+
+
+def require_one_table(found: object) -> None:
+    """Raises BadQuestion for the many tables of a join."""
+    if isinstance(found, Mapping):
+        hint = "Take them in Python: `space.job(id).wait()` has a result by name."
+        raise BadQuestion(problem="a file takes one table, and these are several", hint=hint)
 
 
 def write_csv(result: Result, file: Path) -> None:

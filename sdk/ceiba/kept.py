@@ -62,13 +62,12 @@ class JobList(Listing[KeptJob]):
         self._space = space
 
     def facts(self, entry: KeptJob) -> dict[str, Any]:
-        lines = describe(Manifest.parse(entry.manifest.signed().body).plan)
         return {
             "job": entry.job_id,
             "asked": _moment(entry.at),
             "until": _moment(entry.until),
             "state": self._state(entry),
-            "question": "; ".join(line.strip() for line in lines).removeprefix("Question about "),
+            "question": "; ".join(line.strip() for line in _described(entry)).removeprefix("Question about "),
         }
 
     def _state(self, entry: KeptJob) -> str:
@@ -77,6 +76,17 @@ class JobList(Listing[KeptJob]):
             return str(self._space.plain_job(entry.job_id).status().state)
         except CeibaError as error:
             return error.code
+
+
+def _described(entry: KeptJob) -> list[str]:
+    """The question in words."""
+    body = entry.manifest.signed().body
+    if entry.join is None:
+        return describe(Manifest.parse(body).plan)
+    from ceiba_protocol.linkage.joint import JointManifest
+    from ceiba_protocol.linkage.joint_wording import describe_joint
+
+    return describe_joint(JointManifest.parse(body).plan)
 
 
 def _moment(seconds: int) -> str:

@@ -1,4 +1,4 @@
-"""Showing how far a job is: approvals, the gate, the rounds of a fit, the answers; and whom it waits for."""
+"""Showing how far a job is: approvals, the gate, rounds of a fit, messages of a join, answers; whom it waits for."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Stage(Enum):
     APPROVALS = "have approved"
     GATE = "have counted for the gate"
     ROUNDS = "of a fit"
+    MESSAGES = "of a join"
     ANSWERS = "have answered"
 
 
@@ -32,10 +33,12 @@ def in_words(status: JobStatus) -> str:
     waiting = [_waiting(holder, status) for holder in unanswered(status)]
     if stage is Stage.ROUNDS:
         parts = [f"round {status.iterations + 1} of the fit among {len(remaining(status))} holders"]
-        # Who has sent a share of the round is not told; who is offline holds it up for certain.
-        waiting = waiting if _offline(status) else []
+    elif stage is Stage.MESSAGES:
+        parts = [f"{status.messages} of {status.messages_in_all} messages of the join"]
     else:
         parts = [f"{len(_done(status, stage))} of {len(remaining(status))} holders {stage.value}"]
+    if stage in (Stage.ROUNDS, Stage.MESSAGES) and not _offline(status):
+        waiting = []  # whose turn it is is not told; who is offline holds it up for certain
     parts += [f"waiting for {', '.join(waiting)}"] if waiting else []
     parts += [f"{', '.join(status.left)} left"] if status.left else []
     return "; ".join(parts)
@@ -46,6 +49,8 @@ def stage_of(status: JobStatus) -> Stage:
     everybody = set(remaining(status))
     if not everybody <= set(status.approved):
         return Stage.APPROVALS
+    if status.messages_in_all:
+        return Stage.MESSAGES
     if status.state == State.WAITING_FOR_SHARES or (status.shared and not everybody <= set(status.shared)):
         return Stage.GATE
     is_fit = status.state == State.WAITING_FOR_ITERATIONS or status.iterations > 0
@@ -58,6 +63,8 @@ def share_done(status: JobStatus) -> float:
         return 1.0
     holders = len(remaining(status)) or 1
     steps = len(status.approved) + len(status.shared) + len(status.submitted)
+    if status.messages_in_all:
+        return (len(status.approved) + status.messages) / (holders + status.messages_in_all)
     gate = holders if status.shared or status.state == State.WAITING_FOR_SHARES else 0
     return (steps + status.iterations) / (2 * holders + gate + status.iterations)
 
@@ -68,9 +75,9 @@ def remaining(status: JobStatus) -> list[str]:
 
 
 def unanswered(status: JobStatus) -> list[str]:
-    """Those of them that the job waits for. In a round of a fit those that are offline, or else all."""
+    """Those of them that the job waits for. In a round of a fit, and in a join, those that are offline, or else all."""
     stage = stage_of(status)
-    if stage is Stage.ROUNDS:
+    if stage in (Stage.ROUNDS, Stage.MESSAGES):
         return _offline(status) or remaining(status)
     done = _done(status, stage)
     return [holder for holder in remaining(status) if holder not in done]
@@ -97,6 +104,11 @@ def _waiting(holder: str, status: JobStatus) -> str:
 def shown_by_default() -> Progress:
     """A bar in a notebook and on a terminal, nothing where nobody looks, such as in a script whose output is kept."""
     return show() if _notebook() is not None or sys.stderr.isatty() else show_nothing
+
+
+def wanted_progress(wanted: bool | None) -> Progress:
+    """Of an option: True, False, or None for what the place where this runs is used to."""
+    return shown_by_default() if wanted is None else show() if wanted else show_nothing
 
 
 def show() -> Progress:

@@ -24,14 +24,14 @@ from ceiba.presentation import Order, Presentation, Row, Shown, is_smooth
 from ceiba.reattaching import AskedAnalysis
 from ceiba.released import Released
 from ceiba.result import Result
-from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
+from ceiba.terms import Grouping, Term, built, expression_of, grouping, plan_name, require_shallow
 from ceiba_protocol.errors import BadQuestion, UnknownColumn
 from ceiba_protocol.expression import ColumnValue, Expression, columns_of, lower_condition, lower_number, to_text
 from ceiba_protocol.plan import GroupKey, Label, Named, Plan, Program, compile_plan, fit_alone, grouped_sums
 from ceiba_protocol.schema import Column, ColumnType, Schema, nearest
 from ceiba_protocol.statistics import STATISTICS, WITHHELD, Statistic, Total
 from ceiba_protocol.statistics.quantile import Quantile
-from ceiba_protocol.wording import describe, is_condition, split_of
+from ceiba_protocol.wording import describe, is_condition, split_of, statistic_text
 
 if TYPE_CHECKING:
     import pandas
@@ -104,14 +104,15 @@ class Table(AnalysisMethods):
         or `case` with labels. Every key has a public list of values; a column's is its declared domain."""
         return replace(self, _keys=(*self._keys, *(grouping(key).key for key in keys)))
 
-    def agg(self, **outputs: Statistic) -> Query:
-        """The query for one or more named statistics: `agg(n=ceiba.count(), chol=ceiba.mean("cholesterol"))`."""
-        named = tuple(_named(name, statistic) for name, statistic in outputs.items())
-        taken = [part.name for part in (*self._keys, *named)]
+    def agg(self, *statistics: Statistic, **outputs: Statistic) -> Query:
+        """The query for one or more statistics: `agg(n=ceiba.count(), chol=ceiba.mean("cholesterol"))`; without a name
+        it gets one, `agg(ceiba.mean("cholesterol"))` gives mean_cholesterol."""
+        asked = (*(named(None, one) for one in statistics), *(named(name, one) for name, one in outputs.items()))
+        taken = [part.name for part in (*self._keys, *asked)]
         if len(set(taken)) != len(taken):
             hint = 'Name them apart: .alias("name") for groups, agg(name=...) for statistics.'
             raise BadQuestion(problem=f"two columns of the result have the same name: {', '.join(taken)}", hint=hint)
-        if not named:
+        if not asked:
             raise BadQuestion(problem="agg() asks for nothing", hint="Write, for example, agg(n=ceiba.count()).")
         plan = built(
             Plan,
@@ -119,7 +120,7 @@ class Table(AnalysisMethods):
             schema_digest=self.schema.digest(),
             filter=self._condition,
             groups=self._keys,
-            outputs=named,
+            outputs=asked,
         )
         return Query(self.schema, self.runner, plan, Presentation.of(plan))
 
@@ -128,10 +129,10 @@ class Table(AnalysisMethods):
         return self.agg(count=STATISTICS["count"](statistic="count"))
 
     def __repr__(self) -> str:
-        return text_table(_COLUMN_FACTS, [_facts(column) for column in self.schema.columns], self._notes())
+        return text_table(COLUMN_FACTS, [facts(column) for column in self.schema.columns], self._notes())
 
     def _repr_html_(self) -> str:
-        return html_table(_COLUMN_FACTS, [_facts(column) for column in self.schema.columns], self._notes())
+        return html_table(COLUMN_FACTS, [facts(column) for column in self.schema.columns], self._notes())
 
     def _notes(self) -> list[str]:
         notes = [f"{self.schema.table}, version {self.schema.version}"]
@@ -142,11 +143,11 @@ class Table(AnalysisMethods):
         return notes
 
 
-_COLUMN_FACTS = ("column", "type", "unit", "values", "grade", "meaning")
+COLUMN_FACTS = ("column", "type", "unit", "values", "grade", "meaning")
 _DOMAIN_SHOWN = 5
 
 
-def _facts(column: Column) -> tuple[str, ...]:
+def facts(column: Column) -> tuple[str, ...]:
     kind = f"{column.type}({column.resolution})" if column.resolution else str(column.type)
     return column.name, kind, column.unit, _values(column), str(column.grade), column.label
 
@@ -161,11 +162,23 @@ def _values(column: Column) -> str:
     return "" if column.minimum is None else f"{column.minimum} to {column.maximum}"
 
 
-def _named(name: str, statistic: object) -> Named:
+def named(name: str | None, statistic: object) -> Named:
+    """A statistic as a column of the result; without a name it is called what it is. Raises BadQuestion."""
     if not isinstance(statistic, Statistic):
         hint = 'Name a statistic: agg(n=ceiba.count()), agg(age=ceiba.mean("age")).'
-        raise BadQuestion(problem=f"{name} is a {type(statistic).__name__}, not a statistic", hint=hint)
-    return built(Named, name=name, statistic=statistic)
+        problem = f"{name or 'an argument of agg()'} is a {type(statistic).__name__}, not a statistic"
+        raise BadQuestion(problem=problem, hint=hint)
+    return built(Named, name=name or plan_name(statistic_text(statistic)), statistic=statistic)
+
+
+def python_label(key: GroupKey, label: Label) -> Label:
+    """A group's label as Python has it: in the plan, a condition's are the texts "true" and "false", a split's are
+    digits."""
+    if label is None:
+        return None
+    if split_of(key) is not None:
+        return int(str(label))
+    return label == "true" if is_condition(key) else label
 
 
 # --- queries ----------------------------------------------------------------------------------------------------
@@ -303,13 +316,10 @@ class Query:
         return list(zip(*map(of, self.presentation.shown), strict=True)) if plain else []
 
     def label_of(self, key: GroupKey, label: Label) -> Label:
-        """A group's label as Python has it: in the plan, a condition's are the texts "true" and "false", a
-        split's are digits."""
+        """As `python_label`, and numbers for what only the question knows to be one, such as a year."""
         if label is None:
             return None
-        if key.name in self.presentation.numeric or split_of(key) is not None:
-            return int(str(label))
-        return label == "true" if is_condition(key) else label
+        return int(str(label)) if key.name in self.presentation.numeric else python_label(key, label)
 
     def _outputs_of(self, column: Shown) -> list[Named]:
         """The plan's outputs that a shown column is computed from."""

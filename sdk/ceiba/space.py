@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
@@ -22,7 +22,7 @@ from ceiba.home import AskedJob, Home
 from ceiba.jobs import Job
 from ceiba.kept import JobList, asked, keep
 from ceiba.noise import Wanted, terms_for
-from ceiba.progress import show, show_nothing, shown_by_default
+from ceiba.progress import wanted_progress
 from ceiba.query import Query, Table
 from ceiba.reattaching import taken_up
 from ceiba.result import Result
@@ -55,8 +55,12 @@ from ceiba_protocol.v1.catalogue_pb2_grpc import CatalogueStub
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.enrolment_pb2 import GetRosterRequest
 from ceiba_protocol.v1.enrolment_pb2_grpc import DirectoryStub
-from ceiba_protocol.v1.jobs_pb2_grpc import JobsStub
 from ceiba_protocol.wire import from_rpc_error, secure_channel
+
+if TYPE_CHECKING:
+    from ceiba.joins import Join
+    from ceiba.joint_jobs import JointJob
+    from ceiba.scoring import Feature, RegisteredModel
 
 CALL_SECONDS = 30.0
 DEADLINE_SECONDS = 120
@@ -115,7 +119,6 @@ class Space:
         """What was agreed with whom: `space.agreements()`, `space.agreements.propose(...)`."""
         self._catalogue = CatalogueStub(self.channel)
         self._directory = DirectoryStub(self.channel)
-        self._jobs = JobsStub(self.channel)
         self._schemas: dict[str, Schema] = {}
 
     def close(self) -> None:
@@ -138,6 +141,11 @@ class Space:
         """Every table, with its holders and what they have published."""
         return self.with_newest_roster(lambda: Catalogue([self._checked(entry) for entry in self._entries()]))
 
+    def entry(self, table: str) -> CatalogueEntry:
+        """What the catalogue has of one table. Raises UnknownTable, NotReachable."""
+        self.roster.table(table)
+        return next(self._checked(entry) for entry in self._entries() if entry.table == table)
+
     def table(self, name: str, version: Versions | None = None) -> Table:
         """A table to ask questions of: the union of all its holders' datasets.
 
@@ -146,8 +154,54 @@ class Space:
 
         Raises UnknownTable, which names the nearest one, and DatasetMissing before its schema is known.
         """
-        entry = self.with_newest_roster(lambda: self._entry(name))
+        entry = self.with_newest_roster(lambda: self.entry(name))
         return Table(entry.required_schema(), Pinned(self, dict(version)) if version else self)
+
+    def join(
+        self,
+        *tables: str,
+        on: str | Mapping[str, str],
+        holder: Mapping[str, str] | None = None,
+        version: Versions | None = None,
+    ) -> Join:
+        """Tables that different holders have about the same subjects, to ask what these have in common.
+
+        >>> firms = space.join("tax.firms", "insurance.firms", on="uscc")
+        >>> firms.group_by("industry").agg(ceiba.mean("wages")).to_pandas()
+
+        `on`: the identifier by which subjects are the same, or {table: identifier} where it has several names.
+        `holder`: {table: holder} where several have a table. `version`: as of `table`. Nobody learns which subjects two
+        holders have in common. Raises UnknownTable, SeveralHolders, NotAnIdentifier, BadQuestion, DatasetMissing.
+        """
+        from ceiba.joining import join
+
+        return self.with_newest_roster(lambda: join(self, tables, on, holder or {}, version or {}))
+
+    def register_model(
+        self, features: Iterable[Feature], *, on: str | Mapping[str, str], **options: Any
+    ) -> RegisteredModel:
+        """A scoring model: points for the bins of features that different holders have, encrypted under this merchant's
+        key, so that no holder sees them. It is sent to the holders, each of whom approves or refuses it once.
+
+        >>> model = space.register_model([Feature("tax.firms", "industry", points), ...], on="uscc").wait()
+        >>> model.score(consent, "91110000802100433B").points
+
+        `on`: the identifier by which a subject is found, or {table: identifier}. Options: `base`, points that everybody
+        has; `product=True` shows the points to the holders, who can then give up to `reasons` of them each for a score;
+        `agreement`, `purpose`, `holder` as of `submit` and `join`; `days` until it ends; `bits` of a score.
+        Raises BadScoreModel, BadQuestion, NoAgreement, NotAgreed, NotAnIdentifier, SeveralHolders.
+        """
+        from ceiba.scoring import register
+
+        wanted = list(features)
+        return self.with_newest_roster(lambda: register(self, wanted, on=on, **options))
+
+    def score_model(self, beginning: str) -> RegisteredModel:
+        """A model that this folder has registered, perhaps in another process, by its digest or its first digits.
+        Raises UnknownScoreModel."""
+        from ceiba.scoring import reattach
+
+        return reattach(self, beginning)
 
     def sql(self, text: str, parameters: Sequence[object] | None = None) -> Query:
         """A question in SQL, ready to be asked: `space.sql("SELECT ...").to_pandas()`.
@@ -172,9 +226,8 @@ class Space:
 
     def run(self, query: Query, **options: Any) -> Result:
         """Ask and wait; options as for `submit`, and `progress`: True, False, or None for a terminal or notebook."""
-        wanted = options.pop("progress", None)
-        progress = shown_by_default() if wanted is None else show() if wanted else show_nothing
-        return self.submit(query, **options).wait(progress)
+        progress = options.pop("progress", None)
+        return self.submit(query, **options).wait(wanted_progress(progress))
 
     def submit(
         self,
@@ -198,7 +251,7 @@ class Space:
         signed, agreed = self.with_newest_roster(
             lambda: self._manifest(query, self._wish(query, seconds, purpose), agreement, version or {}, noise)
         )
-        job = Job(self, self._jobs, query, signed, agreed, started)
+        job = Job(self, query, signed, agreed, started)
         self.home.keep_job(keep(query, job.manifest, signed, agreed))
         try:
             job.send()
@@ -207,7 +260,7 @@ class Space:
             raise
         return job
 
-    def job(self, beginning: str) -> Job | AnalysisJob[Any]:
+    def job(self, beginning: str) -> Job | AnalysisJob[Any] | JointJob[Any]:
         """A job that this folder has asked, perhaps in another process, by its id or the id's first digits.
 
         >>> space.job("f0618a39").wait()
@@ -217,17 +270,23 @@ class Space:
         keys since.
         """
         job = self.plain_job(beginning)
+        if not isinstance(job, Job):
+            return job
         analysis = taken_up(job.query, lambda condition: Table(job.query.schema, self, condition))
         if analysis is not None:
             return AnalysisJob(job, analysis.finish)
         job.remarks = () if job.query.analysis is None else (job.query.analysis.note,)
         return job
 
-    def plain_job(self, beginning: str) -> Job:
+    def plain_job(self, beginning: str) -> Job | JointJob[Any]:
         """The same without what an analysis makes of it. Raises what `job` does."""
         kept = self.home.kept_job(beginning)
+        if (joint := kept.join) is not None:
+            from ceiba.joint_jobs import taken_up_jointly
+
+            return self.with_newest_roster(lambda: taken_up_jointly(self, kept, joint))
         query, signed, agreement = asked(kept, self)
-        return self.with_newest_roster(lambda: Job(self, self._jobs, query, signed, agreement, kept.at))
+        return self.with_newest_roster(lambda: Job(self, query, signed, agreement, kept.at))
 
     def jobs(self, newest: int = 20) -> JobList:
         """The newest of the jobs that this folder has asked in the last year; shows itself as a table, with states."""
@@ -248,7 +307,7 @@ class Space:
             merchant=self.identity.descriptor,
             plan=query.plan(),
             schema=query.schema,
-            offers=self._entry(query.plan().table).offers(version).values(),
+            offers=self.entry(query.plan().table).offers(version).values(),
             now=wish.now,
             seconds=wish.until - wish.now,
             noise=terms,
@@ -279,7 +338,7 @@ class Space:
     def _explain(
         self, query: Query, wish: Wish, named: AgreementHandle | str | None, version: Versions, noise: Wanted
     ) -> Explanation:
-        offers = self._entry(query.plan().table).offers(version)
+        offers = self.entry(query.plan().table).offers(version)
         try:
             agreement: Agreement | CeibaError = self.agreements.choose(wish, named).agreement
         except (NoAgreement, NotAgreed, AgreementNotActive) as error:
@@ -336,10 +395,6 @@ class Space:
         return step()
 
     # --- the catalogue, checked
-
-    def _entry(self, table: str) -> CatalogueEntry:
-        self.roster.table(table)
-        return next(self._checked(entry) for entry in self._entries() if entry.table == table)
 
     def _entries(self) -> list[TableEntry]:
         try:

@@ -11,6 +11,7 @@ LEGAL = {
     ("waiting_for_approvals", "last_approval", "waiting_for_shares"),
     ("waiting_for_approvals", "last_approval_without_gate", "waiting_for_submissions"),
     ("waiting_for_approvals", "last_approval_before_fit", "waiting_for_iterations"),
+    ("waiting_for_approvals", "last_approval_of_joint", "waiting_for_messages"),
     ("waiting_for_approvals", "abstention", "waiting_for_approvals"),
     ("waiting_for_approvals", "refusal", "refused"),
     ("waiting_for_approvals", "revocation", "failed"),
@@ -30,6 +31,11 @@ LEGAL = {
     ("waiting_for_iterations", "revocation", "failed"),
     ("waiting_for_iterations", "deadline", "expired"),
     ("waiting_for_iterations", "cancellation", "cancelled"),
+    ("waiting_for_messages", "last_message", "done"),
+    ("waiting_for_messages", "refusal", "failed"),
+    ("waiting_for_messages", "revocation", "failed"),
+    ("waiting_for_messages", "deadline", "expired"),
+    ("waiting_for_messages", "cancellation", "cancelled"),
     ("waiting_for_submissions", "last_submission", "done"),
     ("waiting_for_submissions", "abstention", "waiting_for_approvals"),
     ("waiting_for_submissions", "refusal", "failed"),
@@ -64,11 +70,13 @@ def test_every_state_is_reached_and_every_open_job_can_end() -> None:
 
 
 def test_nothing_is_done_without_all_rounds() -> None:
-    """The only way to `done` is the last submission, and the only ways to where that counts are the last share of the
-    gate, and the last approval where there is no gate; the only way to the gate is the last approval."""
+    """The only ways to `done` are the last submission and a joint job's last message, and the only ways to where a
+    submission counts are the last share of the gate, and the last approval where there is no gate; the only way to the
+    gate or to messages is the last approval."""
     assert {key for key, after in TRANSITIONS.items() if after is State.DONE} == {
         (State.WAITING_FOR_SUBMISSIONS, Event.LAST_SUBMISSION),
         (State.WAITING_FOR_ITERATIONS, Event.LAST_SUBMISSION),
+        (State.WAITING_FOR_MESSAGES, Event.LAST_MESSAGE),
     }
     assert {key for key, after in TRANSITIONS.items() if after is State.WAITING_FOR_ITERATIONS} == {
         (State.WAITING_FOR_SHARES, Event.LAST_SHARE_BEFORE_FIT),
@@ -81,4 +89,7 @@ def test_nothing_is_done_without_all_rounds() -> None:
     }
     assert [key for key, after in TRANSITIONS.items() if after is State.WAITING_FOR_SHARES] == [
         (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL)
+    ]
+    assert [key for key, after in TRANSITIONS.items() if after is State.WAITING_FOR_MESSAGES] == [
+        (State.WAITING_FOR_APPROVALS, Event.LAST_APPROVAL_OF_JOINT)
     ]

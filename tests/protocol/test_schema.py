@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ceiba_protocol.errors import BadSchema, MalformedDocument, UnknownCategory, UnknownColumn
+from ceiba_protocol.errors import BadSchema, MalformedDocument, NotAnIdentifier, UnknownCategory, UnknownColumn
 from ceiba_protocol.schema import Column, ColumnType, Schema
 
 
@@ -57,6 +57,51 @@ def test_two_columns_whose_names_differ_in_case_alone_are_refused() -> None:
 def test_the_subject_key_cannot_be_computed_with() -> None:
     with pytest.raises(BadSchema, match="subject key"):
         Schema.from_plain({"table": "t", "subject_key": "id", "columns": [{"name": "id", "type": "int"}]})
+
+
+def firms(*identifiers: tuple[str, str], subject_key: str | None = "uscc") -> Schema:
+    declared = [{"column": column, "kind": kind} for column, kind in identifiers]
+    columns = [{"name": "sales", "type": "int"}]
+    return Schema.from_plain({"table": "t", "subject_key": subject_key, "identifiers": declared, "columns": columns})
+
+
+def test_declared_identifiers_are_part_of_what_is_agreed() -> None:
+    made = firms(("uscc", "uscc"), ("register", "text"))
+    assert Schema.parse(made.body()) == made and made.subject_kind == made.identifier("uscc").kind == "uscc"
+    assert made.identifier("register").kind == "text"
+    assert len({one.digest() for one in (made, firms(("uscc", "uscc")), firms(("uscc", "text")), firms())}) == 4
+    assert firms(("register", "text")).subject_kind is None is firms().subject_kind
+
+
+def test_schemas_without_identifiers_have_the_bytes_that_they_had() -> None:
+    body = firms().body()
+    assert b"identifiers" not in body
+    with pytest.raises(MalformedDocument, match="canonical"):
+        Schema.parse(body.replace(b'"max_holders', b'"identifiers":[],"max_holders'))
+
+
+@pytest.mark.parametrize(
+    ("identifiers", "subject_key", "problem"),
+    [
+        ([("sales", "text")], "uscc", "cannot be a column to compute with"),
+        ([("SALES", "text")], "uscc", "cannot be a column to compute with"),
+        ([("uscc", "uscc"), ("Uscc", "text")], "uscc", "declared twice"),
+        ([("uscc", "uscc")], None, "need a subject_key"),
+        ([("uscc", "passport")], "uscc", "kind"),
+        ([("no. 1", "text")], "uscc", "column"),
+    ],
+)
+def test_unusable_identifiers_are_refused(
+    identifiers: list[tuple[str, str]], subject_key: str | None, problem: str
+) -> None:
+    with pytest.raises(BadSchema, match=problem):
+        firms(*identifiers, subject_key=subject_key)
+
+
+@pytest.mark.parametrize("name", ["sales", "USCC", "nothing"])
+def test_what_is_not_declared_is_no_identifier(name: str) -> None:
+    with pytest.raises(NotAnIdentifier, match=name):
+        firms(("uscc", "uscc")).identifier(name)
 
 
 def test_how_many_holders_may_have_a_subject_is_part_of_what_is_agreed() -> None:

@@ -65,6 +65,18 @@ FOUR = ["cleveland", "hungary", "utrecht", "zurich"]
             JobStatus(holders=FOUR, left=["utrecht"], approved=THREE, submitted=THREE, online=FOUR),
             "3 of 3 holders have answered; utrecht left",
         ),
+        (
+            JobStatus(holders=THREE, approved=THREE[:1], online=THREE, messages_in_all=16),
+            "1 of 3 holders have approved; waiting for hungary, zurich",
+        ),
+        (
+            JobStatus(holders=THREE, approved=THREE, online=THREE, messages=5, messages_in_all=16),
+            "5 of 16 messages of the join",
+        ),
+        (
+            JobStatus(holders=THREE, approved=THREE, online=THREE[:2], messages=5, messages_in_all=16),
+            "5 of 16 messages of the join; waiting for zurich (offline)",
+        ),
     ],
 )
 def test_progress_names_whom_a_job_waits_for(status: JobStatus, words: str) -> None:
@@ -84,6 +96,13 @@ def test_a_bar_only_grows_and_is_full_once_the_job_has_ended(shared: list[str]) 
     shares += [at(State.WAITING_FOR_ITERATIONS, **approved, iterations=39, submitted=THREE[:n]) for n in (1, 2)]
     assert shares == sorted(set(shares)) and shares[0] >= 0 and shares[-1] < 1
     assert at(State.DONE, **approved, submitted=THREE) == at(State.FAILED) == 1
+
+
+def test_the_bar_of_a_join_grows_with_its_messages() -> None:
+    waiting = [JobStatus(holders=THREE, approved=THREE[:n], messages_in_all=16) for n in range(4)]
+    waiting += [JobStatus(holders=THREE, approved=THREE, messages=n, messages_in_all=16) for n in range(1, 16)]
+    shares = [share_done(status) for status in waiting]
+    assert shares == sorted(set(shares)) and shares[0] == 0 and shares[-1] < 1
 
 
 def test_an_expired_fit_names_who_was_away() -> None:

@@ -16,7 +16,6 @@ class StoredAgreement:
 
     digest: str
     merchant: str
-    table: str
     signatures: tuple[Signed, ...]
     notices: tuple[Signed, ...]
 
@@ -27,11 +26,13 @@ class StoredAgreement:
 
 
 class AgreementRows(Rows):
-    def add_agreement(self, *, digest: str, agreement_id: str, merchant: str, table_name: str) -> None:
-        """Without its signatures."""
-        columns = {"agreement_id": agreement_id, "merchant": merchant, "table_name": table_name}
+    def add_agreement(self, *, digest: str, agreement_id: str, merchant: str, about: Iterable[str]) -> None:
+        """Without its signatures. `about`: names of tables."""
+        columns = {"agreement_id": agreement_id, "merchant": merchant}
+        rows = [{"digest": digest, "table_name": table} for table in sorted(set(about))]
         with self.transaction() as connection:
             connection.execute(insert(tables.agreements).values(digest=digest, **columns))
+            connection.execute(insert(tables.agreement_tables), rows)
 
     def add_agreement_document(self, digest: str, signer: str, notice: int, document: Signed) -> None:
         """`notice`: the notice's number, 0 for a signature."""
@@ -63,8 +64,10 @@ class AgreementRows(Rows):
         """Those about one of these tables, or with a document by that member; oldest first."""
         documents = tables.agreement_documents
         signed = select(documents.c.digest).where(documents.c.signer == signer)
-        column = tables.agreements.c
-        return self._agreements(or_(column.table_name.in_(list(tables_held)), column.digest.in_(signed)))
+        column = tables.agreement_tables.c
+        about = select(column.digest).where(column.table_name.in_(list(tables_held)))
+        digest = tables.agreements.c.digest
+        return self._agreements(or_(digest.in_(about), digest.in_(signed)))
 
     def _agreements(self, condition: ColumnElement[bool]) -> list[StoredAgreement]:
         table, documents = tables.agreements, tables.agreement_documents
@@ -75,6 +78,4 @@ class AgreementRows(Rows):
             found: dict[str, tuple[list[Signed], list[Signed]]] = {row.digest: ([], []) for row in rows}
             for row in connection.execute(joined.order_by(documents.c.number)):
                 found[row.digest][1 if row.notice else 0].append(Signed.FromString(row.document))
-        return [
-            StoredAgreement(row.digest, row.merchant, row.table_name, *map(tuple, found[row.digest])) for row in rows
-        ]
+        return [StoredAgreement(row.digest, row.merchant, *map(tuple, found[row.digest])) for row in rows]

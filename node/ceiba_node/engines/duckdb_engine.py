@@ -111,7 +111,7 @@ class DuckDBEngine:
         Safe to call from several threads. Raises SnapshotDamaged, EngineFailed, JobCancelled, ValueOutOfRange.
         """
         products = products_of(program, _MOST_ROWS)
-        with self._running(snapshot, cancellation) as query:
+        with self.running(snapshot, cancellation) as query:
             if products is not None:
                 return _products(query, program, products)
             sql, parameters = render(program)
@@ -137,7 +137,7 @@ class DuckDBEngine:
         seed = int.from_bytes(sha256(order_key).digest()[:7])
         statement = render_bounded(program, cells_per_subject, seed)
         totals = [0] * (program.cells * len(program.sums))
-        with self._running(snapshot, cancellation) as query:
+        with self.running(snapshot, cancellation) as query:
             for start, end in query.ranges_of_subjects(len(program.sums)):
                 part = _spread(program, query.rows(statement.sql, statement.part(start, end)))
                 totals = [total + more for total, more in zip(totals, part, strict=True)]
@@ -161,7 +161,7 @@ class DuckDBEngine:
         gathering = Gathering(program, tests, one_row_each=one_row_each)
         statement = render_flags(program, gathering.conditions)
         step = _rows_at_once(len(gathering.conditions))
-        with self._running(snapshot, cancellation) as query:
+        with self.running(snapshot, cancellation) as query:
             ((rows,),) = query.rows(_ROWS, [])
             for start in range(0, rows or 0, step):
                 gathering.add(query.arrays(statement.sql, statement.part(start, start + step)))
@@ -176,7 +176,7 @@ class DuckDBEngine:
         """What a fit reads of the rows in which nothing is missing: what `plan.fit_rows` gives, in some order. All of
         them are in memory: 8 bytes for each reading. Raises what `grouped_sums` does."""
         statement = render_readings(program)
-        with self._running(snapshot, cancellation) as query:
+        with self.running(snapshot, cancellation) as query:
             arrays = query.arrays(statement.sql, statement.parameters)
             units = [arrays[f"#r{at}"] for at in range(len(program.readings))]
             return rows_of(program, _cells(program, arrays), units, arrays[SUBJECT])
@@ -203,13 +203,13 @@ class DuckDBEngine:
         return connection
 
     @contextmanager
-    def _running(self, snapshot: Snapshot, cancellation: Cancellation | None) -> Iterator["_Query"]:
+    def running(self, snapshot: Snapshot, cancellation: Cancellation | None) -> Iterator["Query"]:
         """A job's statements on a snapshot, one after the other. A key or a subject that no publishing could have
         written fails: the snapshot is not ours."""
         cursor, cancellation = self._cursor(snapshot), cancellation or Cancellation("")
         try:
             with cancellation.watching(cursor):
-                yield _Query(cursor, self._holder, cancellation)
+                yield Query(cursor, self._holder, cancellation)
         except NotOurs as error:
             problem = str(error)
         else:
@@ -219,7 +219,7 @@ class DuckDBEngine:
         raise EngineFailed(holder=self._holder, private=problem)
 
 
-class _Query:
+class Query:
     """The statements of one job. Each raises EngineFailed, or JobCancelled if that is why it failed."""
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, holder: str, cancellation: Cancellation) -> None:
@@ -275,7 +275,7 @@ def _cells(program: Program, arrays: Mapping[str, Any]) -> npt.NDArray[np.int64]
     return found
 
 
-def _products(query: _Query, program: Program, products: Products) -> list[int]:
+def _products(query: Query, program: Program, products: Products) -> list[int]:
     """All sums, the row count first. A factor that is NULL adds nothing."""
     ((count,),) = query.rows(*render(replace(program, sums=program.sums[: ROW_COUNT + 1])))
     ((rows,),) = query.rows(_ROWS, [])

@@ -49,7 +49,8 @@ _WIDTHS = ((31, "INTEGER"), (63, "BIGINT"), (127, "HUGEINT"))
 """Bits of magnitude that a type holds. Narrower sums are faster: DuckDB adds up to 63 bits without carrying."""
 _BEFORE_ALL = -1
 """The stage of intermediate columns that reads the table itself."""
-_KINDS = {name: exp.DataType.build(name).this for name in ("INTEGER", "BIGINT", "HUGEINT", "DATE", "VARCHAR")}
+_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "DATE", "VARCHAR")
+_KINDS = {name: exp.DataType.build(name).this for name in _TYPES}
 _COMPARISONS: dict[Comparison, type[exp.Binary]] = {
     Comparison.EQUAL: exp.EQ,
     Comparison.NOT_EQUAL: exp.NEQ,

@@ -10,12 +10,14 @@ from typing import NamedTuple
 from sqlglot import exp
 
 from ceiba_node.engines.rendering import Renderer, cast, magnitude_of, type_for
+from ceiba_node.snapshots import IDENTIFIERS
 from ceiba_protocol import program
 from ceiba_protocol.plan import Program, SumOf
 from ceiba_protocol.program import SUBJECT, SUBJECTS, TRUE, Node
 
 ROW_NUMBER = "rowid"
 """DuckDB's own number of a row, from 0 without gaps: a snapshot's rows are written once."""
+IDENTIFIER = "#identifier"
 _ORDER = "#h"
 """The keyed hash that chooses a subject's cells."""
 
@@ -75,6 +77,37 @@ def render_magnitudes(compiled: Program, sums: Sequence[SumOf], one_row_each: bo
     pairs = [kind(this=value.copy()) for value in _columns("v", len(sums)) for kind in (exp.Max, exp.Sum)]
     outer = exp.select(*_columns("k", len(keys)), *pairs).from_(inner.subquery())
     return _statement(outer.group_by(*_numbers(len(keys))), renderer)
+
+
+def render_by_subject(compiled: Program, types: Sequence[str], one_row_each: bool) -> Statement:
+    """For every cell in which a subject of a part has rows: the keys `#k0`, `#k1`, …, the subject `#subject`, and its
+    sums `#v0`, `#v1`, …, each cast to its type, NULL where no row has a value. Parts are ranges of subjects."""
+    renderer = Renderer(between=SUBJECT)
+    keys = [_wide(key) for key in _keys(renderer, compiled)]
+    sums = [
+        cast(_own_total(renderer, one.node, one_row_each), name) for one, name in zip(compiled.sums, types, strict=True)
+    ]
+    columns = [*_list("k", keys), _as(_wide(renderer.subject()), SUBJECT), *_list("v", sums)]
+    query = _filtered(renderer, compiled, columns)
+    return _statement(query if one_row_each else query.group_by(*_numbers(len(keys) + 1)), renderer)
+
+
+def _own_total(renderer: Renderer, node: Node, one_row_each: bool) -> exp.Expr:
+    """A sum over a subject's rows; over a single row it is the value itself."""
+    if node == SUBJECTS or (one_row_each and node == TRUE):
+        return exp.Literal.number(1)
+    return renderer.number(node, magnitude_of(node)) if one_row_each else renderer.total(node)
+
+
+def render_identifiers(column: str) -> Statement:
+    """For every subject of a part that has an identifier in this column: its `#subject` and the `#identifier`, in the
+    order of subjects."""
+    subject, own = _column(SUBJECT), _column(column)
+    start, end = (exp.Parameter(this=exp.Literal.number(place)) for place in (1, 2))
+    part = [exp.GTE(this=subject.copy(), expression=start), exp.LT(this=subject.copy(), expression=end)]
+    query = exp.select(subject, _as(own, IDENTIFIER)).from_(exp.to_identifier(IDENTIFIERS)).where(*part)
+    query = query.where(exp.Not(this=exp.Is(this=own.copy(), expression=exp.Null()))).order_by("1")
+    return Statement(query.sql(dialect="duckdb"), [0, 0])
 
 
 def render_bounded(compiled: Program, cells_per_subject: int, seed: int) -> Statement:

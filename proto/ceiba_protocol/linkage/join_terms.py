@@ -81,7 +81,7 @@ class JoinTerms:
         return self.cells * self.groups
 
     def forbidden(self, cell: FieldShape) -> range:
-        """The counts with which a cell is withheld; noisy ones up to two standard deviations above the minimum (I10)."""
+        """The counts with which a cell is withheld; noise raises the minimum by two standard deviations (I10)."""
         if not cell.noise:
             return range(0 if self.hides_zeros else 1, self.minimum_subjects)
         variance = cell.noise[0]

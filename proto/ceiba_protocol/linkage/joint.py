@@ -37,8 +37,9 @@ from ceiba_protocol.statistics.fits.base import Fit
 from ceiba_protocol.sums.key_proof import key_context
 from ceiba_protocol.sums.layout import width
 from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, check_parties, check_side_covers
-from ceiba_protocol.trust.documents import DatasetPin, Offer
+from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer
 from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role, Roster
+from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 
 MOST_PAYLOAD = 512 * 1024 * 1024
@@ -114,6 +115,11 @@ class JointManifest(Document):
     disclosure_digest: HexDigest
     not_before: Seconds
     not_after: Seconds
+
+
+def read_any(signed: Signed) -> Manifest | JointManifest:
+    """A manifest of either kind, whose signature was verified before. Raises MalformedDocument."""
+    return (JointManifest if signed.type == type_of(JointManifest) else Manifest).parse(signed.body)
 
 
 class CellShape(Document):
@@ -447,6 +453,31 @@ def check_message(agreed: JointSet, step: Step, signed: Signed, sealed: bytes) -
     message = agreed.question.roster.open(signed, JointMessage, Role.HOLDER)
     if signed.signer != step.sender or message != message_of(agreed, step, sealed):
         raise SetMismatch(problem=f"the message of step {step.number} is another job's, step's or holder's")
+
+
+def check_documents(agreed: JointSet, messages: Iterable[Signed]) -> list[JointMessage]:
+    """Run by who verifies a receipt, without the payloads: every step's message, signed by its sender, in their order.
+
+    Raises UnknownMember, BadSignature, MalformedDocument, SetMismatch.
+    """
+    signed, steps = list(messages), agreed.question.steps
+    opened = [agreed.question.roster.open(one, JointMessage, Role.HOLDER) for one in signed]
+    if len(opened) != len(steps):
+        raise SetMismatch(problem="the messages are not one of each step")
+    for one, message, step in zip(signed, opened, steps, strict=True):
+        stated = (message.job_id, message.manifest_digest, message.context_digest)
+        wanted = (agreed.question.manifest.job_id, agreed.question.digest, agreed.context(step.pair).hex())
+        ends = (message.step, one.signer, message.sender, message.receiver)
+        if stated != wanted or ends != (step.number, step.sender, step.sender, step.receiver):
+            raise SetMismatch(problem=f"the message of step {step.number} is another job's, step's or holder's")
+    return opened
+
+
+def total_digest(question: JointQuestion, messages: Iterable[JointMessage]) -> Digest:
+    """What stands for the answer in the log: of the payloads that the merchant gets, in the order of their steps."""
+    to_merchant = [one for one in messages if one.receiver == question.manifest.merchant]
+    ordered = sorted(to_merchant, key=lambda one: one.step)
+    return Digest(sha256("ceiba/v1/joint-total", *(bytes.fromhex(one.payload_digest) for one in ordered)).hex())
 
 
 # --- 4. the merchant opens -------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ decrypts the sum: then each of the two holds an integer share of every field, an
 others stay hidden.
 
 For a field of b bits the number is uniform below 2^(b + 41), so the share that is seen, sum + number, has nearly the
-same distribution whatever the sum is: the statistical distance is below 2^-41 a field. The field is b + 42 bits wide, and
-no addition carries into the next one.
+same distribution whatever the sum is: the statistical distance is below 2^-41 a field. The field is b + 42 bits wide,
+so no addition carries into the next one.
 """
 
 from collections.abc import Iterable, Sequence

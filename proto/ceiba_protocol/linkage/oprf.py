@@ -23,10 +23,10 @@ from ceiba_protocol.errors import (
     BadGroupElement,
     BadTokens,
     CountNotKept,
-    DuplicateIdentifier,
     IntersectionTooSmall,
     LinkageTooLarge,
     MalformedMessage,
+    RepeatedIdentifier,
     SetMismatch,
 )
 from ceiba_protocol.linkage.key_use import (
@@ -57,7 +57,7 @@ BATCH = 4096
 TOKEN_BYTES = 32
 """Half of a SHA-512: no two subjects share a token by chance, however many are linked."""
 ROUNDED_BELOW = 1000
-"""A smaller intersection is published to the nearest ten (PROTOCOL §5.3), so that one subject more does not show."""
+"""A smaller intersection is published to the nearest ten (PROTOCOL §5.3), so that one subject more seldom shows."""
 
 HASH_TO_GROUP_DST = b"HashToGroup-" + SUITE
 _SIZE_BYTES = 8
@@ -165,7 +165,7 @@ class Linkage:
 def _check_identifiers(linkage: Linkage, me: str, identifiers: Sequence[str]) -> None:
     """What a holder checks of its own: as many as it announced, and none twice, which would multiply its rows."""
     if len(set(identifiers)) != len(identifiers):
-        raise DuplicateIdentifier(member=me)
+        raise RepeatedIdentifier(holder=me)
     if len(identifiers) != linkage.sizes[me]:
         raise CountNotKept(member=me, announced=linkage.sizes[me], problem=f"it has {len(identifiers)}")
 
@@ -205,6 +205,8 @@ class Owner:
         """
         if sorted(answers) != self._linkage.others(self._me):
             raise SetMismatch(problem="not exactly the other holders answered to a batch of the linkage")
+        if batch not in self._blinded:
+            raise MalformedMessage(message="evaluation", problem=f"batch {batch} was not asked for, or is finished")
         blind, blinded = self._blinded[batch]
         # 1. Each answer is k_j times what was sent.
         shares = [self._checked(batch, blinded, holder, answer) for holder, answer in answers.items()]
@@ -232,7 +234,7 @@ class Owner:
         """
         tokens = decode_tokens(revealed, "the coordinator")
         if len(tokens) < minimum:
-            raise IntersectionTooSmall(least=minimum, holders="the holders")
+            raise IntersectionTooSmall(minimum=minimum)
         if not self._places.keys() >= set(tokens):
             raise BadTokens(member="the coordinator", problem=f"{self._me} did not submit all of them")
         return [self._places[token] for token in tokens]
@@ -347,8 +349,9 @@ def intersect(sizes: Mapping[str, int], submissions: Mapping[str, bytes], minimu
     """Step 6, run by the coordinator: the tokens at all holders, in order; at least `minimum` of them.
 
     Both mappings are by the holder whose identifiers they are. Raises SetMismatch, BadTokens, CountNotKept or
-    IntersectionTooSmall. The coordinator sees which tokens occur where, and nobody's identifiers: in the mode
-    CARDINALITY it must pass on `published_size` alone.
+    IntersectionTooSmall. The coordinator sees which tokens occur where, and nobody's identifiers; together with an
+    owner it would learn which of that owner's subjects are where. In the mode CARDINALITY it passes on
+    `published_size` alone.
     """
     if submissions.keys() != sizes.keys():
         raise SetMismatch(problem="not exactly the holders of the linkage sent tokens")
@@ -358,7 +361,7 @@ def intersect(sizes: Mapping[str, int], submissions: Mapping[str, bytes], minimu
             raise CountNotKept(member=member, announced=sizes[member], problem=f"it sent {len(sent)} tokens")
     common = set[bytes].intersection(*map(set, tokens.values()))
     if len(common) < minimum:
-        raise IntersectionTooSmall(least=minimum, holders=", ".join(sorted(sizes)))
+        raise IntersectionTooSmall(minimum=minimum)
     return sorted(common)
 
 

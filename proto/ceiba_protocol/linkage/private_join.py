@@ -22,8 +22,10 @@ DCR, and on short exponents for what B encrypts (PROTOCOL §2.3); the masks of s
 **What is taken on trust.** B cannot see how many subjects are in a "group" of A. If it is one, and random points, A
 learns from the decision which cells that subject is in, and with the merchant its values. Padding, the smallest size of
 a group and the gate do not stop that; noise does, which is in what the gate tests as well. So B answers without noise
-only if the agreement has the flag `joiner_is_semi_honest`, which B signs. In the gate B could encrypt another share than
-its own, and so learn whether a count lies in another range, or release with the merchant what it found to be small.
+only if the agreement has the flag `joiner_is_semi_honest`, which B signs. Noise does not cover an A that computes
+something else than this sum, such as one row a million times: nothing here proves what A multiplied. In the gate B
+could encrypt another share than its own, and so learn whether a count lies in another range, or release to the merchant
+what it found to be small.
 
 Secrets live as long as the two objects do, one job. Nothing is stored: whoever holds the objects drops them after the
 last step or any error, and a side that has failed refuses every later step.
@@ -37,10 +39,10 @@ from gmpy2 import mpz
 
 from ceiba_protocol.canonical import sha256
 from ceiba_protocol.errors import (
-    DuplicateIdentifier,
     ExactJoinForbidden,
     IntersectionTooSmall,
     MalformedMessage,
+    RepeatedIdentifier,
     TotalRejected,
 )
 from ceiba_protocol.linkage.cores import Progress, on_all_cores
@@ -114,7 +116,7 @@ class BaseSide:
 
     `groups` has the normalised identifiers of each group, in the order of the terms' groups. `obfuscators` may be made
     ahead; what is missing is made when it is needed. Raises BadJoin if the groups are not as announced,
-    DuplicateIdentifier, ValueOutOfRange if the cells do not fit under the key.
+    RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class BaseSide:
         if len(groups) != terms.groups or len(everyone) > terms.base_subjects:
             raise terms.bad(f"{terms.base} has more subjects than it announced, or another number of groups")
         if len(set(everyone)) != len(everyone):
-            raise DuplicateIdentifier(member=terms.base)
+            raise RepeatedIdentifier(holder=terms.base)
         if obfuscators is not None and obfuscators.n != key.n:
             raise terms.bad(f"the obfuscators of {terms.base} are for another key")
         self._exchange = Exchange(terms, terms.base, key.n, ("groups", "mask", "test", "share"))
@@ -166,7 +168,7 @@ class BaseSide:
             matched, products = self._match(*self._read_rows(rows), progress)
             # 2. Too few in common: end here. That there were too few is all that B learns.
             if matched < terms.smallest_intersection:
-                raise IntersectionTooSmall(least=terms.smallest_intersection, holders=f"{terms.base}, {terms.joined}")
+                raise IntersectionTooSmall(minimum=terms.smallest_intersection)
             # 3. Mask every field, then randomise: a uniform ciphertext of sum + mask, whichever rows were multiplied.
             self._masks = [cell.draw_mask(self._random) for cell in terms.shapes]
             width = len(terms.cells)
@@ -271,7 +273,7 @@ class JoinedSide:
         encryptor: Encryptor | None = None,
     ) -> None:
         if not (terms.noisy or joiner_is_semi_honest):
-            raise ExactJoinForbidden(holders=f"{terms.base}, {terms.joined}")
+            raise ExactJoinForbidden(base=terms.base, joined=terms.joined)
         n = int(private_key.public_key.n)
         if len(rows) > terms.joined_subjects:
             raise terms.bad(f"{terms.joined} has more subjects than it announced")

@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +24,8 @@ from rbcl import _sodium
 from ceiba_protocol.errors import BadGroupElement
 from ceiba_protocol.sums.randomness import Random
 
-Path(_sodium._name).unlink(missing_ok=True)  # loaded by now; rbcl would leave 2.8 MB behind for every process
+with suppress(OSError):
+    Path(_sodium._name).unlink()  # loaded by now; rbcl would leave 2.8 MB behind for every process
 
 Point = bytes
 """An element of the group in its canonical encoding: 32 bytes."""
@@ -201,7 +203,7 @@ def decode_points(blob: bytes, member: str) -> list[Point]:
         for place, point in chunk:
             if point == _IDENTITY:
                 raise BadGroupElement(member=member, problem=f"number {place} is the identity")
-            if not _is_point(point):
+            if point[-1] >> 7 or not _is_point(point):  # libsodium 1.0.18 does not look at the highest bit
                 raise BadGroupElement(member=member, problem=f"number {place} is not the encoding of a point")
         return [point for _, point in chunk]
 

@@ -1,0 +1,254 @@
+"""Questions about joined tables, ready to be asked, and the results that are made of their answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ceiba.labels import axis_labels
+from ceiba.query import python_label
+from ceiba.released import Released
+from ceiba.result import Result
+from ceiba.terms import require_shallow
+from ceiba_protocol.errors import BadQuestion
+from ceiba_protocol.linkage.joint import JoinedTable, JointPlan, programs_of
+from ceiba_protocol.linkage.joint_wording import describe_joint
+from ceiba_protocol.plan import Label, Plan, Program, finish_one
+from ceiba_protocol.schema import Schema, nearest
+from ceiba_protocol.statistics import WITHHELD, Output, Total
+from ceiba_protocol.trust.agreement import Mode
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ceiba.joint_explanation import JointExplanation
+    from ceiba.joint_jobs import JointJob, JointRunner
+
+SUBJECTS = "subjects"
+"""The column of `tabulate` that has the numbers."""
+
+Outcome = TypeVar("Outcome")
+Opened = Mapping[str, Sequence[JoinedTable]]
+"""By joined holder, a table of totals for each of its plans."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class JointQuery(ABC, Generic[Outcome]):
+    """One question about joined tables; lazy, until `run` or `submit`."""
+
+    schemas: Mapping[str, Schema]
+    """By table; at least those that it asks."""
+    runner: JointRunner
+    asked: JointPlan
+    names: tuple[str, ...]
+    """Of what is asked for, in the order in which it was."""
+
+    def __post_init__(self) -> None:
+        """Raises what is wrong with the question."""
+        require_shallow(self.asked)
+        for columns in self._titles():
+            if len(set(columns)) != len(columns):
+                hint = 'Name them apart: .alias("name") for groups, agg(name=...) for statistics.'
+                problem = f"two columns of the result have the same name: {', '.join(columns)}"
+                raise BadQuestion(problem=problem, hint=hint)
+        _ = self.programs
+
+    @abstractmethod
+    def _titles(self) -> Iterator[tuple[str, ...]]:
+        """The columns of each table that is made, and of whatever else has names that may not be the same."""
+
+    @abstractmethod
+    def outcome(self, opened: Opened, **about: Any) -> Outcome:
+        """Run by the merchant: what to show, from what was released; `about` fills in a Result's facts."""
+
+    def plan(self) -> JointPlan:
+        """What is sent to the holders, each of which reads all of it."""
+        return self.asked
+
+    @cached_property
+    def programs(self) -> dict[str, tuple[Program, ...]]:
+        """By holder, what its plans compute."""
+        return {side.holder: programs_of(side, self.schemas[side.table]) for side in self.asked.sides}
+
+    @property
+    def base(self) -> Plan:
+        """What the base is asked: its groups."""
+        return self.asked.base.plans[0]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of its results should know."""
+        known = _KNOWN[self.asked.mode]
+        base = self.asked.base.table
+        return tuple(
+            f"Note: about subjects that {base} and {side.table} have in common; {known}." for side in self.asked.joined
+        )
+
+    # asking
+
+    def run(self, **options: Any) -> Outcome:
+        """Ask the holders, and wait for the answer. Options as for `submit`, and `progress` as for a table's query."""
+        return self.runner.run(self, **options)
+
+    def submit(self, **options: Any) -> JointJob[Outcome]:
+        """Ask the holders; a job to wait for. Options: `agreement`, `deadline`, `purpose`."""
+        return self.runner.submit(self, **options)
+
+    def explain(self, **options: Any) -> JointExplanation:
+        """Who would see what, under which agreement, and what refuses it; asks nothing. Options as for `submit`, but no
+        deadline."""
+        return self.runner.explain(self, **options)
+
+    def __repr__(self) -> str:
+        first, *others = describe_joint(self.asked)
+        return "\n".join([f"{first}, not asked yet", *others])
+
+
+_KNOWN = {
+    Mode.HIDDEN: "nobody has learnt which they are",
+    Mode.CARDINALITY: "nobody has learnt which they are",
+    Mode.REVEALED: "the holders have learnt which they are",
+}
+
+
+# --- statistics side by side -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class JointAggregate(JointQuery[Result]):
+    """One table of statistics by groups."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The titles of the result's columns."""
+        return (*self._groups, *self.names)
+
+    @property
+    def _groups(self) -> tuple[str, ...]:
+        plans = (self.base, *(side.plans[0] for side in self.asked.joined))
+        return tuple(key.name for plan in plans for key in plan.groups)
+
+    def _titles(self) -> Iterator[tuple[str, ...]]:
+        yield self.columns
+
+    def outcome(self, opened: Opened, **about: Any) -> Result:
+        tables = {side.plans[0]: opened[side.holder][0] for side in self.asked.joined}
+        finished = {plan: _finished(table) for plan, table in tables.items()}
+        keys = [*self.base.groups, *(key for plan in tables for key in plan.groups)]
+        rows = []
+        for cell in _cells_of(list(finished.values()), next(iter(tables.values())).program):
+            labels = [python_label(key, label) for key, label in zip(keys, cell, strict=True)]
+            values: dict[str, Label | Output] = {}
+            for plan, found in finished.items():
+                outputs = found.get(cell) or _of_nobody(tables[plan].program)
+                values |= zip((output.name for output in plan.outputs), outputs, strict=True)
+            rows.append((*labels, *(values[name] for name in self.names)))
+        return Result(self.columns, rows, groups=self._groups, labels=self._labels(), remarks=self.remarks, **about)
+
+    def _labels(self) -> dict[str, str]:
+        plans = [side.plans[0] for side in self.asked.sides]
+        return {name: text for plan in plans for name, text in axis_labels(plan, self.schemas[plan.table]).items()}
+
+
+def _finished(table: JoinedTable) -> dict[tuple[Label | Output, ...], tuple[Label | Output, ...]]:
+    """By a group's labels, its outputs. Groups that are known to be empty are left out, as in SQL."""
+    width = len(table.program.keys)
+    return {row[:width]: row[width:] for row in Released(table.totals, table.sent).rows(table.program)}
+
+
+def _cells_of(finished: Sequence[Mapping[Any, Any]], program: Program) -> list[tuple[Label, ...]]:
+    """The groups that at least one table has, in the order of their domains."""
+    return [labels for labels in program.labels() if any(labels in one for one in finished)]
+
+
+def _of_nobody(program: Program) -> tuple[Label | Output, ...]:
+    """The outputs of a group without anybody, beside another table that has somebody in it."""
+    sums = [Total(0, one.step) for one in program.sums]
+    return tuple(finish_one(use, sums) for use in program.uses)
+
+
+# --- many tables of one linkage --------------------------------------------------------------------------------
+
+
+class JointResult(Mapping[str, Result]):
+    """The tables of one linkage by name, each a Result: `tables["income"].to_pandas()`."""
+
+    def __init__(self, tables: Mapping[str, Result]) -> None:
+        self._tables = dict(tables)
+
+    def __getitem__(self, name: str) -> Result:
+        if name not in self._tables:
+            problem = f"there is no table {name}; the nearest is {nearest(name, self._tables)}"
+            raise BadQuestion(problem=problem, hint="`list(tables)` names them.")
+        return self._tables[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tables
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    @property
+    def job_id(self) -> str:
+        """Of the one job that all are of."""
+        return next(iter(self._tables.values())).job_id
+
+    @property
+    def seconds(self) -> float | None:
+        """From asking to the finished rows of all."""
+        return next(iter(self._tables.values())).seconds
+
+    def to_dicts(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows of each, as dictionaries."""
+        return {name: table.to_dicts() for name, table in self._tables.items()}
+
+    def to_pandas(self) -> dict[str, pandas.DataFrame]:
+        """A data frame for each."""
+        return {name: table.to_pandas() for name, table in self._tables.items()}
+
+    def __repr__(self) -> str:
+        return "\n\n".join([f"{len(self)} tables of one linkage", *map(repr, self._tables.values())])
+
+    def _repr_html_(self) -> str:
+        return "".join(table._repr_html_() for table in self._tables.values())
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class JointTables(JointQuery[JointResult]):
+    """Numbers of subjects by one key after the other, each a plan of its own; a table is called as its key."""
+
+    def _titles(self) -> Iterator[tuple[str, ...]]:
+        yield self.names
+        for name in self.names:
+            yield (*(key.name for key in self.base.groups), name, SUBJECTS)
+
+    def outcome(self, opened: Opened, **about: Any) -> JointResult:
+        made = {}
+        for side in self.asked.joined:
+            for plan, table in zip(side.plans, opened[side.holder], strict=True):
+                made[plan.groups[0].name] = self._result(plan, table, about)
+        return JointResult({name: made[name] for name in self.names})
+
+    def _result(self, plan: Plan, table: JoinedTable, about: Mapping[str, Any]) -> Result:
+        keys = (*self.base.groups, *plan.groups)
+        groups = tuple(key.name for key in keys)
+        rows = []
+        for cell, count in zip(table.program.labels(), table.subjects, strict=True):
+            labels = (python_label(key, label) for key, label in zip(keys, cell, strict=True))
+            if count != 0:
+                rows.append((*labels, WITHHELD if count is None else count))
+        labels_of = {
+            **axis_labels(self.base, self.schemas[self.base.table]),
+            **axis_labels(plan, self.schemas[plan.table]),
+            SUBJECTS: "subjects in common",
+        }
+        (remark,) = (
+            text for text, side in zip(self.remarks, self.asked.joined, strict=True) if side.table == plan.table
+        )
+        return Result((*groups, SUBJECTS), rows, groups=groups, labels=labels_of, remarks=(remark,), **about)

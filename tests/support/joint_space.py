@@ -1,0 +1,279 @@
+"""Holders of different tables about the same firms, and a coordinator in memory that lets them answer joint jobs.
+
+The holders do their part in the clear, by the reference engine: what a merchant receives is the same, two shares of
+each released cell. How they make them without seeing each other's rows is tested in tests/protocol/linkage.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from ceiba.home import Home
+from ceiba.space import Space
+from ceiba_protocol.canonical import digest
+from ceiba_protocol.linkage.join_messages import write_share
+from ceiba_protocol.linkage.joint import (
+    JointApproval,
+    JointQuestion,
+    JointSet,
+    Kind,
+    SidePlan,
+    announced,
+    commit_jointly,
+    message_of,
+    programs_of,
+    read_joint_manifest,
+    sealing_info,
+    shapes_of,
+)
+from ceiba_protocol.plan import Program, grouped_sums
+from ceiba_protocol.program import SUBJECT, Row
+from ceiba_protocol.schema import ColumnType, Schema
+from ceiba_protocol.trust.agreement import Agreement
+from ceiba_protocol.trust.documents import Offer
+from ceiba_protocol.trust.hpke import seal_to
+from ceiba_protocol.trust.roster import RosterTable
+from ceiba_protocol.v1.catalogue_pb2 import ListResponse, TableEntry
+from ceiba_protocol.v1.common_pb2 import Signed
+from ceiba_protocol.v1.jobs_pb2 import JobStatus, ResultPart, SubmitRequest
+from ceiba_protocol.whole_job import sealing_secret
+from tests.support.coordinator import Coordinator, merchant_home
+from tests.support.members import FAST_BITS, MERCHANT, NOW, World, capacity, encryption_key, signed_by
+
+REGIONS = ["east", "north", "west"]
+
+
+def _schema(table: str, *columns: dict[str, Any], key: str = "uscc", kind: str = "text") -> Schema:
+    identifiers = [{"column": key, "kind": kind}]
+    plain = {"table": table, "subject_key": key, "identifiers": identifiers, "columns": columns}
+    return Schema.from_plain(plain)
+
+
+def number(name: str, high: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": "int", "minimum": 0, "maximum": high, "grade": "public", **more}
+
+
+def category(name: str, values: Sequence[str]) -> dict[str, Any]:
+    return {"name": name, "type": "category", "domain": list(values), "grade": "public"}
+
+
+TAX = _schema(
+    "tax.firms", category("industry", ["food", "steel", "toys"]), number("sales", 1000), category("region", REGIONS)
+)
+SOCIAL = _schema(
+    "insurance.firms",
+    number("employment", 500),
+    number("wages", 100_000),
+    category("size", ["large", "small"]),
+    category("region", REGIONS),
+)
+PATENTS = _schema("patents.firms", number("patents", 50), category("field", ["bio", "mech"]))
+
+
+def firms() -> dict[str, pandas.DataFrame]:
+    """By holder. Of each firm one row, but the insurance has two of every fifth one."""
+    names = [f"firm {number}" for number in range(60)]
+    tax = pandas.DataFrame({"uscc": names[:50]})
+    tax["industry"] = [["food", "steel"][place % 3 == 0] for place in range(50)]
+    tax["sales"] = [(place * 37) % 1000 for place in range(50)]
+    tax["region"] = [REGIONS[place % 2] for place in range(50)]
+    known = [*names[10:60], *names[10:60:5]]
+    social = pandas.DataFrame({"uscc": known})
+    social["employment"] = [(place * 7) % 40 for place in range(len(known))]
+    social["wages"] = [(place * 211) % 9000 for place in range(len(known))]
+    social["size"] = [["small", "large"][place % 4 == 1] for place in range(len(known))]
+    social["region"] = [REGIONS[place % 3] for place in range(len(known))]
+    patents = pandas.DataFrame({"uscc": names[::2]})
+    patents["patents"] = [place % 9 for place in range(30)]
+    patents["field"] = [["bio", "mech"][place % 2] for place in range(30)]
+    return {"tax": tax, "social": social, "patents": patents}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One holder's table, as people write it."""
+
+    schema: Schema
+    frame: pandas.DataFrame
+
+    @property
+    def rows(self) -> list[tuple[str, Row]]:
+        """Each row's subject, and the row in the schema's integers."""
+        found = []
+        subjects = {name: place for place, name in enumerate(dict.fromkeys(self.frame.uscc))}
+        for row in self.frame.to_dict("records"):
+            units = {column.name: self._unit(column.name, row[column.name]) for column in self.schema.columns}
+            found.append((row["uscc"], {**units, SUBJECT: subjects[row["uscc"]]}))
+        return found
+
+    def _unit(self, name: str, value: Any) -> int | None:
+        if pandas.isna(value):
+            return None
+        column = self.schema.column(name)
+        return column.encode(value) if column.type is ColumnType.CATEGORY else int(value)
+
+    def rows_of(self, subject: str) -> list[Row]:
+        return [row for name, row in self.rows if name == subject]
+
+
+class JointWorld(World):
+    """A space whose holders have different tables."""
+
+    def __init__(self, datasets: Mapping[str, Dataset] | None = None) -> None:
+        frames = firms()
+        self.datasets = datasets or {
+            "tax": Dataset(TAX, frames["tax"]),
+            "social": Dataset(SOCIAL, frames["social"]),
+            "patents": Dataset(PATENTS, frames["patents"]),
+        }
+        self.schemas = {one.schema.table: one.schema for one in self.datasets.values()}
+        super().__init__(dict.fromkeys(self.datasets, ()))
+        holders = {
+            table: [n for n, one in self.datasets.items() if one.schema.table == table] for table in self.schemas
+        }
+        self.roster = self.make_roster(
+            tables=tuple(
+                RosterTable(table=table, schema_digest=self.schemas[table].digest(), holders=tuple(sorted(names)))
+                for table, names in sorted(holders.items())
+            )
+        )
+
+    def joint_offers(self) -> list[Offer]:
+        return [
+            Offer(
+                table=one.schema.table,
+                schema_digest=one.schema.digest(),
+                holder=name,
+                version=digest("version", name.encode()),
+                row_capacity=capacity(len(one.frame)),
+                published_at=NOW,
+            )
+            for name, one in self.datasets.items()
+        ]
+
+    # --- what holders send
+
+    def joint_question(self, signed: Signed, agreement: Agreement) -> JointQuestion:
+        return read_joint_manifest(signed, agreement, self.roster, self.schemas, NOW)
+
+    def programs(self, question: JointQuestion, name: str) -> tuple[Program, ...]:
+        side = question.plan.side_of(name)
+        return programs_of(side, self.schemas[side.table])
+
+    def joint_approval(self, name: str, question: JointQuestion, **changes: Any) -> Signed:
+        is_base, pin = name == question.plan.base.holder, question.pin_of(name)
+        made = JointApproval(
+            job_id=question.manifest.job_id,
+            manifest_digest=question.digest,
+            holder=name,
+            dataset_version=pin.version,
+            subjects=announced(self.datasets[name].frame.uscc.nunique()),
+            shapes=shapes_of(self.programs(question, name), pin.row_capacity, is_base=is_base),
+            encryption_key=None if is_base else encryption_key(name, FAST_BITS),
+            nonce="0c" * 16,
+            log_size=0,
+        )
+        return signed_by(name, made.model_copy(update=changes))
+
+    def shares(self, agreed: JointSet, side: SidePlan) -> dict[Kind, bytes]:
+        """The two shares of a pair, in which only cells with enough subjects have figures."""
+        terms, base = agreed.terms(side.holder), agreed.question.plan.base
+        width = len(terms.cells)
+        counts = [0] * len(terms.shapes)
+        sums = [[0] * len(shape.value_widths) for shape in terms.shapes]
+        (groups,) = self.programs(agreed.question, base.holder)
+        for subject in dict.fromkeys(self.datasets[base.holder].frame.uscc):
+            for group in _cells(groups, self.datasets[base.holder].rows_of(subject)):
+                first = 0
+                for program in self.programs(agreed.question, side.holder):
+                    for cell, values in _cells(program, self.datasets[side.holder].rows_of(subject)).items():
+                        place = group * width + first + cell
+                        counts[place] += 1
+                        sums[place] = [one + value for one, value in zip(sums[place], values, strict=True)]
+                    first += program.cells
+        released = [count not in terms.forbidden(shape) for count, shape in zip(counts, terms.shapes, strict=True)]
+        fields = [
+            (count, shape.values_field(values)) for count, values, shape in zip(counts, sums, terms.shapes, strict=True)
+        ]
+        masks = [(1000 + place, 77 * place) for place in range(len(fields))]
+        masked = [(count + one, value + two) for (count, value), (one, two) in zip(fields, masks, strict=True)]
+        return {
+            Kind.BASE_SHARE: write_share(terms, base.holder, released, masks),
+            Kind.JOINED_SHARE: write_share(terms, side.holder, released, masked),
+        }
+
+
+def _cells(program: Program, rows: Sequence[Row]) -> dict[int, list[int]]:
+    """What one subject adds to each cell that it is in."""
+    totals, width = grouped_sums(program, rows), len(program.sums)
+    cells = {cell: totals[cell * width : (cell + 1) * width] for cell in range(program.cells)}
+    return {cell: sums for cell, sums in cells.items() if sums[0]}
+
+
+class JointCoordinator(Coordinator):
+    """Its holders answer a joint job as soon as it is asked. A test may change `parts_sent` before they are fetched."""
+
+    world: JointWorld
+
+    def Catalogue_List(self, _request: Any) -> ListResponse:
+        offers = self.world.joint_offers()
+        return ListResponse(
+            tables=[
+                TableEntry(
+                    table=table,
+                    schema=schema.body(),
+                    offers=[signed_by(one.holder, one) for one in offers if one.table == table],
+                )
+                for table, schema in self.world.schemas.items()
+            ]
+        )
+
+    def Jobs_Submit(self, request: SubmitRequest) -> JobStatus:
+        self.submitted = request.manifest
+        self.results = list(self.answer(request.manifest))
+        return self.status
+
+    def question_of(self, manifest: Signed) -> JointQuestion:
+        from ceiba_protocol.linkage.joint import JointManifest
+
+        cited = JointManifest.parse(manifest.body).agreement_digest
+        agreement = Agreement.parse(self.agreements[cited].signatures[0].body)
+        return self.world.joint_question(manifest, agreement)
+
+    def answer(self, manifest: Signed) -> Iterator[ResultPart]:
+        question = self.question_of(manifest)
+        approvals = [self.world.joint_approval(name, question) for name in question.holders]
+        agreed = commit_jointly(question, approvals)
+        yield from (ResultPart(approval=one) for one in approvals)
+        for step in question.steps:
+            if step.receiver == MERCHANT:
+                share = self.world.shares(agreed, question.plan.side_of(step.pair))[step.kind]
+                yield from self.sent(agreed, step.number, share)
+
+    def sent(self, agreed: JointSet, number: int, payload: bytes, to: str = MERCHANT) -> list[ResultPart]:
+        """A signed message of a step with its payload, sealed."""
+        step = agreed.question.steps[number]
+        key = self.world.roster.by_name[to].sealing_key
+        sealed = seal_to(bytes.fromhex(key), payload, sealing_info(agreed, step))
+        signed = signed_by(step.sender, message_of(agreed, step, sealed))
+        return [ResultPart(joint_message=signed), ResultPart(payload=sealed)]
+
+
+def joint_home(world: World, folder: Path) -> Home:
+    """As `merchant_home`, with the key to what is sealed to the merchant."""
+    home = merchant_home(world, folder)
+    assert home._opened is not None
+    home._opened = home._opened.model_copy(update={"sealing_seed": sealing_secret(MERCHANT).hex()})
+    return home
+
+
+def agree(space: Space, coordinator: JointCoordinator, tables: Any, **terms: Any) -> Agreement:
+    """A joint agreement that every holder has signed."""
+    fixed: dict[str, Any] = {"purpose": "credit", "base_is_trusted": True, "smallest_intersection": 1}
+    proposal = space.agreements.propose_joint(tables, **(fixed | terms))
+    agreement = proposal.contract.agreement
+    coordinator.add(agreement)
+    return agreement
