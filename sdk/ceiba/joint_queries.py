@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ceiba.joint_explanation import JointExplanation
     from ceiba.joint_jobs import JointJob, JointRunner
+    from ceiba.receipts import Receipt
 
 SUBJECTS = "subjects"
 """The column of `tabulate` that has the numbers."""
@@ -203,6 +204,11 @@ class JointResult(Mapping[str, Result]):
     def seconds(self) -> float | None:
         """From asking to the finished rows of all."""
         return next(iter(self._tables.values())).seconds
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """Of that job: proves the way of all tables."""
+        return next(iter(self._tables.values())).receipt
 
     def to_dicts(self) -> dict[str, list[dict[str, Any]]]:
         """The rows of each, as dictionaries."""

@@ -25,6 +25,7 @@ from ceiba_protocol.errors import (
     NoAgreement,
     NotAgreed,
     NotAnIdentifier,
+    ReceiptRejected,
     SeveralHolders,
     UnknownAgreement,
     UnknownColumn,
@@ -104,7 +105,7 @@ def test_statistics_of_one_table_by_groups_of_another_are_those_of_the_joined_ro
     assert truth.n.sum() > truth.firms.sum()
     assert result.holders == ("social", "tax") and result.job_id in repr(result)
     assert "tax.firms and insurance.firms have in common; nobody has learnt which" in repr(result)
-    assert result.groups == ("industry",) and result.receipt is None
+    assert result.groups == ("industry",)
 
 
 def test_each_sides_filters_are_its_own(agreed: Space) -> None:
@@ -441,19 +442,22 @@ def test_a_job_goes_on_in_another_process(
 ) -> None:
     join = two(agreed)
     one = join.group_by("industry").agg(ceiba.mean("wages"), n=ceiba.count()).submit(deadline=60)
+    answer = coordinator.results
     many = join.group_by("industry").tabulate("size", staff=join.employment > 10).submit()
-    coordinator.results = list(coordinator.answer(one._signed))
+    coordinator.results, newer = answer, coordinator.results
     later = Space(joint_home(coordinator.world, tmp_path))
     again = later.job(one.id[:10])
     assert isinstance(again, JointJob) and again.id in repr(again) and again.wait() == one.wait()
     assert {row["state"] for row in later.jobs().to_dicts()} == {"done"}
     assert "Join of tax.firms with insurance.firms" in repr(later.jobs())
-    coordinator.results = list(coordinator.answer(many._signed))
+    coordinator.results = newer
     tables, taken_up = many.wait(), later.job(many.id).wait()
     assert isinstance(taken_up, JointResult) and dict(taken_up) == dict(tables)
     monkeypatch.setattr("ceiba.space.connect", lambda **_: later)
     shown: Any = CliRunner().invoke(app, ["result", many.id, "--json"])
     assert set(json.loads(shown.stdout)) == {"size", "staff"}
+    proved: Any = CliRunner().invoke(app, ["result", many.id, "--receipt", str(tmp_path / "receipt.json")])
+    assert proved.exit_code == 0 and (tmp_path / "receipt.json").exists()
     refused: Any = CliRunner().invoke(app, ["result", many.id, "--csv", str(tmp_path / "x.csv")])
     assert isinstance(refused.exception, BadQuestion)
 
@@ -486,6 +490,19 @@ def test_a_holders_reason_is_told(agreed: Space, coordinator: JointCoordinator) 
     with pytest.raises(JobFailed, match="social was restarted") as caught:
         two(agreed).count().run()
     assert isinstance(caught.value.reason, LinkageLost)
+
+
+def test_a_joint_result_has_a_receipt(agreed: Space, coordinator: JointCoordinator) -> None:
+    result, other = (two(agreed).group_by("industry").agg(ceiba.mean("wages")).run() for _ in range(2))
+    assert result.receipt is not None and other.receipt is not None
+    steps = other.receipt.verify()
+    assert all(step.error is None for step in steps) and len(steps) == 11
+    assert other.receipt.versions.keys() == {"social", "tax"}
+    with pytest.raises(ReceiptRejected, match="another manifest"):
+        result.receipt.verify()  # the coordinator has only the newer one
+    tables = two(agreed).group_by("industry").tabulate("size", pay=ceiba.width_bucket("wages", 0, 9000, 3)).run()
+    assert all(table.receipt is tables.receipt for table in tables.values())
+    assert tables.receipt is not None and tables.receipt.verify()
 
 
 def test_what_was_asked_is_noted_for_each_table(agreed: Space) -> None:

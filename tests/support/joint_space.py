@@ -18,6 +18,8 @@ from ceiba_protocol.canonical import digest
 from ceiba_protocol.linkage.join_messages import write_share
 from ceiba_protocol.linkage.joint import (
     JointApproval,
+    JointManifest,
+    JointMessage,
     JointQuestion,
     JointSet,
     Kind,
@@ -29,6 +31,7 @@ from ceiba_protocol.linkage.joint import (
     read_joint_manifest,
     sealing_info,
     shapes_of,
+    total_digest,
 )
 from ceiba_protocol.plan import Program, grouped_sums
 from ceiba_protocol.program import SUBJECT, Row
@@ -36,10 +39,12 @@ from ceiba_protocol.schema import ColumnType, Schema
 from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.hpke import seal_to
-from ceiba_protocol.trust.roster import RosterTable
+from ceiba_protocol.trust.log import Release
+from ceiba_protocol.trust.roster import OPERATOR, RosterTable
 from ceiba_protocol.v1.catalogue_pb2 import ListResponse, TableEntry
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import JobStatus, ResultPart, SubmitRequest
+from ceiba_protocol.v1.log_pb2 import ReceiptParts
 from ceiba_protocol.whole_job import sealing_secret
 from tests.support.coordinator import Coordinator, merchant_home
 from tests.support.members import FAST_BITS, MERCHANT, NOW, World, capacity, encryption_key, signed_by
@@ -233,16 +238,16 @@ class JointCoordinator(Coordinator):
     def Jobs_Submit(self, request: SubmitRequest) -> JobStatus:
         self.submitted = request.manifest
         self.results = list(self.answer(request.manifest))
+        self._log_all(request.manifest)
         return self.status
 
     def question_of(self, manifest: Signed) -> JointQuestion:
-        from ceiba_protocol.linkage.joint import JointManifest
-
         cited = JointManifest.parse(manifest.body).agreement_digest
         agreement = Agreement.parse(self.agreements[cited].signatures[0].body)
         return self.world.joint_question(manifest, agreement)
 
     def answer(self, manifest: Signed) -> Iterator[ResultPart]:
+        """What the merchant gets."""
         question = self.question_of(manifest)
         approvals = [self.world.joint_approval(name, question) for name in question.holders]
         agreed = commit_jointly(question, approvals)
@@ -259,6 +264,37 @@ class JointCoordinator(Coordinator):
         sealed = seal_to(bytes.fromhex(key), payload, sealing_info(agreed, step))
         signed = signed_by(step.sender, message_of(agreed, step, sealed))
         return [ResultPart(joint_message=signed), ResultPart(payload=sealed)]
+
+    def _log_all(self, manifest: Signed) -> None:
+        """Everything that the receipt is made of. Nothing is in the messages between holders."""
+        question = self.question_of(manifest)
+        approvals = [part.approval for part in self.results if part.HasField("approval")]
+        mine = iter([part.joint_message for part in self.results if part.HasField("joint_message")])
+        agreed = commit_jointly(question, approvals)
+        messages = [
+            next(mine) if step.receiver == MERCHANT else signed_by(step.sender, message_of(agreed, step, b""))
+            for step in question.steps
+        ]
+        first, *others = (self.world.schemas[side.table].body() for side in question.plan.sides)
+        self.parts = ReceiptParts(
+            agreement=self.agreements[question.manifest.agreement_digest].signatures,
+            manifest=manifest,
+            approvals=approvals,
+            submissions=messages,
+            schema=first,
+            other_schemas=others,
+        )
+        for one in (manifest, *approvals, *messages):
+            self.append(one)
+        release = Release(
+            job_id=question.manifest.job_id,
+            manifest_digest=question.digest,
+            agreement_digest=question.manifest.agreement_digest,
+            attempt=0,
+            total_digest=total_digest(question, [JointMessage.parse(one.body) for one in messages]),
+            at=NOW,
+        )
+        self.release(signed_by(OPERATOR, release))
 
 
 def joint_home(world: World, folder: Path) -> Home:
