@@ -274,7 +274,7 @@ def _largest_payload(question: JointQuestion, programs: Programs) -> int:
         capacity = question.pin_of(side.holder).row_capacity
         for_cells = [
             shape.cells * (_SPARE_BYTES + (capacity.bit_length() + sum(shape.widths)) // 8)
-            for shape in shapes_of(programs[side.holder], capacity, is_base=False)
+            for shape in shapes_of(programs[side.holder], capacity, encrypts=True)
         ]
         sizes.append(base.cells * sum(for_cells))
     return 1024 + max(sizes)
@@ -354,10 +354,10 @@ def open_answer(question: JointQuestion, programs: Programs, answer: JointAnswer
 
 def _check_shapes(agreed: JointSet, programs: Programs) -> None:
     """Every holder computes what this merchant understands. Raises AnswerRejected."""
-    base = agreed.question.plan.base.holder
+    plan = agreed.question.plan
     for holder, approval in agreed.approvals.items():
         capacity = agreed.question.pin_of(holder).row_capacity
-        if approval.shapes != shapes_of(programs[holder], capacity, is_base=holder == base):
+        if approval.shapes != shapes_of(programs[holder], capacity, encrypts=plan.encrypts(holder)):
             raise AnswerRejected(problem=f"{holder} announced other cells or sums than the question has")
 
 
