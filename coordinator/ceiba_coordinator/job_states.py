@@ -13,9 +13,10 @@ from ceiba_coordinator.store.jobs import Seat, StoredJob
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import IllegalTransition, SecondPayload, UnknownJob
 from ceiba_protocol.job import ENDED, Event, State, advance
-from ceiba_protocol.linkage.joint import JointQuestion
+from ceiba_protocol.linkage.joint import JointManifest, JointQuestion, steps_of
 from ceiba_protocol.rounds import Question
 from ceiba_protocol.trust.log import Release
+from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 
 log = structlog.get_logger()
@@ -60,11 +61,17 @@ class JobStates:
         if state in ENDED:
             self._questions.pop(job.job_id, None)
             self._store.forget_fit(job.job_id)
-            joint = self._joint_questions.pop(job.job_id, None)
-            if joint is not None:
-                kept = joint.manifest.merchant if state is State.DONE else None
-                between = [step.number for step in joint.steps if step.receiver != kept]
-                self._store.forget_joint_payloads(job.job_id, between)
+            self._joint_questions.pop(job.job_id, None)
+            if job.manifest.type == type_of(JointManifest):
+                self._forget_payloads(job, state)
+
+    def _forget_payloads(self, job: StoredJob, state: State) -> None:
+        """Of a joint job only what its merchant may still ask for is kept. What its messages were follows from its
+        manifest, also after a restart."""
+        manifest = JointManifest.parse(job.manifest.body)
+        kept = manifest.merchant if state is State.DONE else None
+        steps = steps_of(manifest.plan, manifest.merchant)
+        self._store.forget_joint_payloads(job.job_id, [step.number for step in steps if step.receiver != kept])
 
     def _hand_out(
         self, job: StoredJob, manifest_digest: Digest, total_digest: Digest, event: Event, total: bytes = b""

@@ -765,7 +765,7 @@ class RepeatedIdentifier(CeibaError):
 class LinkageTooLarge(CeibaError):
     code, fault, status = "linkage_too_large", Fault.POLICY, "RESOURCE_EXHAUSTED"
     text = "{member} announced {announced} identifiers for the linkage; {limit} are allowed in a job."
-    remedy = "Filter the dataset before it is linked, or agree on more."
+    remedy = "Publish a dataset of fewer subjects for it, or have houses allow more: `subjects_per_job` in policy.toml."
 
 
 class IntersectionTooSmall(CeibaError):

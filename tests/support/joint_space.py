@@ -167,15 +167,15 @@ class JointWorld(World):
         return programs_of(side, self.schemas[side.table])
 
     def joint_approval(self, name: str, question: JointQuestion, **changes: Any) -> Signed:
-        is_base, pin = name == question.plan.base.holder, question.pin_of(name)
+        encrypts, pin = question.plan.encrypts(name), question.pin_of(name)
         made = JointApproval(
             job_id=question.manifest.job_id,
             manifest_digest=question.digest,
             holder=name,
             dataset_version=pin.version,
             subjects=announced(self.datasets[name].frame.uscc.nunique()),
-            shapes=shapes_of(self.programs(question, name), pin.row_capacity, is_base=is_base),
-            encryption_key=None if is_base else encryption_key(name, FAST_BITS),
+            shapes=shapes_of(self.programs(question, name), pin.row_capacity, encrypts=encrypts),
+            encryption_key=encryption_key(name, FAST_BITS) if encrypts else None,
             nonce="0c" * 16,
             log_size=0,
         )

@@ -11,6 +11,7 @@ def describe_joint(plan: JointPlan) -> list[str]:
         f"Join of {tables}, {plan.mode}",
         *_side_lines("base", plan.base),
         *(line for side in plan.joined for line in _side_lines("joined", side)),
+        *(line for side in plan.linked for line in _side_lines("linked", side)[:1]),
     ]
 
 
