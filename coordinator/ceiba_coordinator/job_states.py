@@ -1,6 +1,5 @@
 """What every kind of job has: where it is stored, who sits in it, and the one place where its state changes."""
 
-import hashlib
 from collections.abc import Callable
 
 import structlog
@@ -74,7 +73,9 @@ class JobStates:
         steps = steps_of(manifest.plan, manifest.merchant)
         self._store.forget_joint_payloads(job.job_id, [step.number for step in steps if step.receiver != kept])
 
-    def _hand_out(self, job: StoredJob, manifest_digest: Digest, total: bytes, event: Event) -> None:
+    def _hand_out(
+        self, job: StoredJob, manifest_digest: Digest, total_digest: Digest, event: Event, total: bytes = b""
+    ) -> None:
         """The job's answer is there: store it, and sign and log that it is handed out."""
         release = self._log.sign(
             Release(
@@ -82,7 +83,7 @@ class JobStates:
                 manifest_digest=manifest_digest,
                 agreement_digest=Digest(job.agreement_digest),
                 attempt=job.attempt,
-                total_digest=Digest(hashlib.sha256(total).hexdigest()),
+                total_digest=total_digest,
                 at=self._clock(),
             )
         )

@@ -5,8 +5,6 @@ where subjects are linked by tokens, more than two holders send theirs to the op
 it learns which tokens are at which holders, and not whose they are (`token_steps`).
 """
 
-import hashlib
-
 import structlog
 
 from ceiba_coordinator.job_states import JobStates, require
@@ -35,6 +33,7 @@ from ceiba_protocol.linkage.joint import (
     message_of,
     read_joint_manifest,
     sealed_for,
+    total_digest,
 )
 from ceiba_protocol.linkage.token_steps import coordinator_link
 from ceiba_protocol.trust.documents import Refusal
@@ -220,10 +219,8 @@ class JointAnswers(JobStates):
         self._move(job, Event.REFUSAL, refusal=signed.SerializeToString())
 
     def _finish(self, job: StoredJob, question: JointQuestion) -> None:
-        messages = self._store.joint_messages(job.job_id)
-        digests = [JointMessage.parse(messages[step.number].body).payload_digest for step in question.steps]
-        total = hashlib.sha256("".join(digests).encode()).digest()
-        self._hand_out(job, question.digest, total, Event.LAST_MESSAGE)
+        messages = [JointMessage.parse(one.body) for one in self._store.joint_messages(job.job_id).values()]
+        self._hand_out(job, question.digest, total_digest(question, messages), Event.LAST_MESSAGE)
 
     def received(self, job_id: bytes, number: int, holder: str) -> Signed:
         """The message of a step, for its receiver; `joint_payload` has the rest.

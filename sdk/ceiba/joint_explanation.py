@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ceiba.joint_queries import JointQuery, describe_joint
+from ceiba.joint_queries import JointQuery
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.linkage.joint import JointPlan
+from ceiba_protocol.linkage.joint_wording import describe_joint
 from ceiba_protocol.trust.agreement import Agreement, Mode
 from ceiba_protocol.trust.rendering import moment, quoted, rules_of
 
@@ -55,7 +56,7 @@ class JointExplanation:
             return [_line("refused", self.agreement.public)]
         agreed, joint = self.agreement, self.agreement.joint
         person = "a person at every holder decides on each job" if agreed.approval == "each job" else "standing"
-        small = dict(rules_of(agreed.disclosure))["small cells"]
+        small = dict(rules_of(agreed.disclosure, is_joint=True))["small cells"]
         least = joint.smallest_intersection if joint else 1
         return [
             _line("agreement", f"{agreed.agreement_id}, until {moment(agreed.not_after)}; {person}"),

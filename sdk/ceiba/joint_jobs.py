@@ -18,6 +18,7 @@ from ceiba.home import AskedJob, KeptJob, KeptJoin
 from ceiba.joint_explanation import JointExplanation, explain_jointly
 from ceiba.joint_queries import JointAggregate, JointCount, JointQuery, JointTables, Opened
 from ceiba.progress import wanted_progress
+from ceiba.receipts import Receipt
 from ceiba.submitted import SubmittedJob
 from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_protocol.errors import (
@@ -46,6 +47,7 @@ from ceiba_protocol.linkage.joint import (
     sealing_info,
     shapes_of,
     tables_of,
+    total_digest,
 )
 from ceiba_protocol.linkage.private_join import merchant_open
 from ceiba_protocol.linkage.token_steps import read_size
@@ -252,12 +254,15 @@ class JointJob(SubmittedJob[Outcome]):
             with attempt:
                 answer = _collect(self._jobs.Result(self._reference), self._question, self.query.programs)
         sealing_key = bytes.fromhex(self._space.identity.sealing_seed)
+        messages = [JointMessage.parse(signed.body) for signed, _ in answer.messages]
+        receipt = Receipt(self._space, self._signed, total_digest(self._question, messages))
         return self.query.outcome(
             open_answer(self._question, self.query.programs, answer, sealing_key),
             job_id=self.id,
             holders=tuple(self._question.holders),
             wire_bytes=answer.wire_bytes,
             seconds=max(0.0, time.time() - self._started),
+            receipt=receipt,
         )
 
 

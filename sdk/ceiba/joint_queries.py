@@ -15,17 +15,18 @@ from ceiba.result import Result
 from ceiba.terms import require_shallow
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.linkage.joint import JoinedTable, JointPlan, SidePlan, programs_of
+from ceiba_protocol.linkage.joint_wording import describe_joint
 from ceiba_protocol.plan import Label, Plan, Program, finish_one
 from ceiba_protocol.schema import Schema, nearest
 from ceiba_protocol.statistics import WITHHELD, Output, Total
 from ceiba_protocol.trust.agreement import Mode
-from ceiba_protocol.wording import describe
 
 if TYPE_CHECKING:
     import pandas
 
     from ceiba.joint_explanation import JointExplanation
     from ceiba.joint_jobs import JointJob, JointRunner
+    from ceiba.receipts import Receipt
 
 SUBJECTS = "subjects"
 """The column of `tabulate` that has the numbers."""
@@ -119,22 +120,6 @@ _KNOWN = {
     Mode.CARDINALITY: "nobody has learnt which they are",
     Mode.REVEALED: "the holders have learnt which they are",
 }
-
-
-def describe_joint(plan: JointPlan) -> list[str]:
-    """The whole of a joint plan in words, a line for each of its parts."""
-    tables = " with ".join(side.table for side in plan.sides)
-    return [
-        f"Join of {tables}, {plan.mode}",
-        *_side_lines("base", plan.base),
-        *(line for side in plan.joined for line in _side_lines("joined", side)),
-        *(line for side in plan.linked for line in _side_lines("linked", side)[:1]),
-    ]
-
-
-def _side_lines(role: str, side: SidePlan) -> list[str]:
-    lines = [f"  {role}: {side.holder}, on {side.on}"]
-    return lines + [f"    {line}" for plan in side.plans for line in describe(plan)]
 
 
 # --- statistics side by side -----------------------------------------------------------------------------------
@@ -250,6 +235,11 @@ class JointResult(Mapping[str, Result]):
     def seconds(self) -> float | None:
         """From asking to the finished rows of all."""
         return next(iter(self._tables.values())).seconds
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """Of that job: proves the way of all tables."""
+        return next(iter(self._tables.values())).receipt
 
     def to_dicts(self) -> dict[str, list[dict[str, Any]]]:
         """The rows of each, as dictionaries."""

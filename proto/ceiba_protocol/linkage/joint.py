@@ -52,10 +52,11 @@ from ceiba_protocol.statistics.fits.base import Fit
 from ceiba_protocol.sums.key_proof import key_context
 from ceiba_protocol.sums.layout import width
 from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, check_parties, check_side_covers
-from ceiba_protocol.trust.documents import DatasetPin, Offer
+from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer
 from ceiba_protocol.trust.hpke import seal_to
 from ceiba_protocol.trust.log import open_operators
 from ceiba_protocol.trust.roster import OPERATOR, SUITE, Descriptor, EncryptionKey, Role, Roster
+from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 
 MOST_PAYLOAD = 512 * 1024 * 1024
@@ -155,6 +156,11 @@ class JointManifest(Document):
     disclosure_digest: HexDigest
     not_before: Seconds
     not_after: Seconds
+
+
+def read_any(signed: Signed) -> Manifest | JointManifest:
+    """A manifest of either kind, whose signature was verified before. Raises MalformedDocument."""
+    return (JointManifest if signed.type == type_of(JointManifest) else Manifest).parse(signed.body)
 
 
 class CellShape(Document):
@@ -563,13 +569,37 @@ def sealing_info(agreed: JointSet, step: Step) -> bytes:
 
 def check_message(agreed: JointSet, step: Step, signed: Signed, sealed: bytes) -> None:
     """Run by the coordinator and by the receiver. Raises UnknownMember, BadSignature, MalformedMessage, SetMismatch."""
+    if check_document(agreed, step, signed) != message_of(agreed, step, sealed):
+        raise SetMismatch(problem=f"the message of step {step.number} is not about the payload that came with it")
+
+
+def check_document(agreed: JointSet, step: Step, signed: Signed) -> JointMessage:
+    """Of a message without its payload: it is this step's, signed by who sends it. Raises as `check_message`."""
     roster = agreed.question.roster
     if step.sender == OPERATOR:
         message = open_operators(signed, JointMessage, roster)
     else:
         message = roster.open(signed, JointMessage, Role.HOLDER)
-    if signed.signer != step.sender or message != message_of(agreed, step, sealed):
+    wanted = message_of(agreed, step, b"")
+    without = message.model_copy(update={"size": wanted.size, "payload_digest": wanted.payload_digest})
+    if signed.signer != step.sender or without != wanted:
         raise SetMismatch(problem=f"the message of step {step.number} is another job's, step's or holder's")
+    return message
+
+
+def check_documents(agreed: JointSet, messages: Iterable[Signed]) -> list[JointMessage]:
+    """Run by who verifies a receipt: one message of every step, in their order. Raises as `check_message`."""
+    signed, steps = list(messages), agreed.question.steps
+    if len(signed) != len(steps):
+        raise SetMismatch(problem="the messages are not one of each step")
+    return [check_document(agreed, step, one) for step, one in zip(steps, signed, strict=True)]
+
+
+def total_digest(question: JointQuestion, messages: Iterable[JointMessage]) -> Digest:
+    """What stands for the answer in the log: of the payloads that the merchant gets, in the order of their steps."""
+    to_merchant = [one for one in messages if one.receiver == question.manifest.merchant]
+    ordered = sorted(to_merchant, key=lambda one: one.step)
+    return Digest(sha256("ceiba/v1/joint-total", *(bytes.fromhex(one.payload_digest) for one in ordered)).hex())
 
 
 # --- 4. the merchant opens -------------------------------------------------------------------------------------

@@ -104,10 +104,11 @@ def test_random_points_are_points_and_differ() -> None:
     assert len(set(points)) == 20
 
 
-BAD_ENCODINGS = {  # RFC 9496, appendix A.2, but the first three
+BAD_ENCODINGS = {  # RFC 9496, appendix A.2, but the first four
     "identity": ("00" * 32, "the identity"),
     "shorter": ("e2f2ae0a", "not a multiple of 32"),
     "longer": (BASE.hex() + "00", "not a multiple of 32"),
+    "highest bit": (BASE[:31].hex() + f"{BASE[31] | 0x80:02x}", "not the encoding"),
     "not canonical": ("00" + "ff" * 31, "not the encoding"),
     "not canonical in 255 bits": ("ed" + "ff" * 30 + "7f", "not the encoding"),
     "negative field element": ("01" + "00" * 31, "not the encoding"),
