@@ -6,6 +6,7 @@ each released cell. How they make them without seeing each other's rows is teste
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ceiba_protocol.canonical import digest
 from ceiba_protocol.linkage.join_messages import write_share
 from ceiba_protocol.linkage.joint import (
     JointApproval,
+    JointManifest,
+    JointMessage,
     JointQuestion,
     JointSet,
     Kind,
@@ -28,6 +31,7 @@ from ceiba_protocol.linkage.joint import (
     read_joint_manifest,
     sealing_info,
     shapes_of,
+    total_digest,
 )
 from ceiba_protocol.plan import Program, grouped_sums
 from ceiba_protocol.program import SUBJECT, Row
@@ -35,10 +39,12 @@ from ceiba_protocol.schema import ColumnType, Schema
 from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.hpke import seal_to
-from ceiba_protocol.trust.roster import RosterTable
+from ceiba_protocol.trust.log import Release
+from ceiba_protocol.trust.roster import OPERATOR, RosterTable
 from ceiba_protocol.v1.catalogue_pb2 import ListResponse, TableEntry
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import JobStatus, ResultPart, SubmitRequest
+from ceiba_protocol.v1.log_pb2 import ReceiptParts
 from ceiba_protocol.whole_job import sealing_secret
 from tests.support.coordinator import Coordinator, merchant_home
 from tests.support.members import FAST_BITS, MERCHANT, NOW, World, capacity, encryption_key, signed_by
@@ -99,14 +105,14 @@ class Dataset:
     schema: Schema
     frame: pandas.DataFrame
 
-    @property
-    def rows(self) -> list[tuple[str, Row]]:
-        """Each row's subject, and the row in the schema's integers."""
-        found = []
+    @cached_property
+    def rows(self) -> dict[str, list[Row]]:
+        """By subject, its rows in the schema's integers."""
+        found: dict[str, list[Row]] = {}
         subjects = {name: place for place, name in enumerate(dict.fromkeys(self.frame.uscc))}
         for row in self.frame.to_dict("records"):
             units = {column.name: self._unit(column.name, row[column.name]) for column in self.schema.columns}
-            found.append((row["uscc"], {**units, SUBJECT: subjects[row["uscc"]]}))
+            found.setdefault(row["uscc"], []).append({**units, SUBJECT: subjects[row["uscc"]]})
         return found
 
     def _unit(self, name: str, value: Any) -> int | None:
@@ -114,9 +120,6 @@ class Dataset:
             return None
         column = self.schema.column(name)
         return column.encode(value) if column.type is ColumnType.CATEGORY else int(value)
-
-    def rows_of(self, subject: str) -> list[Row]:
-        return [row for name, row in self.rows if name == subject]
 
 
 class JointWorld(World):
@@ -164,15 +167,15 @@ class JointWorld(World):
         return programs_of(side, self.schemas[side.table])
 
     def joint_approval(self, name: str, question: JointQuestion, **changes: Any) -> Signed:
-        is_base, pin = name == question.plan.base.holder, question.pin_of(name)
+        encrypts, pin = question.plan.encrypts(name), question.pin_of(name)
         made = JointApproval(
             job_id=question.manifest.job_id,
             manifest_digest=question.digest,
             holder=name,
             dataset_version=pin.version,
             subjects=announced(self.datasets[name].frame.uscc.nunique()),
-            shapes=shapes_of(self.programs(question, name), pin.row_capacity, is_base=is_base),
-            encryption_key=None if is_base else encryption_key(name, FAST_BITS),
+            shapes=shapes_of(self.programs(question, name), pin.row_capacity, encrypts=encrypts),
+            encryption_key=encryption_key(name, FAST_BITS) if encrypts else None,
             nonce="0c" * 16,
             log_size=0,
         )
@@ -185,11 +188,12 @@ class JointWorld(World):
         counts = [0] * len(terms.shapes)
         sums = [[0] * len(shape.value_widths) for shape in terms.shapes]
         (groups,) = self.programs(agreed.question, base.holder)
-        for subject in dict.fromkeys(self.datasets[base.holder].frame.uscc):
-            for group in _cells(groups, self.datasets[base.holder].rows_of(subject)):
+        theirs = self.datasets[side.holder].rows
+        for subject, rows in self.datasets[base.holder].rows.items():
+            for group in _cells(groups, rows):
                 first = 0
                 for program in self.programs(agreed.question, side.holder):
-                    for cell, values in _cells(program, self.datasets[side.holder].rows_of(subject)).items():
+                    for cell, values in _cells(program, theirs.get(subject, [])).items():
                         place = group * width + first + cell
                         counts[place] += 1
                         sums[place] = [one + value for one, value in zip(sums[place], values, strict=True)]
@@ -234,16 +238,16 @@ class JointCoordinator(Coordinator):
     def Jobs_Submit(self, request: SubmitRequest) -> JobStatus:
         self.submitted = request.manifest
         self.results = list(self.answer(request.manifest))
+        self._log_all(request.manifest)
         return self.status
 
     def question_of(self, manifest: Signed) -> JointQuestion:
-        from ceiba_protocol.linkage.joint import JointManifest
-
         cited = JointManifest.parse(manifest.body).agreement_digest
         agreement = Agreement.parse(self.agreements[cited].signatures[0].body)
         return self.world.joint_question(manifest, agreement)
 
     def answer(self, manifest: Signed) -> Iterator[ResultPart]:
+        """What the merchant gets."""
         question = self.question_of(manifest)
         approvals = [self.world.joint_approval(name, question) for name in question.holders]
         agreed = commit_jointly(question, approvals)
@@ -260,6 +264,37 @@ class JointCoordinator(Coordinator):
         sealed = seal_to(bytes.fromhex(key), payload, sealing_info(agreed, step))
         signed = signed_by(step.sender, message_of(agreed, step, sealed))
         return [ResultPart(joint_message=signed), ResultPart(payload=sealed)]
+
+    def _log_all(self, manifest: Signed) -> None:
+        """Everything that the receipt is made of. Nothing is in the messages between holders."""
+        question = self.question_of(manifest)
+        approvals = [part.approval for part in self.results if part.HasField("approval")]
+        mine = iter([part.joint_message for part in self.results if part.HasField("joint_message")])
+        agreed = commit_jointly(question, approvals)
+        messages = [
+            next(mine) if step.receiver == MERCHANT else signed_by(step.sender, message_of(agreed, step, b""))
+            for step in question.steps
+        ]
+        first, *others = (self.world.schemas[side.table].body() for side in question.plan.sides)
+        self.parts = ReceiptParts(
+            agreement=self.agreements[question.manifest.agreement_digest].signatures,
+            manifest=manifest,
+            approvals=approvals,
+            submissions=messages,
+            schema=first,
+            other_schemas=others,
+        )
+        for one in (manifest, *approvals, *messages):
+            self.append(one)
+        release = Release(
+            job_id=question.manifest.job_id,
+            manifest_digest=question.digest,
+            agreement_digest=question.manifest.agreement_digest,
+            attempt=0,
+            total_digest=total_digest(question, [JointMessage.parse(one.body) for one in messages]),
+            at=NOW,
+        )
+        self.release(signed_by(OPERATOR, release))
 
 
 def joint_home(world: World, folder: Path) -> Home:
