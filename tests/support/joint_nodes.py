@@ -93,9 +93,7 @@ class HouseOfOne:
             identity,
             self.world.roster,
             self.snapshots,
-            DuckDBEngine(
-                holder=self.name, memory_limit="200MB", threads=1, temp_directory=self.folder / "spill"
-            ),
+            DuckDBEngine(holder=self.name, memory_limit="200MB", threads=1, temp_directory=self.folder / "spill"),
             Ledger(self.folder / "ledger.sqlite3", storage_key),
             Encryptors(os.urandom, stock=0),
             lambda: self.policy,
