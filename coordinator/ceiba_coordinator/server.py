@@ -19,20 +19,23 @@ from ceiba_coordinator.jobs import Jobs as JobBook
 from ceiba_coordinator.log import Log as LogBook
 from ceiba_coordinator.membership import Membership
 from ceiba_coordinator.receipts import Receipts
+from ceiba_coordinator.scores import Scores
 from ceiba_coordinator.services.agreements import Agreements
 from ceiba_coordinator.services.calls import CALLS_PER_MEMBER, Callers, Desk
 from ceiba_coordinator.services.catalogue import Catalogue
 from ceiba_coordinator.services.enrolment import Directory, Enrolment
 from ceiba_coordinator.services.jobs import Jobs
 from ceiba_coordinator.services.log import Log
+from ceiba_coordinator.services.scoring import Scoring
 from ceiba_coordinator.services.work import Presence, Work
 from ceiba_coordinator.store.database import Store, open_engine
-from ceiba_protocol.v1 import agreements_pb2, catalogue_pb2, enrolment_pb2, jobs_pb2, log_pb2, work_pb2
+from ceiba_protocol.v1 import agreements_pb2, catalogue_pb2, enrolment_pb2, jobs_pb2, log_pb2, scoring_pb2, work_pb2
 from ceiba_protocol.v1.agreements_pb2_grpc import add_AgreementsServicer_to_server
 from ceiba_protocol.v1.catalogue_pb2_grpc import add_CatalogueServicer_to_server
 from ceiba_protocol.v1.enrolment_pb2_grpc import add_DirectoryServicer_to_server, add_EnrolmentServicer_to_server
 from ceiba_protocol.v1.jobs_pb2_grpc import add_JobsServicer_to_server
 from ceiba_protocol.v1.log_pb2_grpc import add_LogServicer_to_server
+from ceiba_protocol.v1.scoring_pb2_grpc import add_ScoringServicer_to_server
 from ceiba_protocol.v1.work_pb2_grpc import add_WorkServicer_to_server
 
 log = structlog.get_logger()
@@ -81,6 +84,7 @@ async def serve(config: Config, started: Callable[[int, int], None]) -> None:
     agreements = AgreementBook(store, membership, log_book, clock, desk.notify)
     jobs = JobBook(store, membership, agreements, log_book, clock, desk.notify)
     receipts = Receipts(store, log_book)
+    scores = Scores(store, membership, agreements, log_book, clock, desk.notify)
     callers = Callers(desk, membership)
 
     members = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
@@ -90,6 +94,7 @@ async def serve(config: Config, started: Callable[[int, int], None]) -> None:
     add_AgreementsServicer_to_server(Agreements(desk, callers, agreements), members)
     add_LogServicer_to_server(Log(desk, callers, membership, log_book, receipts), members)
     add_WorkServicer_to_server(Work(desk, callers, membership, agreements, jobs, log_book, presence), members)
+    add_ScoringServicer_to_server(Scoring(desk, callers, scores), members)
     healthy = _add_health_and_reflection(members)
     newcomers = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS)
     add_EnrolmentServicer_to_server(Enrolment(desk, membership), newcomers)
@@ -114,7 +119,7 @@ async def serve(config: Config, started: Callable[[int, int], None]) -> None:
 def _add_health_and_reflection(server: grpc.aio.Server) -> health.aio.HealthServicer:
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    files = (enrolment_pb2, catalogue_pb2, agreements_pb2, jobs_pb2, work_pb2, log_pb2)
+    files = (enrolment_pb2, catalogue_pb2, agreements_pb2, jobs_pb2, work_pb2, log_pb2, scoring_pb2)
     names = [service.full_name for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     return healthy

@@ -53,6 +53,9 @@ keep_versions = 3
 
 # Encryption factors prepared in idle time for each merchant; each is used once. 0: nothing is prepared.
 prepared_ciphertexts = 256
+
+# Likewise for each merchant that has a scoring model; one takes about 30 ms. 0: each score takes so much longer.
+prepared_scores = 32
 """
 
 
@@ -65,6 +68,7 @@ class Settings(BaseModel):
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     keep_versions: Annotated[int, Field(ge=0, le=1000)] = 3
     prepared_ciphertexts: Annotated[int, Field(ge=0, le=100_000)] = 256
+    prepared_scores: Annotated[int, Field(ge=0, le=100_000)] = 32
 
 
 class Home:

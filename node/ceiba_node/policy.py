@@ -21,6 +21,7 @@ from ceiba_protocol.errors import (
     Stopped,
 )
 from ceiba_protocol.linkage.joint import JointQuestion
+from ceiba_protocol.linkage.score_model import ScoreModel, columns_read
 from ceiba_protocol.plan import Plan, compile_plan
 from ceiba_protocol.rounds import Question
 from ceiba_protocol.schema import Grade, Schema
@@ -180,22 +181,13 @@ Rule = Callable[[Request], None]
 def not_stopped(request: Request) -> None:
     """Raises Stopped."""
     manifest = request.question.manifest
-    stopped = {
-        StopKind.ALL: "",
-        StopKind.DATASET: request.table,
-        StopKind.MERCHANT: manifest.merchant,
-        StopKind.AGREEMENT: manifest.agreement_digest,
-    }
-    for stop in request.record.stops:
-        if stopped[stop.kind] == stop.name:
-            raise Stopped(holder=request.me, what=stop.what)
+    names = (request.table, manifest.merchant, manifest.agreement_digest)
+    _demand_no_stop(names, request.record.stops, request.me)
 
 
 def agreement_is_in_force(request: Request) -> None:
     """Raises AgreementNotActive."""
-    state = request.contract.state(request.now)
-    if state is not State.ACTIVE:
-        raise AgreementNotActive(agreement=request.agreement.agreement_id, state=state)
+    _demand_active(request.contract, request.now)
 
 
 def merchant_and_purpose_are_allowed(request: Request) -> None:
@@ -354,7 +346,75 @@ def day_begins(now: int) -> int:
     return now - now % DAY
 
 
+# --- scoring models --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """A scoring model, and all that the decision on it depends on, or on a score with it."""
+
+    model: ScoreModel
+    contract: Contract
+    schema: Schema
+    """Of this house's table."""
+    policy: Policy
+    stops: tuple[Stop, ...]
+    decision: Decision | None
+    me: str
+    now: int
+    """Seconds since 1970 UTC."""
+
+    @property
+    def rules(self) -> Disclosure:
+        """What was agreed on what may leave, or this house's stricter rule."""
+        return self.policy.tightened(self.contract.agreement.disclosure)
+
+    @property
+    def least(self) -> int:
+        """How many subjects a bin must have that has any."""
+        return max(self.rules.minimum_subjects, self.policy.minimum_subjects)
+
+
+def check_model_still(request: ModelRequest) -> None:
+    """Run by the holder before each score. Raises Stopped, AgreementNotActive."""
+    model = request.model
+    names = (request.schema.table, model.merchant, model.agreement_digest)
+    _demand_no_stop(names, request.stops, request.me)
+    _demand_active(request.contract, request.now)
+
+
+def decide_on_model(request: ModelRequest) -> None:
+    """Run by the holder before it approves a model. Raises Stopped, AgreementNotActive, ForbiddenByPolicy,
+    GradeForbids, RefusedByPerson, or DecisionPending."""
+    agreement, policy, me = request.contract.agreement, request.policy, request.me
+    table, columns = request.schema.table, columns_read(request.model, me)
+    check_model_still(request)
+    _allow_merchant_and_purpose(agreement, policy, me)
+    _allow_columns(table, columns, policy, me)
+    _allow_grade(columns, request.schema, policy, me)
+    _demand_minimums(agreement, policy, me)
+    if request.decision is not None and not request.decision.approved:
+        raise RefusedByPerson(holder=me, reason=request.decision.reason)
+    is_high = ORDER.index(grade_of(columns, request.schema)) >= ORDER.index(policy.ask_from_grade)
+    if request.decision is None and (agreement.approval == "each job" or is_high or policy.ask_for_new_questions):
+        raise DecisionPending
+
+
 # --- parts that a rule and the signing share -------------------------------------------------------------------
+
+
+def _demand_no_stop(names: tuple[str, str, str], stops: Iterable[Stop], me: str) -> None:
+    """`names`: of table, merchant and agreement. Raises Stopped."""
+    stopped = dict(zip((StopKind.DATASET, StopKind.MERCHANT, StopKind.AGREEMENT), names, strict=True))
+    for stop in stops:
+        if stop.kind is StopKind.ALL or stopped[stop.kind] == stop.name:
+            raise Stopped(holder=me, what=stop.what)
+
+
+def _demand_active(contract: Contract, now: int) -> None:
+    state = contract.state(now)
+    if state is not State.ACTIVE:
+        raise AgreementNotActive(agreement=contract.agreement.agreement_id, state=state)
 
 
 def _allow_merchant_and_purpose(agreement: Agreement, policy: Policy, me: str) -> None:

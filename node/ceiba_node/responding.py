@@ -81,6 +81,11 @@ class Responding:
     def name(self) -> str:
         return self._identity.name
 
+    @property
+    def house(self) -> House:
+        """For what answers beside it, with the same ledger and witness."""
+        return self._house
+
     def _record(self, manifest: Manifest | JointManifest, table: str, now: int) -> Record:
         """What the ledger knows that matters for one question about a table of this house."""
         job_id = bytes.fromhex(manifest.job_id)

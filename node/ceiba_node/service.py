@@ -14,6 +14,8 @@ from ceiba_node.answering import Answering
 from ceiba_node.config import Home
 from ceiba_node.encryptors import Encryptors
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
+from ceiba_node.score_agent import ScoreAgent
+from ceiba_node.scoring import Scoring
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.joining import renew, successor
 from ceiba_protocol.sums.randomness import Random
@@ -108,9 +110,16 @@ def _serve(home: Home, clock: Callable[[], int], random: Random, agents: list[Ag
                 partial(_take_up_roster, home),
             )
             agents[:] = [agent]
+            scoring = Scoring(answering.house, home.settings().prepared_scores)
+            scores = ScoreAgent(channel, identity.coordinator, scoring)
+            scores.start()
             if stopped.is_set():  # `stop` may have looked for an agent just before there was this one
                 agent.stop()
-            agent.run()
+            try:
+                agent.run()
+            finally:
+                scores.stop()
+                scoring.close()
         answering.close()
 
 

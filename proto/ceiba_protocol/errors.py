@@ -816,6 +816,99 @@ class DuplicateIdentifier(CeibaError):
     )
 
 
+# --- linkage: scoring and consent ------------------------------------------------------------------------------
+
+
+class BadScoreModel(CeibaError):
+    code, fault, status = "bad_score_model", Fault.CALLER, "INVALID_ARGUMENT"
+    text = "The scoring model is not acceptable: {problem}."
+    remedy = "Change its features or points, and register it as a new model."
+
+
+class BinTooSmall(CeibaError):
+    code, fault, status = "bin_too_small", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "A bin of the feature {feature} has fewer than {least} subjects at {holder}, as few as no answer may have."
+    remedy = "Join rare bins to others, and register the model anew."
+
+
+class UnknownScoreModel(CeibaError):
+    code, fault, status = "unknown_score_model", Fault.CALLER, "NOT_FOUND"
+    text = "There is no scoring model {model} for this member."
+    remedy = "Use the digest that `register_model()` returned, with the identity that registered it."
+
+
+class ScoreModelNotReady(CeibaError):
+    code, fault, status = "score_model_not_ready", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "The scoring model {model} cannot be used: {problem}."
+    remedy = "`model.status()` says which holders have approved it; once it is over, register a new one."
+
+
+class ScoreUnanswered(CeibaError):
+    code, fault, status = "score_unanswered", Fault.US, "DEADLINE_EXCEEDED"
+    text = "The score was not answered in time by {holders}."
+    remedy = "Send the same request again when they are reachable: what the others have answered is not used up."
+
+
+class UnknownConsentIssuer(CeibaError):
+    code, fault, status = "unknown_consent_issuer", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The agreement does not name {issuer} as an issuer of consents."
+    remedy = "Ask an issuer that the agreement names for the consent."
+
+
+class ConsentForged(CeibaError):
+    code, fault, status = "consent_forged", Fault.POLICY, "UNAUTHENTICATED"
+    text = "The signature on the consent is not that of {issuer}, as the agreement has its key."
+    remedy = "Use the consent as the issuer gave it; if the issuer has changed keys, a new agreement says so."
+
+
+class ConsentForOtherMerchant(CeibaError):
+    code, fault, status = "consent_for_other_merchant", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is not for {merchant}."
+    remedy = "Ask the subject for a consent of its own: it cannot be passed on."
+
+
+class ConsentForOtherPurpose(CeibaError):
+    code, fault, status = "consent_for_other_purpose", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is for another purpose than the model's."
+    remedy = "Ask the subject for a consent to this purpose."
+
+
+class ConsentForOtherModel(CeibaError):
+    code, fault, status = "consent_for_other_model", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is for another model."
+    remedy = "Score with the model that the subject agreed to, or ask for a consent to this one."
+
+
+class ConsentForOtherHolders(CeibaError):
+    code, fault, status = "consent_for_other_holders", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is not for exactly these holders: {holders}."
+    remedy = "Ask the subject for a consent that names all holders of the model."
+
+
+class ConsentForOtherSubject(CeibaError):
+    code, fault, status = "consent_for_other_subject", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The consent is not of the subject that was asked about."
+    remedy = "Give the identifier as the subject gave it to the issuer, with the salt that came with the consent."
+
+
+class ConsentNotYetValid(CeibaError):
+    code, fault, status = "consent_not_yet_valid", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "The consent begins at {at}, and it is {now} here."
+    remedy = "Wait until it has begun, and check the clocks: 5 minutes of difference are allowed."
+
+
+class ConsentExpired(CeibaError):
+    code, fault, status = "consent_expired", Fault.POLICY, "FAILED_PRECONDITION"
+    text = "The consent ended at {at}, and it is {now} here."
+    remedy = "Ask the subject for a new one; a consent lasts a day at most."
+
+
+class ConsentUsed(CeibaError):
+    code, fault, status = "consent_used", Fault.POLICY, "ALREADY_EXISTS"
+    text = "The consent was used before, and each is for one score."
+    remedy = "Ask the subject for a new one."
+
+
 # --- the log ---------------------------------------------------------------------------------------------------
 
 

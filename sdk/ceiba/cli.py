@@ -12,6 +12,7 @@ import typer
 
 from ceiba.agreements_cli import DEFAULT_FOLDER, AsJson, Folder
 from ceiba.agreements_cli import app as agreements_app
+from ceiba.consent_cli import app as consent_app
 from ceiba.home import Home
 from ceiba.progress import shown_by_default
 from ceiba_protocol.errors import BadQuestion, CeibaError, Fault
@@ -32,6 +33,7 @@ PICTURES = (".png", ".svg", ".pdf")
 """What `query --plot` can write, by the file's ending."""
 
 app.add_typer(agreements_app, name="agreements")
+app.add_typer(consent_app, name="consent")
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """A merchant's identity folder: its sealed keys, the roster that it pinned, and what it must not forget.
 
 `numbers.json` has the number of the last job of each agreement, `asked.json` what the jobs cost, `jobs/` what is needed
-to open their answers, `checkpoint.json` the newest state of the log that was seen. Several programs may use one folder
-at once.
+to open their answers, `models/` scoring models, `checkpoint.json` the newest state of the log that was seen. Several
+programs may use one folder at once.
 """
 
 import fcntl
@@ -24,6 +24,7 @@ from ceiba_protocol.errors import (
     NoAgreement,
     RosterNotPinned,
     UnknownJob,
+    UnknownScoreModel,
 )
 from ceiba_protocol.joining import IDENTITY_FILE, ROSTER_FILE, ask_passphrase, close_keys, open_keys
 from ceiba_protocol.trust.agreement import Agreement
@@ -35,6 +36,7 @@ from ceiba_protocol.v1.common_pb2 import Signed
 NUMBERS_FILE = "numbers.json"
 ASKED_FILE = "asked.json"
 JOBS_FOLDER = "jobs"
+MODELS_FOLDER = "models"
 CHECKPOINT_FILE = "checkpoint.json"
 LOCK_FILE = "lock"
 
@@ -243,6 +245,21 @@ class Home:
 
     def _kept(self) -> list[Path]:
         return list((self.folder / JOBS_FOLDER).glob("*.json"))
+
+    # --- scoring models
+
+    def keep_model(self, digest: str, content: bytes) -> None:
+        """To be called before the model is sent: its base points are nowhere else."""
+        with self._alone():
+            (self.folder / MODELS_FOLDER).mkdir(mode=0o700, exist_ok=True)
+            self._write(f"{MODELS_FOLDER}/{digest}.json", content)
+
+    def kept_model(self, beginning: str) -> bytes:
+        """The one whose digest begins so. Raises UnknownScoreModel unless it is exactly one."""
+        paths = [path for path in (self.folder / MODELS_FOLDER).glob("*.json") if path.stem.startswith(beginning)]
+        if len(paths) != 1 or not beginning:
+            raise UnknownScoreModel(model=beginning)
+        return paths[0].read_bytes()
 
     # --- the log
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,6 +60,7 @@ from ceiba_protocol.wire import from_rpc_error, secure_channel
 if TYPE_CHECKING:
     from ceiba.joins import Join
     from ceiba.joint_jobs import JointJob
+    from ceiba.scoring import Feature, RegisteredModel
 
 CALL_SECONDS = 30.0
 DEADLINE_SECONDS = 120
@@ -175,6 +176,32 @@ class Space:
         from ceiba.joining import join
 
         return self.with_newest_roster(lambda: join(self, tables, on, holder or {}, version or {}))
+
+    def register_model(
+        self, features: Iterable[Feature], *, on: str | Mapping[str, str], **options: Any
+    ) -> RegisteredModel:
+        """A scoring model: points for the bins of features that different holders have, encrypted under this merchant's
+        key, so that no holder sees them. It is sent to the holders, each of whom approves or refuses it once.
+
+        >>> model = space.register_model([Feature("tax.firms", "industry", points), ...], on="uscc").wait()
+        >>> model.score(consent, "91110000802100433B").points
+
+        `on`: the identifier by which a subject is found, or {table: identifier}. Options: `base`, points that everybody
+        has; `product=True` shows the points to the holders, who can then give up to `reasons` of them each for a score;
+        `agreement`, `purpose`, `holder` as of `submit` and `join`; `days` until it ends; `bits` of a score.
+        Raises BadScoreModel, BadQuestion, NoAgreement, NotAgreed, NotAnIdentifier, SeveralHolders.
+        """
+        from ceiba.scoring import register
+
+        wanted = list(features)
+        return self.with_newest_roster(lambda: register(self, wanted, on=on, **options))
+
+    def score_model(self, beginning: str) -> RegisteredModel:
+        """A model that this folder has registered, perhaps in another process, by its digest or its first digits.
+        Raises UnknownScoreModel."""
+        from ceiba.scoring import reattach
+
+        return reattach(self, beginning)
 
     def sql(self, text: str, parameters: Sequence[object] | None = None) -> Query:
         """A question in SQL, ready to be asked: `space.sql("SELECT ...").to_pandas()`.

@@ -13,10 +13,11 @@ from ceiba_coordinator.store.jobs import JobRows
 from ceiba_coordinator.store.log import LogRows
 from ceiba_coordinator.store.members import MemberRows
 from ceiba_coordinator.store.rosters import RosterRows
+from ceiba_coordinator.store.scores import ScoreRows
 from ceiba_protocol.errors import LedgerDamaged
 
 
-class Store(JobRows, AgreementRows, MemberRows, RosterRows, LogRows):
+class Store(JobRows, AgreementRows, MemberRows, RosterRows, LogRows, ScoreRows):
     """All reads and writes; see `transaction` for several at once."""
 
 

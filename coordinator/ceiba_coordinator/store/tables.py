@@ -184,3 +184,33 @@ cosignatures = Table(
     Column("holder", String(64), primary_key=True, index=True),
     Column("cosignature", LargeBinary, nullable=False),  # Signed
 )
+
+score_models = Table(
+    "score_models",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("merchant", String(64), nullable=False, index=True),
+    Column("model", LargeBinary, nullable=False),  # Signed ScoreModel
+    Column("weights", LargeBinary, nullable=False),  # ciphertexts; empty for a product
+    Column("valid_until", BigInteger, nullable=False),  # seconds since 1970 UTC
+)
+
+score_words = Table(
+    "score_words",
+    metadata,
+    Column("digest", String(64), ForeignKey("score_models.digest"), primary_key=True),
+    Column("holder", String(64), primary_key=True, index=True),
+    Column("word", LargeBinary),  # Signed ModelApproval or ModelRefusal
+    Column("pending", Boolean, nullable=False, default=False),  # a person there has to decide
+)
+"""One row for each holder of each scoring model: what it has said."""
+
+score_requests = Table(
+    "score_requests",
+    metadata,
+    Column("request_id", String(32), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("answered", Boolean, nullable=False, default=False),  # and the answers are in the log
+)
+"""Which requests the log has. What is in them is in memory while they last; to a merchant that asks again the holders
+send the same answers again."""

@@ -13,6 +13,7 @@ from ceiba_node.ledger.disclosure import Budget, Candidates, Charge, Disclosures
 from ceiba_node.ledger.documents import Documents
 from ceiba_node.ledger.jobs import Answer, Job, Jobs, Left, Payload
 from ceiba_node.ledger.people import People, Waiting
+from ceiba_node.ledger.scores import KeptAnswer, KeptModel, Scored, Scores
 from ceiba_node.ledger.tables import VERSION
 from ceiba_node.ledger.witnessing import Fault, Witnessing
 
@@ -25,13 +26,16 @@ __all__ = [
     "Entry",
     "Fault",
     "Job",
+    "KeptAnswer",
+    "KeptModel",
     "Ledger",
     "Left",
     "Payload",
+    "Scored",
     "Settled",
     "Waiting",
 ]
 
 
-class Ledger(Jobs, Agreements, People, Witnessing, Documents, Disclosures):
+class Ledger(Jobs, Agreements, People, Witnessing, Documents, Disclosures, Scores):
     """The ledger file at `path`. Safe for several threads and processes."""

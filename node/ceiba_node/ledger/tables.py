@@ -1,6 +1,6 @@
 """The ledger's tables. Times are seconds since 1970 UTC; documents are Signed messages, as sent or received."""
 
-VERSION = 4
+VERSION = 5
 
 TABLES = """
 CREATE TABLE jobs (
@@ -131,5 +131,32 @@ CREATE TABLE faults (                   -- why this node answers nothing any mor
     lifted_at INTEGER,                  -- NULL while it counts
     lifted_because TEXT NOT NULL
 ) STRICT;
+CREATE TABLE score_models (             -- scoring models that this holder has decided on, or a person has to
+    digest TEXT PRIMARY KEY,
+    merchant TEXT NOT NULL,
+    model BLOB NOT NULL,
+    weights BLOB NOT NULL,              -- ciphertexts; empty for a product
+    since INTEGER NOT NULL,
+    valid_until INTEGER NOT NULL,
+    word BLOB,                          -- the approval or refusal; NULL while a person has to decide
+    mask_secret BLOB,                   -- sealed; NULL unless approved, and once the model has ended
+    approved INTEGER,                   -- what a person has decided: 1, 0, or NULL
+    reason TEXT NOT NULL,               -- for the merchant
+    private_reason TEXT NOT NULL        -- for this house
+) STRICT;
+CREATE TABLE score_answers (            -- what was sent for each request, for as long as it can be asked for again
+    request_id TEXT PRIMARY KEY,
+    request_digest TEXT NOT NULL,
+    answer BLOB NOT NULL,
+    ciphertexts BLOB NOT NULL,
+    at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE scores (                   -- consents that were answered; for ever, or a clock put back would forget them
+    jti TEXT PRIMARY KEY,
+    subject BLOB NOT NULL,              -- HMAC-SHA256 of the identifier under this house's own key; empty after days
+    organisation TEXT NOT NULL,         -- the merchant's
+    at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX scores_by_subject ON scores (subject, organisation, at);
 CREATE UNIQUE INDEX one_fault_counts ON faults (lifted_at IS NULL) WHERE lifted_at IS NULL;
 """
