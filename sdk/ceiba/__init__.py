@@ -12,19 +12,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ceiba import plots
+    from ceiba import plots, scorecards
     from ceiba.agreements import AgreementHandle
     from ceiba.jobs import Job
     from ceiba.noise import Noise
     from ceiba.query import Query, Table
     from ceiba.receipts import Receipt
     from ceiba.result import Result
+    from ceiba.scorecards import Binning, Scorecard
     from ceiba.space import Space, connect
     from ceiba.terms import Term, case, col, date_trunc, split, width_bucket
     from ceiba_protocol.errors import CeibaError
     from ceiba_protocol.statistics import WITHHELD
 
 _HOMES = {
+    "Binning": "ceiba.scorecards",
+    "Scorecard": "ceiba.scorecards",
     "connect": "ceiba.space",
     "Space": "ceiba.space",
     "Job": "ceiba.jobs",
@@ -45,18 +48,21 @@ _HOMES = {
 }
 """Where each name lives; loaded when it is first used, so that `import ceiba` is quick."""
 
+_MODULES = ("plots", "scorecards")
 _EXTREMES = ("min", "max", "minimum", "maximum")
 """Not computed; who calls one is told why, and what to ask instead."""
 
 __all__ = [
     "WITHHELD",
     "AgreementHandle",
+    "Binning",
     "CeibaError",
     "Job",
     "Noise",
     "Query",
     "Receipt",
     "Result",
+    "Scorecard",
     "Space",
     "Table",
     "Term",
@@ -65,6 +71,7 @@ __all__ = [
     "connect",
     "date_trunc",
     "plots",
+    "scorecards",
     "split",
     "width_bucket",
 ]
@@ -77,8 +84,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("ceiba.analyses.extremes").refuse_extreme
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name == "plots":
-        return importlib.import_module("ceiba.plots")
+    if name in _MODULES:
+        return importlib.import_module(f"ceiba.{name}")
     from ceiba.statistics import statistic, statistic_names
 
     if name not in statistic_names():
@@ -89,4 +96,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from ceiba.statistics import statistic_names
 
-    return sorted([*_HOMES, "plots", *statistic_names()])
+    return sorted([*_HOMES, *_MODULES, *statistic_names()])

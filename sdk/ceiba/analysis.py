@@ -10,14 +10,13 @@ An analysis asks one query and finishes it here, on released figures alone: it r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ceiba.query import Query
 from ceiba.result import Result
-from ceiba.summary import TablePart, html_summary, text_summary
-from ceiba_protocol.statistics import WITHHELD
+from ceiba.summary import Summarised
 
 if TYPE_CHECKING:
     import pandas
@@ -25,58 +24,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Outcome:
+class Outcome(Summarised):
     """What an analysis found. Subclasses add its numbers as fields, and say how they are drawn."""
 
     result: Result = field(repr=False, compare=False)
     """What was released, with its receipt."""
 
-    title = "Outcome"
-
-    def parts(self) -> Sequence[TablePart]:
-        """The summary's tables; the first is the main one."""
-        raise NotImplementedError
-
-    def notes(self) -> list[str]:
-        """What a reader should know beside the tables."""
-        return []
-
-    def to_dict(self) -> dict[str, Any]:
-        """The tables by title, each a list of dictionaries; plain values, fit for JSON."""
-        return {
-            part.title: [dict(zip(part.columns, row, strict=True)) for row in _plain(part)] for part in self.parts()
-        }
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """The main table as a data frame."""
-        import pandas
-
-        main = self.parts()[0]
-        return pandas.DataFrame(_plain(main), columns=list(main.columns))
-
-    def plot(self, **options: Any) -> Figure:
-        """A figure of it (`ceiba.plots`). Raises MissingExtra without matplotlib."""
-        from ceiba_protocol.errors import BadQuestion
-
-        raise BadQuestion(problem=f"there is no picture of {self.title}", hint="Read its summary().")
-
-    def summary(self) -> str:
-        """The facts and tables as text, with about five significant digits."""
-        return text_summary(self.title, self.parts(), self._all_notes())
-
     def _all_notes(self) -> list[str]:
         return [*self.notes(), *self.result.notes()[1:]]
-
-    def __repr__(self) -> str:
-        return self.summary()
-
-    def _repr_html_(self) -> str:
-        return html_summary(self.title, self.parts(), self._all_notes())
-
-
-def _plain(part: TablePart) -> list[tuple[Any, ...]]:
-    """A table's rows with None for what was withheld."""
-    return [tuple(None if value is WITHHELD else value for value in row) for row in part.rows]
 
 
 Found = TypeVar("Found", bound=Outcome)

@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from html import escape
 from itertools import zip_longest
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ceiba.display import aligned, cell, html_cells, is_numeric, width_of
+from ceiba_protocol.errors import BadQuestion
+from ceiba_protocol.statistics import WITHHELD
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 FACTS = ("", "value")
 """The columns of a table of facts, such as n and the log-likelihood."""
@@ -21,6 +27,50 @@ DIGITS = 5
 SMALLEST_P = 0.001
 LARGEST_PLAIN, SMALLEST_PLAIN = 1e9, 1e-4
 """Numbers beyond have an exponent."""
+
+
+class Summarised:
+    """Something that is shown as tables: in a terminal, in a notebook, as a data frame."""
+
+    title = "Outcome"
+
+    def parts(self) -> Sequence[TablePart]:
+        """The summary's tables; the first is the main one."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """What a reader should know beside the tables."""
+        return []
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tables by title, each a list of dictionaries; plain values, fit for JSON."""
+        return {
+            part.title: [dict(zip(part.columns, row, strict=True)) for row in part.plain()] for part in self.parts()
+        }
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The main table as a data frame."""
+        import pandas
+
+        main = self.parts()[0]
+        return pandas.DataFrame(main.plain(), columns=list(main.columns))
+
+    def plot(self, **options: Any) -> Figure:
+        """A figure of it (`ceiba.plots`). Raises MissingExtra without matplotlib."""
+        raise BadQuestion(problem=f"there is no picture of {self.title}", hint="Read its summary().")
+
+    def summary(self) -> str:
+        """The facts and tables as text, with about five significant digits."""
+        return text_summary(self.title, self.parts(), self._all_notes())
+
+    def _all_notes(self) -> list[str]:
+        return self.notes()
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        return html_summary(self.title, self.parts(), self._all_notes())
 
 
 @dataclass(frozen=True)
@@ -39,6 +89,10 @@ class TablePart:
     @property
     def is_facts(self) -> bool:
         return self.columns == FACTS
+
+    def plain(self) -> list[tuple[Any, ...]]:
+        """The rows with None for what was withheld."""
+        return [tuple(None if value is WITHHELD else value for value in row) for row in self.rows]
 
     def texts(self) -> list[list[str]]:
         """The entries as they are shown, row by row."""

@@ -37,6 +37,7 @@ WITHHELD = (
     "A bin was withheld, because it is about too few (an empty one may look the same): what depends on it is left out. "
     "Use fewer bins."
 )
+PSI_READING = "Customary reading: below 0.1 no change, 0.1 to 0.25 some, above 0.25 a different population."
 NOISY = "The counts carry noise: so do the figures made of them, and no interval or test is given."
 
 
@@ -221,18 +222,7 @@ class Roc(Outcome):
     def curve(self) -> list[tuple[float | None, float, float]]:
         """(threshold, false positive rate, true positive rate), from taking no row to taking all: rows are taken whose
         score is at or above the threshold. The first threshold is None. Empty where a bin was withheld."""
-        counts = _counts(self.bins)
-        if counts is None:
-            return []
-        events, others = (sum(column) for column in zip(*counts, strict=True))
-        if not events or not others:
-            return []
-        taken = list(accumulate(reversed(counts), lambda a, b: (a[0] + b[0], a[1] + b[1])))
-        rates = [
-            (bin_.low, other / others, event / events)
-            for bin_, (event, other) in zip(reversed(self.bins), taken, strict=True)
-        ]
-        return [(None, 0.0, 0.0), *rates]
+        return roc_points([one.low for one in self.bins], _counts(self.bins))
 
     def parts(self) -> Sequence[TablePart]:
         """The figures, and the bins: of a probability the calibration table."""
@@ -282,6 +272,18 @@ class Roc(Outcome):
         return plots.roc(false_positive, true_positive, self.auc, **options)
 
 
+def roc_points(
+    lows: Sequence[float | None], counts: Sequence[tuple[int, int]] | None
+) -> list[tuple[float | None, float, float]]:
+    """`Roc.curve` of (events, others) in bins of rising scores that begin at `lows`."""
+    events, others = (sum(column) for column in zip(*counts or [(0, 0)], strict=True))
+    if not counts or not events or not others:
+        return []
+    taken = list(accumulate(reversed(counts), lambda a, b: (a[0] + b[0], a[1] + b[1])))
+    rates = [(low, other / others, event / events) for low, (event, other) in zip(reversed(lows), taken, strict=True)]
+    return [(None, 0.0, 0.0), *rates]
+
+
 def roc(
     table: Table, score: str | Term, event: str | Term, *, bins: int | None, low: Scalar | None, high: Scalar | None
 ) -> Analysis[Roc]:
@@ -308,7 +310,8 @@ def _finish_roc(made: Bins, probability: bool, result: Result) -> Roc:
 def roc_of(result: Result, made: Bins, bins: tuple[ScoreBin, ...], calibration: Calibration | None = None) -> Roc:
     """From the counts in each bin, one for each of `made.numbers`."""
     counts = _counts(bins)
-    figures = None if counts is None else _figures(counts, [not made.are_units or _is_open(one) for one in bins])
+    mixed = [not made.are_units or _is_open(one) for one in bins]
+    figures = None if counts is None else discrimination(counts, mixed)
     noisy = result.noise is not None
     return Roc(
         result=result,
@@ -343,16 +346,19 @@ def _counts(bins: Sequence[ScoreBin]) -> list[tuple[int, int]] | None:
 
 
 @dataclass(frozen=True)
-class _Figures:
+class Discrimination:
+    """How counts by rising score tell events from others; the fields are `Roc`'s."""
+
     auc: float
     error: float
     interval: tuple[float, float] | None
     ks: float
     ks_place: int
+    """The bin at whose lower end KS is."""
 
 
-def _figures(counts: Sequence[tuple[int, int]], mixed: Sequence[bool]) -> _Figures | None:
-    """From (events, others) by rising score; `mixed` says which bins can have several values."""
+def discrimination(counts: Sequence[tuple[int, int]], mixed: Sequence[bool]) -> Discrimination | None:
+    """From (events, others) by rising score; `mixed` says which bins can have several values. None without both."""
     events, others = sum(event for event, _ in counts), sum(other for _, other in counts)
     if not events or not others:
         return None
@@ -367,7 +373,7 @@ def _figures(counts: Sequence[tuple[int, int]], mixed: Sequence[bool]) -> _Figur
     ]
     place = max(range(len(counts)), key=lambda at: abs(gaps[at]))
     auc = wins / (2 * pairs)
-    return _Figures(auc, ties / (2 * pairs), _delong(counts, auc), float(abs(gaps[place])), place)
+    return Discrimination(auc, ties / (2 * pairs), _delong(counts, auc), float(abs(gaps[place])), place)
 
 
 def _delong(counts: Sequence[tuple[int, int]], auc: float) -> tuple[float, float] | None:
@@ -389,24 +395,28 @@ def _delong(counts: Sequence[tuple[int, int]], auc: float) -> tuple[float, float
 
 
 def _calibration(bins: Sequence[ScoreBin], cells: Cells) -> Calibration | None:
-    """None without three bins with rows, or where a bin's mean score is 0 or 1."""
-    used = [one for one in bins if one.n]
-    if len(used) < 3:
+    """None where there is no test, as `hosmer_lemeshow` says."""
+    groups = [(one.n, one.events or 0, one.predicted or 0.0) for one in bins if one.n]
+    tested = hosmer_lemeshow(groups, degrees=len(groups) - 2)
+    if tested is None:
         return None
-    chi_squared = 0.0
-    for one in used:
-        assert one.n is not None and one.events is not None and one.predicted is not None
-        if not 0 < one.predicted < 1:
-            return None
-        expected = one.n * one.predicted
-        chi_squared += (one.events - expected) ** 2 / (expected * (1 - one.predicted))
-    rows = sum(one.n or 0 for one in used)
     squares = sum(cell[2] or 0 for cell in cells.values())
     of_events = sum((cell[1] or 0) for (_, happened), cell in cells.items() if happened)
-    events = sum(one.events or 0 for one in used)
-    brier = float(squares - 2 * of_events + events) / rows
-    tail = float(stats("The test of Hosmer and Lemeshow").chi2.sf(chi_squared, len(used) - 2))
-    return Calibration(chi_squared, len(used) - 2, tail, brier)
+    brier = float(squares - 2 * of_events + sum(events for _, events, _ in groups)) / sum(n for n, _, _ in groups)
+    return Calibration(*tested, brier)
+
+
+def hosmer_lemeshow(groups: Sequence[tuple[int, int, float]], degrees: int) -> tuple[float, int, float] | None:
+    """χ², its degrees of freedom and p from (rows, events, mean predicted probability) of groups with rows.
+
+    None without three groups, or where a mean probability is 0 or 1. Raises MissingExtra without scipy.
+    """
+    if len(groups) < 3 or not all(0 < predicted < 1 for _, _, predicted in groups):
+        return None
+    chi_squared = sum(
+        (events - n * predicted) ** 2 / (n * predicted * (1 - predicted)) for n, events, predicted in groups
+    )
+    return chi_squared, degrees, float(stats("The test of Hosmer and Lemeshow").chi2.sf(chi_squared, degrees))
 
 
 # --- stability --------------------------------------------------------------------------------------------------
@@ -424,9 +434,12 @@ class StabilityBin:
     @property
     def contribution(self) -> float | None:
         """(actual − expected)·ln(actual / expected); None without both."""
-        if not self.expected or not self.actual:
-            return None
-        return (self.actual - self.expected) * log(self.actual / self.expected)
+        return psi_part(self.expected, self.actual)
+
+
+def psi_part(expected: float | None, actual: float | None) -> float | None:
+    """What one bin adds to the index, from its shares; None without both."""
+    return (actual - expected) * log(actual / expected) if expected and actual else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -451,7 +464,7 @@ class Stability(Outcome):
 
     def notes(self) -> list[str]:
         """The customary reading, and what was merged or is missing."""
-        notes = ["Customary reading: below 0.1 no change, 0.1 to 0.25 some, above 0.25 a different population."]
+        notes = [PSI_READING]
         if any(one.actual is None or one.expected is None for one in self.bins):
             notes.append(WITHHELD)
         elif self.psi is None:
@@ -586,22 +599,40 @@ def _stability(
 ) -> Stability:
     """From the counts of both sides in each bin."""
     ends = [made.ends(one) for one in made.numbers]
+    found = shift(expected, actual)
+    bins = tuple(
+        StabilityBin(ends[group[0]][0], ends[group[-1]][1], e, a)
+        for group, e, a in zip(found.groups, found.expected, found.actual, strict=True)
+    )
+    return Stability(result, bins, found.psi, found.merged, other)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How shares moved between two counts of the same bins."""
+
+    groups: Sequence[Sequence[int]]
+    """Places of the bins that were joined, so that both sides have rows in each group; none without rows on a side."""
+    expected: Sequence[float | None]
+    """The share of each group; None where a count of that side was withheld."""
+    actual: Sequence[float | None]
+    psi: float | None
+    merged: int
+
+
+def shift(expected: Sequence[float | None], actual: Sequence[float | None]) -> Shift:
+    """The population stability index of counts in the same bins; None for a count that was withheld."""
+    places = range(len(expected))
+    if None in expected or None in actual:
+        shares = [[_of(count, side) for count in side] for side in (expected, actual)]
+        return Shift([[place] for place in places], shares[0], shares[1], None, 0)
     sides = [[count for count in side if count is not None] for side in (expected, actual)]
-    if any(len(side) < len(ends) for side in sides):
-        bins = [
-            StabilityBin(*pair, _of(e, expected), _of(a, actual))
-            for pair, e, a in zip(ends, expected, actual, strict=True)
-        ]
-        return Stability(result, tuple(bins), None, 0, other)
     if not all(map(sum, sides)):
-        return Stability(result, (), None, 0, other)
+        return Shift([], [], [], None, 0)
     groups = _merged(sides[0], sides[1])
-    shares = [[sum(side[at] for at in group) / sum(side) for group in groups] for side in sides]
-    bins = [
-        StabilityBin(ends[group[0]][0], ends[group[-1]][1], e, a) for group, e, a in zip(groups, *shares, strict=True)
-    ]
-    psi = sum(one.contribution or 0.0 for one in bins)
-    return Stability(result, tuple(bins), psi, len(ends) - len(groups), other)
+    of_groups = [[sum(side[at] for at in group) / sum(side) for group in groups] for side in sides]
+    psi = sum(psi_part(e, a) or 0.0 for e, a in zip(*of_groups, strict=True))
+    return Shift(groups, of_groups[0], of_groups[1], psi, len(places) - len(groups))
 
 
 def _of(count: float | None, side: Sequence[float | None]) -> float | None:
