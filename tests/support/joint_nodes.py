@@ -27,7 +27,6 @@ from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.trust.agreement import JOIN, OPERATIONS, Agreement, JointTerms, Mode, Side
 from ceiba_protocol.trust.documents import Offer, Refusal
 from ceiba_protocol.trust.identity import Identity
-from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -40,9 +39,6 @@ from tests.support.joint_space import JointWorld
 from tests.support.keys import keypair
 from tests.support.members import MERCHANT, NOW, holder, publisher, signed_by
 from tests.support.seeded import seeded
-
-Cheats = Mapping[tuple[str, Kind], Callable[[bytes], bytes]]
-"""By holder and kind of message: what it sends instead."""
 
 
 @contextmanager
@@ -93,9 +89,7 @@ class HouseOfOne:
             identity,
             self.world.roster,
             self.snapshots,
-            DuckDBEngine(
-                holder=self.name, memory_limit="200MB", threads=1, temp_directory=self.folder / "spill"
-            ),
+            DuckDBEngine(holder=self.name, memory_limit="200MB", threads=1, temp_directory=self.folder / "spill"),
             Ledger(self.folder / "ledger.sqlite3", storage_key),
             Encryptors(os.urandom, stock=0),
             lambda: self.policy,
@@ -127,15 +121,22 @@ class HouseOfOne:
         (session,) = self.node.linking._sessions.values() or (None,)
         return session
 
-    def cheat(self, kind: Kind, change: Callable[[bytes], bytes]) -> None:
-        """From now on it sends something else in steps of that kind."""
-        linking, compute = self.node.linking, self.node.linking._compute
+    @contextmanager
+    def cheating(self, kind: Kind, change: Callable[[bytes], bytes]) -> Iterator[None]:
+        """Within it, it sends something else in steps of that kind; sealed and signed, as only it can."""
+        compute = self.node.linking._compute
 
         def computed(session: Session, agreed: JointSet, step: Step, before: Mapping[Step, bytes]) -> bytes:
             payload = compute(session, agreed, step, before)
             return change(payload) if step.kind is kind else payload
 
-        linking._compute = computed  # type: ignore[method-assign]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.node.linking, "_compute", computed)
+            yield
+
+    def files(self) -> bytes:
+        """All that its folder has."""
+        return b"".join(path.read_bytes() for path in self.folder.rglob("*") if path.is_file())
 
 
 class JointNodes:
@@ -144,7 +145,8 @@ class JointNodes:
     def __init__(self, folder: Path, **terms: Any) -> None:
         """`terms`: of the agreement's JointTerms."""
         self.world = JointWorld()
-        self.office = Office(world=self.world, agreed=False)
+        folder.mkdir(exist_ok=True)
+        self.office = Office(folder / "coordinator.sqlite3", self.world, agreed=False)
         for schema in self.world.schemas.values():
             self.office.store.put_schema(schema.digest(), schema.body())
         self.world.agreement = self._agreement(terms)
@@ -224,6 +226,9 @@ class JointNodes:
         """The state in which the job is once nobody who is there has anything to do. `absent`: holders that take no
         steps, though they have approved."""
         self.submit(plan)
+        return self.go_on(absent=absent)
+
+    def go_on(self, *, absent: tuple[str, ...] = ()) -> str:
         while self.work(absent):
             pass
         return self.state
@@ -235,14 +240,13 @@ class JointNodes:
             for task in self.office.jobs.tasks(name):
                 if task.WhichOneof("kind") == "approve" or name not in absent:
                     taken |= self._deliver(name, house.answer(task))
-        if self.state not in ("waiting_for_approvals", "waiting_for_messages"):
-            self.tell_the_end()
-            return False
+        self.tell_of_the_end()
         return taken
 
-    def tell_the_end(self) -> None:
-        for house in self.houses.values():
-            house.node.forget(self.id)
+    def tell_of_the_end(self) -> None:
+        for job_id in self.office.jobs.ended([self.id]):
+            for house in self.houses.values():
+                house.node.forget(job_id)
 
     def _deliver(self, name: str, reply: Reply | Pending) -> bool:
         assert isinstance(reply, Reply)
@@ -283,6 +287,3 @@ class JointNodes:
         question = self.question
         programs = {name: self.world.programs(question, name) for name in question.holders}
         return open_answer(question, programs, JointAnswer(approvals, papers), sealing_secret(MERCHANT))
-
-
-__all__ = ["Cheats", "HouseOfOne", "JointNodes", "Role", "quick_keys"]
