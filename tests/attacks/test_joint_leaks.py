@@ -381,14 +381,16 @@ OF_A_SCORE = ("Scoring.Score", "Scoring.Answer")
 
 
 def sizes(world: World, run: Any) -> Counter[tuple[str, str, int]]:
-    """Direction, method and size of every message, from asking to the answer."""
+    """Direction, method and size of every message, from asking to the answer; but of empty ones, which may be late."""
     before = {file.name for file in world.recorded().iterdir()}
     run()
     found: Counter[tuple[str, str, int]] = Counter()
     for file in world.recorded().iterdir():
-        direction, method = file.name.split("-", 2)[1:]
-        if file.name not in before and (method in (*OF_A_JOB, *OF_A_SCORE) or is_of_a_job(method, file)):
-            found[direction, method, file.stat().st_size] += 1
+        (direction, method), size = file.name.split("-", 2)[1:], file.stat().st_size
+        if file.name in before or not size:
+            continue
+        if method in (*OF_A_JOB, *OF_A_SCORE) or is_of_a_job(method, file):
+            found[direction, method, size] += 1
     return found
 
 
