@@ -477,7 +477,8 @@ class JointSet:
             context=self.context(pair),
             base=base.holder,
             joined=pair,
-            groups=base.shapes[0].cells,
+            groupings=tuple(shape.cells for shape in base.shapes),
+            one_row_for_all=question.plan.mode is Mode.REVEALED,
             cells=tuple(
                 FieldShape(count_bits=joined.subjects.bit_length(), value_widths=shape.widths)
                 for shape in joined.shapes
