@@ -208,8 +208,8 @@ class KeyTooShort(CeibaError):
 
 class BadKeyProof(CeibaError):
     code, fault, status = "bad_key_proof", Fault.PEER, "PERMISSION_DENIED"
-    text = "The merchant's encryption key is refused: {problem}."
-    remedy = "A malformed key can read a holder's figures; do not use it. Honest keys come from `ceiba init`."
+    text = "An encryption key is refused: {problem}."
+    remedy = "A malformed key can read a holder's figures; do not use it. Honest keys come from Ceiba's own commands."
 
 
 class SlotOverflow(CeibaError):

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from html import escape
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from ceiba_protocol.errors import BadStory
 from ceiba_protocol.trust.rendering import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ceiba.summary import TablePart
 
 STYLE = """
 :root { color-scheme: light; }
@@ -69,6 +71,29 @@ class Captioned:
     figure: Figure
     caption: str
     alt: str = ""
+
+
+class Listing:
+    """A table of texts in the report, whole however long they are."""
+
+    def __init__(self, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], title: str = "") -> None:
+        self.columns, self.rows, self.title = columns, rows, title
+
+    def _repr_html_(self) -> str:
+        caption = f"<caption>{_cell(self.title)}</caption>" if self.title else ""
+        head = "".join(f'<th scope="col">{_cell(name)}</th>' for name in self.columns)
+        body = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in self.rows)
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class Part:
+    """One table of an outcome, as its summary in a notebook has it."""
+
+    def __init__(self, part: TablePart) -> None:
+        self._html = part.html()
+
+    def _repr_html_(self) -> str:
+        return self._html
 
 
 class HtmlReport:
@@ -146,6 +171,10 @@ class HtmlReport:
 def _text(text: str) -> str:
     """Escaped, also for attributes, and without what turns the writing direction."""
     return escape(printable(text))
+
+
+def _cell(value: Any) -> str:
+    return _text("–" if value is None else str(value))
 
 
 def _paragraphs(text: str) -> str:

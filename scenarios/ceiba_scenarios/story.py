@@ -82,10 +82,13 @@ class Lab:
 
     def show(self, shown: Shown) -> Shown:
         """Print a result, or what an analysis made of one, and count its bytes on the wire; returns it."""
-        result = shown.result if isinstance(shown, Outcome) else shown
-        self._wire_bytes[result.job_id] = result.wire_bytes
+        self.tally(shown.result if isinstance(shown, Outcome) else shown)
         self.say(f"\n{shown}")
         return shown
+
+    def tally(self, result: Result) -> None:
+        """Count a result's bytes on the wire without printing it."""
+        self._wire_bytes[result.job_id] = result.wire_bytes
 
     def check(self, name: str, got: Any, expected: Any) -> None:
         """Compare. Floats must be equal to the last digit: what Ceiba finishes is the exact value, rounded once."""

@@ -24,6 +24,7 @@ from ceiba_protocol.linkage.joint import (
     JointSet,
     Kind,
     SidePlan,
+    Step,
     announced,
     commit_jointly,
     message_of,
@@ -33,10 +34,12 @@ from ceiba_protocol.linkage.joint import (
     shapes_of,
     total_digest,
 )
+from ceiba_protocol.linkage.oprf import JobKey
+from ceiba_protocol.linkage.token_steps import write_size
 from ceiba_protocol.plan import Program, grouped_sums
 from ceiba_protocol.program import SUBJECT, Row
 from ceiba_protocol.schema import ColumnType, Schema
-from ceiba_protocol.trust.agreement import Agreement
+from ceiba_protocol.trust.agreement import Agreement, Mode
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.hpke import seal_to
 from ceiba_protocol.trust.log import Release
@@ -48,6 +51,7 @@ from ceiba_protocol.v1.log_pb2 import ReceiptParts
 from ceiba_protocol.whole_job import sealing_secret
 from tests.support.coordinator import Coordinator, merchant_home
 from tests.support.members import FAST_BITS, MERCHANT, NOW, World, capacity, encryption_key, signed_by
+from tests.support.seeded import seeded
 
 REGIONS = ["east", "north", "west"]
 
@@ -176,10 +180,30 @@ class JointWorld(World):
             subjects=announced(self.datasets[name].frame.uscc.nunique()),
             shapes=shapes_of(self.programs(question, name), pin.row_capacity, encrypts=encrypts),
             encryption_key=encryption_key(name, FAST_BITS) if encrypts else None,
+            token_key=None if question.plan.mode is Mode.HIDDEN else self.token_key(name, question),
             nonce="0c" * 16,
             log_size=0,
         )
         return signed_by(name, made.model_copy(update=changes))
+
+    def token_key(self, name: str, question: JointQuestion) -> str:
+        key = JobKey(bytes.fromhex(question.digest), name, seeded(f"token key of {name}"))
+        return key.announce(announced(self.datasets[name].frame.uscc.nunique())).hex()
+
+    def common(self, question: JointQuestion) -> set[str]:
+        """The subjects that all holders have; where they are only counted, those with rows that pass everywhere."""
+        known = []
+        for name in question.holders:
+            rows, (program, *_) = self.datasets[name].rows, self.programs(question, name)
+            counted = question.plan.mode is Mode.CARDINALITY
+            known.append({one for one, own in rows.items() if not counted or _cells(program, own)})
+        return set.intersection(*known)
+
+    def to_merchant(self, agreed: JointSet, step: Step) -> bytes:
+        """What the holders, or the operator, say to the merchant in a step."""
+        if step.kind is Kind.SIZE:
+            return write_size(len(self.common(agreed.question)))
+        return self.shares(agreed, agreed.question.plan.side_of(step.pair))[step.kind]
 
     def shares(self, agreed: JointSet, side: SidePlan) -> dict[Kind, bytes]:
         """The two shares of a pair, in which only cells with enough subjects have figures."""
@@ -188,8 +212,9 @@ class JointWorld(World):
         counts = [0] * len(terms.shapes)
         sums = [[0] * len(shape.value_widths) for shape in terms.shapes]
         (groups,) = self.programs(agreed.question, base.holder)
-        theirs = self.datasets[side.holder].rows
-        for subject, rows in self.datasets[base.holder].rows.items():
+        theirs, everybody = self.datasets[side.holder].rows, self.datasets[base.holder].rows
+        linked = everybody if agreed.question.plan.mode is Mode.HIDDEN else self.common(agreed.question)
+        for subject, rows in ((one, rows) for one, rows in everybody.items() if one in linked):
             for group in _cells(groups, rows):
                 first = 0
                 for program in self.programs(agreed.question, side.holder):
@@ -254,8 +279,7 @@ class JointCoordinator(Coordinator):
         yield from (ResultPart(approval=one) for one in approvals)
         for step in question.steps:
             if step.receiver == MERCHANT:
-                share = self.world.shares(agreed, question.plan.side_of(step.pair))[step.kind]
-                yield from self.sent(agreed, step.number, share)
+                yield from self.sent(agreed, step.number, self.world.to_merchant(agreed, step))
 
     def sent(self, agreed: JointSet, number: int, payload: bytes, to: str = MERCHANT) -> list[ResultPart]:
         """A signed message of a step with its payload, sealed."""

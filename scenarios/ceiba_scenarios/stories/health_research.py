@@ -11,7 +11,6 @@ was published about them. The run's folder keeps report.html, with the plots.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -26,12 +25,10 @@ from ceiba.analysis import Analysis, Outcome
 from ceiba.query import Query
 from ceiba.receipts import Receipt
 from ceiba.result import Result
-from ceiba.summary import TablePart
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.statistics import Withheld
 from ceiba_protocol.trust import receipt
-from ceiba_protocol.trust.rendering import printable
-from ceiba_scenarios.report import Captioned, HtmlReport
+from ceiba_scenarios.report import Captioned, HtmlReport, Listing, Part
 from ceiba_scenarios.sandbox import Sandbox
 from ceiba_scenarios.stories.health_sharing import DATA, TABLE, split_by_hospital
 from ceiba_scenarios.story import Lab
@@ -214,33 +211,6 @@ NOT_PROTECTED = (
     "hospitals see in every round. All hospitals but one, working together, could subtract their own parts from these."
 )
 COMPARED = "Figures of regressions agree to six significant digits, all others are equal."
-
-
-class Listing:
-    """A table of texts in the report, whole however long they are."""
-
-    def __init__(self, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], title: str = "") -> None:
-        self.columns, self.rows, self.title = columns, rows, title
-
-    def _repr_html_(self) -> str:
-        caption = f"<caption>{_html(self.title)}</caption>" if self.title else ""
-        head = "".join(f'<th scope="col">{_html(name)}</th>' for name in self.columns)
-        body = "".join("<tr>" + "".join(f"<td>{_html(value)}</td>" for value in row) + "</tr>" for row in self.rows)
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-class Part:
-    """One table of an outcome, as its summary in a notebook has it."""
-
-    def __init__(self, part: TablePart) -> None:
-        self._html = part.html()
-
-    def _repr_html_(self) -> str:
-        return self._html
-
-
-def _html(value: Any) -> str:
-    return escape(printable("–" if value is None else str(value)))
 
 
 def _digits(value: float | None) -> str | None:

@@ -38,7 +38,7 @@ from ceiba_protocol.linkage.ristretto import hash_to_group, multiply
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.layout import split_digits
 from ceiba_protocol.sums.paillier import Encryptor, ciphertext_bytes
-from ceiba_protocol.sums.randomness import random_order
+from ceiba_protocol.sums.randomness import Random, random_order
 from tests.support.joins import KEY_CONTEXT, STEPS, Join, plain_join, proven, short_keys, terms_for
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
@@ -144,12 +144,12 @@ def test_several_joined_holders_are_a_star() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.data(), st.integers(1, 6), st.integers(0, 2**32))
-def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int, seed: int) -> None:
-    """Without encryption: rows and masks are added as integers, which must stay below half of n."""
+@given(st.data(), st.integers(1, 6), st.sampled_from([bytes, lambda size: b"\xff" * size, seeded("masks")]))
+def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int, random: Random) -> None:
+    """Without encryption: rows and masks, also the smallest and largest, are added as integers below half of n."""
     widths = st.lists(st.integers(2, 40), max_size=4).map(tuple)
     shapes = tuple(FieldShape(data.draw(st.integers(2, 20)), data.draw(widths)) for _ in range(cells))
-    fields, random = MaskedFields(shapes, 1024), seeded(str(seed))
+    fields = MaskedFields(shapes, 1024)
     largest = [tuple(2 ** (width - 1) - 1 for width in shape.value_widths) for shape in shapes]
     sign = data.draw(st.sampled_from((1, -1)))
     rows: list[Row] = [[(cell, [sign * value for value in largest[cell]])] for cell in range(cells)]
@@ -161,6 +161,12 @@ def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int
     for shape, share, mask, values in zip(shapes, fields.split(sums), masks, largest, strict=True):
         assert share[0] - mask[0] == 2
         assert split_digits(share[1] - mask[1], shape.value_widths) == [sign * value for value in values]
+
+
+def test_a_plaintext_stays_below_half_of_the_modulus() -> None:
+    half, one_more = FieldShape(469, ()), FieldShape(470, ())  # 511 and 512 bits of 1022
+    assert MaskedFields((half, half), 1024).plaintexts == 1
+    assert MaskedFields((half, one_more), 1024).plaintexts == 2
 
 
 # --- noise -----------------------------------------------------------------------------------------------------
@@ -308,6 +314,15 @@ def test_a_message_of_another_context_is_refused(kind: str) -> None:
         changed(kind, lambda _: other.sent[kind]).run()
 
 
+def test_a_message_of_another_step_is_refused_though_it_has_the_length() -> None:
+    """Four cells of 64 bytes in each group are as long as one ciphertext of 256."""
+    join = Join(terms_for(2, COUNT, COUNT, COUNT, COUNT), [[], []], {})
+    join.run("tests")
+    assert len(join.sent["tests"]) == len(join.sent["masked sums"])
+    with pytest.raises(MalformedMessage, match="another step"):
+        join.base.test(join.sent["masked sums"])
+
+
 def test_a_message_under_another_key_is_refused() -> None:
     join = Join(TERMS, GROUPS, ROWS)
     other = BaseSide(TERMS, [GROUPS], proven(2048), os.urandom)
@@ -369,7 +384,7 @@ def test_a_point_that_comes_twice_is_refused(kind: str, start: int) -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "problem"),
-    [((16, 16, 16, 0), "smaller"), ((16, 16, 16, 15), "not padded"), ((16, 16, 16, 96), "more subjects"),
+    [((16, 16, 16, 0), "smaller"), ((16, 16, 16, 17), "not padded"), ((16, 16, 16, 96), "more subjects"),
      ((16, 16, 16, 2**32 - 16), "more subjects"), ((16, 16, 16, 32), "bytes instead")],
 )  # fmt: skip
 def test_groups_that_are_not_as_announced_are_refused(sizes: tuple[int, ...], problem: str) -> None:

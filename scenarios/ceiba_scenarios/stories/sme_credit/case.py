@@ -1,0 +1,148 @@
+"""bank-analyst at work: agrees, asks, shows, compares with the pooled rows, and writes the report as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+import ceiba
+from ceiba.agreements import AgreementHandle
+from ceiba.consents import new_issuer
+from ceiba.joint_queries import JointQuery, JointResult
+from ceiba.result import Result
+from ceiba.scorecards import Binning
+from ceiba_protocol.trust.agreement import ConsentIssuer
+from ceiba_scenarios.report import HtmlReport, Listing
+from ceiba_scenarios.sandbox import Sandbox
+from ceiba_scenarios.stories.sme_credit.world import BANK, LOANS, OF_FIRMS, OF_OWNERS, World
+from ceiba_scenarios.story import Lab
+
+LENDING = "credit decisions on sole proprietors"
+INDEX = "enterprise health index"
+ANALYST = "bank-analyst"
+Asked = TypeVar("Asked", Result, JointResult)
+
+
+class Case:
+    """The bank's analyst, its two agreements, and what a laboratory compares with."""
+
+    def __init__(self, lab: Lab, world: World, sandbox: Sandbox) -> None:
+        self.lab, self.world, self.sandbox = lab, world, sandbox
+        self.space = sandbox.merchant(ANALYST, agreed=False)
+        self.issuer = new_issuer("chamber of commerce")
+        """Who attests that an applicant, or a firm, has said yes."""
+        self.pool = duckdb.connect()
+        """All rows, as `owners` and `firms`. Only a laboratory can have them."""
+        self.pool.register("owners", world.owners)
+        self.pool.register("firms", world.firms)
+        self.report = HtmlReport(
+            "One score for firms of which every agency knows one thing",
+            "A bank asked four agencies about its borrowers, made a scorecard from counts, and scored applicants who "
+            "said yes. Five agencies give a health index of listed firms. No agency handed over a row.",
+        )
+        self._asked: list[str] = []
+        self._sections: list[tuple[str, tuple[Any, ...]]] = []
+        self.scored = 0
+        """Scores that were given."""
+
+    def agree(self) -> None:
+        """One agreement for lending and one for the index, each with everybody who has a part in it."""
+        lending = [LOANS, *(one.owners_table for one in OF_OWNERS)]
+        issuer = ConsentIssuer(name=self.issuer.name, key=self.issuer.key.public.hex())
+        terms: dict[str, Any] = {"jobs": 20, "days": 90, "consent_issuers": [issuer], "scores_per_day": 3}
+        terms["smallest_intersection"] = 20
+        handle = self.sandbox.agree_jointly(self.space, lending, purpose=LENDING, **terms)
+        self.lending: AgreementHandle = handle
+        self.lab.say(f"\n{ANALYST} proposed this agreement, and each holder's officer signed it:\n\n{handle.text}")
+        firms = [one.firms_table for one in OF_FIRMS]
+        self.sandbox.agree_jointly(self.space, firms, purpose=INDEX, **terms)
+        self.lab.say(f"\nA second one, like it, is between {ANALYST} and {_listed(one.name for one in OF_FIRMS)}.")
+        self.least = handle.contract.agreement.disclosure.minimum_subjects
+
+    # --- asking
+
+    def ask(self, title: str, question: JointQuery[Asked]) -> Asked:
+        """Ask a joint question, and wait."""
+        return self.ask_all({title: question})[0]
+
+    def ask_all(self, questions: Mapping[str, JointQuery[Asked]]) -> list[Asked]:
+        """Ask several at once, by title; many tables are not shown here."""
+        jobs = []
+        for title, question in questions.items():
+            self.announce(title)
+            jobs.append(question.submit())
+        found = [job.wait() for job in jobs]
+        for question, one in zip(questions.values(), found, strict=True):
+            result = next(iter(one.values())) if isinstance(one, JointResult) else one
+            self.lab.tally(result)
+            self.lab.say(f"  {len(question.plan().sides)} holders, job {result.job_id}, {result.seconds:.1f} s")
+        return found
+
+    def announce(self, title: str) -> None:
+        """The next of the story's steps."""
+        self._asked.append(title)
+        self.lab.say(f"\n{len(self._asked)}. {title}")
+
+    def write(self, heading: str, *parts: Any) -> None:
+        """Keep a section of the report; its first page is written last."""
+        self._sections.append((heading, parts))
+
+    # --- comparing
+
+    def check_cells(self, name: str, found: Result, select: str) -> None:
+        """Every cell is DuckDB's over all rows, or withheld because it has fewer subjects than may be shown."""
+        rows = self.pool.sql(select).fetchall()
+        truth = [(*row[:-1], ceiba.WITHHELD if row[-1] < self.least else row[-1]) for row in rows]
+        hidden = sum(row[-1] is ceiba.WITHHELD for row in truth)
+        name = f"{name}: {len(truth) - hidden} cells exact, {hidden} withheld"
+        self.lab.check(name, sorted(found.rows, key=str), sorted(truth, key=str))
+
+    # --- at the end
+
+    def write_report(self) -> Path:
+        """What was asked, of whom, and what each party saw; then the answers."""
+        asked = Listing(("", "step"), list(enumerate(self._asked, 1)))
+        names = _listed([BANK, *(one.name for one in OF_OWNERS)])
+        about = f"{ANALYST} asked {names}; and, about listed firms, {_listed(one.name for one in OF_FIRMS)}."
+        self.report.section("What was done, and with whom", about, asked)
+        self.report.section("What each party saw", Listing(("party", "saw"), self.parties()), NOT_PROTECTED)
+        for heading, parts in self._sections:
+            self.report.section(heading, *parts)
+        checks = Listing(("check", ""), [(one.name, "ok" if one.ok else "FAILED") for one in self.lab.checks])
+        self.report.section("Compared with the pooled rows", "In a real space nobody has these.", checks)
+        return self.report.write(self.lab.folder / "report.html")
+
+    # --- who saw what
+
+    def parties(self) -> list[tuple[str, str]]:
+        """Party, what it saw."""
+        return []
+
+    def say_who_saw_what(self) -> None:
+        self.lab.say("\nWho saw what")
+        for party, saw in self.parties():
+            self.lab.say(f"  {party}: {saw}.")
+        self.lab.say(NOT_PROTECTED)
+
+
+def sql_of(binning: Binning) -> str:
+    """The bins as DuckDB has them, with the bins' labels."""
+    name, (*named, missing) = binning.name, binning.labels
+    tests = [f"{name} IN ({', '.join(map(_quoted, group))})" for group in binning.groups]
+    tests = tests or [*(f"{name} < {edge}" for edge in binning.edges), f"{name} IS NOT NULL"]
+    whens = " ".join(f"WHEN {test} THEN {_quoted(label)}" for test, label in zip(tests, named, strict=True))
+    return f"CASE {whens} ELSE {_quoted(missing)} END"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+NOT_PROTECTED = ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
