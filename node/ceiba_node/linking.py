@@ -388,13 +388,20 @@ class Linking(Responding):
     def _base_side(self, session: Session, agreed: JointSet, pair: str) -> BaseSide:
         key = agreed.approvals[pair].encryption_key
         assert key is not None  # `check_joint_approval` has seen it
-        side = session.question.plan.base
-        (program,) = programs_of(side, session.snapshot.schema)
-        groups = base_groups(self._house.engine, session.snapshot, program, side.on)
-        if session.common is not None:
-            groups = [[one for one in group if one in session.common] for group in groups]
-        session.base[pair] = BaseSide(agreed.terms(pair), groups, self._prove(pair, key), self._random)
+        groupings = self._groupings(session)
+        session.base[pair] = BaseSide(agreed.terms(pair), groupings, self._prove(pair, key), self._random)
         return session.base[pair]
+
+    def _groupings(self, session: Session) -> list[list[list[bytes]]]:
+        """For each of the base's plans, whom each of its groups has; of those alone that all know, if it is said."""
+        side, snapshot, common = session.question.plan.base, session.snapshot, session.common
+        groupings = [
+            base_groups(self._house.engine, snapshot, program, side.on)
+            for program in programs_of(side, snapshot.schema)
+        ]
+        if common is None:
+            return groupings
+        return [[[one for one in group if one in common] for group in groups] for groups in groupings]
 
     def _joined_side(self, session: Session, agreed: JointSet) -> JoinedSide:
         if session.joined is None:

@@ -64,8 +64,8 @@ def by_grouping(terms: JoinTerms, groups: Sequence[Sequence[bytes]]) -> list[Seq
 
 @dataclass
 class Join:
-    """One join. `groups`: of all groupings, one after the other. `change` is called with the kind and the bytes of every
-    message, and what it returns is delivered."""
+    """One join. `groups`: of all groupings, one after the other. `change` is called with the kind and the bytes of
+    every message, and what it returns is delivered."""
 
     terms: JoinTerms
     groups: Sequence[Sequence[bytes]]

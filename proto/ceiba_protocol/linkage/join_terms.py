@@ -22,16 +22,16 @@ MAX_TESTS = 200_000
 class JoinTerms:
     """The public facts of one join of two holders; each role derives them from the signed manifest.
 
-    `context` is 32 bytes, a digest of the manifest and of whatever names this exchange in it. `groupings` has the number
-    of groups, empty ones included, in each of A's groupings, in each of which a subject is in at most one group;
-    `cells` the shapes of B's cells, into any number of which each of its subjects may fall. A cell of a group is
-    released if its count is at least `minimum_subjects`, or 0 where that is not hidden. With fewer than
-    `smallest_intersection` subjects at both in any grouping, nothing is computed. `base_subjects` and `joined_subjects`
-    are announced: A has at most so many, B sends exactly so many rows, so that their number tells nothing.
+    `context` is 32 bytes, a digest of the manifest and of whatever names this exchange in it. `groupings` has for each
+    of A's groupings the number of its groups, empty ones included; a subject is in at most one group of each. `cells`
+    has the shapes of B's cells, into any number of which each of its subjects may fall. A cell of a group is released
+    if its count is at least `minimum_subjects`, or 0 where that is not hidden. With fewer than `smallest_intersection`
+    subjects at both in any grouping, nothing is computed. `base_subjects` and `joined_subjects` are announced: A has at
+    most so many, B sends exactly so many rows, so that their number tells nothing.
 
-    With `one_row_for_all` groupings B encrypts each row once, and A sees in which combination of groups it is; that is
-    for subjects whose being at both A may know. Otherwise B's rows for each grouping are new ones, and A sees no more
-    than in as many joins.
+    With `one_row_for_all` groupings B encrypts each row once, and A sees in which combination of its groups it is: only
+    for subjects of whom A may know that B has them. Otherwise B sends its rows anew for each grouping, and A sees no
+    more than in as many joins.
 
     Raises BadJoin for terms that cannot be, GateTooLarge.
     """

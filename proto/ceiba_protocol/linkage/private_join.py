@@ -6,7 +6,7 @@ of it in order; with several joined holders each has the same exchange with the 
 
 | step | message | from → to |
 |---|---|---|
-| 1 | `groups`: a·H(id) for each subject of each group, padded, shuffled within the group, under each grouping's a | A → B |
+| 1 | `groups`: a·H(id) for each subject of each group, padded, shuffled within; a for each grouping | A → B |
 | 2 | `rows`: b·(a·H(id)), shuffled; and (b·H(id), Enc_B(row)) for each subject of B, padded, shuffled | B → A |
 | 3 | `mask`: for each group Π Enc_B(row) of those that match, times Enc_B(mask)·r^n | A → B |
 | 4 | `tests`: B decrypts sum + mask, its share; ElGamal encryptions of its share of each count | B → A |
