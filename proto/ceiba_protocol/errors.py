@@ -645,7 +645,7 @@ class RefusedByPerson(CeibaError):
 class NotWaiting(CeibaError):
     code, fault, status = "not_waiting", Fault.CALLER, "NOT_FOUND"
     text = "No job {job} waits for a decision here."
-    remedy = "`ceiba-node approvals` lists those that wait; the first digits of an id are enough."
+    remedy = "`ceiba-node approvals list`, and `ceiba-node models list` for scoring models, show those that wait."
 
 
 class WrongKey(CeibaError):
