@@ -324,7 +324,7 @@ class Linking(Responding):
     def _compute(self, session: Session, agreed: JointSet, step: Step, before: Mapping[Step, bytes]) -> bytes:
         """What a step sends. The kinds are the steps of `token_steps` and `private_join`, in their order."""
         if step.kind not in OF_PAIR:
-            return self._link(session, agreed, step, before)
+            return self._token_side(session, agreed).send(step, before)
         by_kind = {one.kind: payload for one, payload in before.items()}
         revealed = by_kind.pop(Kind.COMMON, None)
         if revealed is not None and session.common is None:
@@ -349,25 +349,7 @@ class Linking(Responding):
                 return session.share
             case Kind.BASE_SHARE:
                 return session.base[step.pair].share(received)
-        raise SetMismatch(problem=f"step {step.number} is no holder's")
-
-    def _link(self, session: Session, agreed: JointSet, step: Step, before: Mapping[Step, bytes]) -> bytes:
-        """Likewise, where subjects are linked by tokens."""
-        side, received = self._token_side(session, agreed), next(iter(before.values()), b"")
-        match step.kind:
-            case Kind.OFFER:
-                return side.offer()
-            case Kind.REPLY:
-                return side.reply(received)
-            case Kind.SIZE:
-                return side.size(received)
-            case Kind.BLINDED:
-                return side.blinded()
-            case Kind.EVALUATED:
-                return side.evaluated(step.receiver, received)
-            case Kind.TOKENS:
-                return side.tokens({one.sender: payload for one, payload in before.items()})
-        raise SetMismatch(problem=f"step {step.number} is no holder's")
+        raise SetMismatch(problem=f"step {step.number} is no holder's of a join")
 
     def _token_side(self, session: Session, agreed: JointSet) -> TokenSide:
         if session.tokens is None:

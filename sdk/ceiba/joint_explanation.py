@@ -146,7 +146,7 @@ def _joining(plan: JointPlan) -> dict[str, str]:
             f"released; not which {'of them pass a filter' if is_revealed else 'subjects match'}"
             for side in plan.joined
         },
-        **{side.holder: f"{who}nothing else" for side in plan.linked},
+        **{side.holder: "how many subjects each other holder has, rounded up; nothing else" for side in plan.linked},
         "coordinator": f"{_TOKENS}; {_TRAFFIC}; every other message is sealed" if is_revealed else _SEALED,
         **_EVERYBODY_ELSE,
     }

@@ -20,7 +20,7 @@ from ceiba_node.linking import Session
 from ceiba_node.publishing import publish
 from ceiba_node.responding import Pending, Reply
 from ceiba_node.snapshots import SnapshotStore
-from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.errors import CeibaError, error_from
 from ceiba_protocol.linkage.joint import JointPlan, JointQuestion, JointSet, Kind, SidePlan, Step, make_joint_manifest
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
@@ -274,6 +274,12 @@ class JointNodes:
         """Who refused, and the code of its error."""
         signed = self.office.jobs.status(self.id, MERCHANT, set()).refusal
         return signed.signer, Refusal.parse(signed.body).code
+
+    @property
+    def error(self) -> CeibaError:
+        """What it said."""
+        refusal = Refusal.parse(self.office.jobs.status(self.id, MERCHANT, set()).refusal.body)
+        return error_from(refusal.code, dict(refusal.fields))
 
     def kept(self) -> list[bytes]:
         """Payloads of the job that the coordinator still has."""

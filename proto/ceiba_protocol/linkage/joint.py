@@ -100,7 +100,8 @@ class JointPlan(Document):
     joined: Annotated[tuple[SidePlan, ...], Field(min_length=1)]
     """Sorted by holder."""
     linked: tuple[SidePlan, ...] = ()
-    """Others, sorted by holder, of which nothing is asked but which of their subjects all know; only in REVEALED."""
+    """Others, sorted by holder: figures are of subjects that these know as well, and that is all. Which ones, they do
+    not learn. Only in the mode REVEALED."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -274,7 +275,8 @@ def steps_of(plan: JointPlan, merchant: str) -> tuple[Step, ...]:
         if plan.mode is Mode.CARDINALITY:
             steps.add(Kind.SIZE, OPERATOR, merchant, tokens)
         else:
-            common = {holder: steps.add(Kind.COMMON, OPERATOR, holder, tokens) for holder in plan.holders}
+            ends = sorted({base, *(side.holder for side in plan.joined)})  # who is only linked need not know
+            common = {holder: steps.add(Kind.COMMON, OPERATOR, holder, tokens) for holder in ends}
     for side in plan.joined if plan.mode is not Mode.CARDINALITY else ():
         _add_pair(steps, base, side.holder, merchant, common)
     return tuple(steps)
