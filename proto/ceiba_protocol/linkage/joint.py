@@ -533,7 +533,7 @@ def check_joint_approval(question: JointQuestion, signer: str, approval: JointAp
     plan, side = question.plan, question.plan.side_of(signer)
     keys = (approval.encryption_key is not None, approval.token_key is not None)
     if keys != (plan.encrypts(signer), plan.mode is not Mode.HIDDEN) or len(approval.shapes) != len(side.plans):
-        raise SetMismatch(problem=f"the approval of {signer} has not the key or the shapes of its side")
+        raise SetMismatch(problem=f"the approval of {signer} has not the keys or the shapes of its side")
     if approval.subjects > announced(pin.row_capacity):
         raise SetMismatch(problem=f"{signer} announced more subjects than its dataset can have")
     if sum(shape.cells * (1 + len(shape.widths)) for shape in approval.shapes) > MAX_SUMS:
