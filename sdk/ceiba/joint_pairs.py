@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas
 
     from ceiba.joint_explanation import JointExplanation
+    from ceiba.receipts import Receipt
 
 Pair = tuple[str, str]
 """Two features' names, in the order in which they were asked for."""
@@ -57,6 +58,17 @@ class PairTables(Mapping[Pair, Result]):
     def job_ids(self) -> list[str]:
         """Of the jobs that they are of, in the order in which these were asked."""
         return list(dict.fromkeys(table.job_id for table in self._tables.values()))
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """One for each job: proves the way of all of its tables."""
+        found = {table.job_id: table.receipt for table in self._tables.values()}
+        return [receipt for receipt in found.values() if receipt is not None]
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """If they are of one job."""
+        return self.receipts[0] if len(self.receipts) == 1 else None
 
     def to_dicts(self) -> dict[str, list[dict[str, Any]]]:
         """The rows of each, as dictionaries, by `industry and size`."""
