@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.crypto import Figure
 from ceiba_protocol.linkage.key_use import SUITE, prove_use, verify_use
-from ceiba_protocol.linkage.oprf import BATCH, Mode, published_size, run_linkage
+from ceiba_protocol.linkage.oprf import BATCH, published_size, run_linkage
 from ceiba_protocol.linkage.ristretto import (
     base_multiply,
     decode_points,
@@ -25,6 +25,7 @@ from ceiba_protocol.linkage.ristretto import (
     multiply_all,
     random_scalar,
 )
+from ceiba_protocol.trust.agreement import Mode
 
 COUNT = 100_000
 WITH_PROOFS = 10_000

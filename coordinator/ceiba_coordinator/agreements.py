@@ -67,6 +67,8 @@ class Agreements:
         self._log = log
         self._clock = clock
         self._notify = notify
+        self.changes = 0
+        """One more with every signature and notice, for whoever keeps what follows from them."""
 
     # --- what parties send
 
@@ -157,6 +159,7 @@ class Agreements:
     def _store_document(self, agreement: Agreement, signed: Signed, notice: int) -> None:
         self._store.add_agreement_document(agreement.digest(), signed.signer, notice, signed)
         self._log.append(signed)
+        self.changes += 1
         self._notify([EVERYBODY])
         log.info("agreement.changed", agreement=agreement.agreement_id, signer=signed.signer, type=signed.type)
 

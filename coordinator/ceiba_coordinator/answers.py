@@ -4,6 +4,7 @@ A task is not stored: it is a seat whose answer is missing in a job that waits f
 Whatever is stored because somebody signed it is appended to the log in the same transaction.
 """
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ import structlog
 from ceiba_coordinator.job_states import require
 from ceiba_coordinator.joint import JointAnswers, is_joint
 from ceiba_coordinator.store.jobs import Seat, StoredJob
+from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import (
     IllegalTransition,
     MalformedMessage,
@@ -280,7 +282,8 @@ class Answers(JointAnswers):
             contributions = self._store.ciphertexts(job_id)
             if sorted(contributions) == commitment.holders:
                 total = coordinator_multiply(contributions, commitment.layout, question.modulus)
-                self._hand_out(job, question.digest, total, Event.LAST_SUBMISSION)
+                digest = Digest(hashlib.sha256(total).hexdigest())
+                self._hand_out(job, question.digest, digest, Event.LAST_SUBMISSION, total)
         self._notify([job_id.hex()])
 
     # --- what a job asks, and of whom

@@ -1,6 +1,5 @@
 """What every kind of job has: where it is stored, who sits in it, and the one place where its state changes."""
 
-import hashlib
 from collections.abc import Callable
 
 import structlog
@@ -14,9 +13,10 @@ from ceiba_coordinator.store.jobs import Seat, StoredJob
 from ceiba_protocol.canonical import Digest
 from ceiba_protocol.errors import IllegalTransition, SecondPayload, UnknownJob
 from ceiba_protocol.job import ENDED, Event, State, advance
-from ceiba_protocol.linkage.joint import JointQuestion
+from ceiba_protocol.linkage.joint import JointManifest, JointQuestion, steps_of
 from ceiba_protocol.rounds import Question
 from ceiba_protocol.trust.log import Release
+from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 
 log = structlog.get_logger()
@@ -61,13 +61,21 @@ class JobStates:
         if state in ENDED:
             self._questions.pop(job.job_id, None)
             self._store.forget_fit(job.job_id)
-            joint = self._joint_questions.pop(job.job_id, None)
-            if joint is not None:
-                kept = joint.manifest.merchant if state is State.DONE else None
-                between = [step.number for step in joint.steps if step.receiver != kept]
-                self._store.forget_joint_payloads(job.job_id, between)
+            self._joint_questions.pop(job.job_id, None)
+            if job.manifest.type == type_of(JointManifest):
+                self._forget_payloads(job, state)
 
-    def _hand_out(self, job: StoredJob, manifest_digest: Digest, total: bytes, event: Event) -> None:
+    def _forget_payloads(self, job: StoredJob, state: State) -> None:
+        """Of a joint job only what its merchant may still ask for is kept. What its messages were follows from its
+        manifest, also after a restart."""
+        manifest = JointManifest.parse(job.manifest.body)
+        kept = manifest.merchant if state is State.DONE else None
+        steps = steps_of(manifest.plan, manifest.merchant)
+        self._store.forget_joint_payloads(job.job_id, [step.number for step in steps if step.receiver != kept])
+
+    def _hand_out(
+        self, job: StoredJob, manifest_digest: Digest, total_digest: Digest, event: Event, total: bytes = b""
+    ) -> None:
         """The job's answer is there: store it, and sign and log that it is handed out."""
         release = self._log.sign(
             Release(
@@ -75,7 +83,7 @@ class JobStates:
                 manifest_digest=manifest_digest,
                 agreement_digest=Digest(job.agreement_digest),
                 attempt=job.attempt,
-                total_digest=Digest(hashlib.sha256(total).hexdigest()),
+                total_digest=total_digest,
                 at=self._clock(),
             )
         )

@@ -1,15 +1,23 @@
 """Joint jobs: holders' messages, stored and passed on in the order of their steps (PROTOCOL §5).
 
-Every payload is sealed to its receiver, so what is stored here says who sent how much to whom, and nothing else.
+Every payload is sealed to its receiver, so what is stored here says who sent how much to whom, and nothing else. But
+where subjects are linked by tokens, more than two holders send theirs to the operator, which then has steps of its own:
+it learns which tokens are at which holders, and not whose they are (`token_steps`).
 """
-
-import hashlib
 
 import structlog
 
 from ceiba_coordinator.job_states import JobStates, require
 from ceiba_coordinator.store.jobs import Seat, StoredJob
-from ceiba_protocol.errors import IllegalTransition, JobConflict, MalformedMessage, NotYetDone, NumberUsed, UnknownJob
+from ceiba_protocol.errors import (
+    CeibaError,
+    IllegalTransition,
+    JobConflict,
+    MalformedMessage,
+    NotYetDone,
+    NumberUsed,
+    UnknownJob,
+)
 from ceiba_protocol.job import Event, State
 from ceiba_protocol.linkage.joint import (
     MOST_PAYLOAD,
@@ -22,9 +30,14 @@ from ceiba_protocol.linkage.joint import (
     check_joint_approval,
     check_message,
     commit_jointly,
+    message_of,
     read_joint_manifest,
+    sealed_for,
+    total_digest,
 )
-from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.linkage.token_steps import coordinator_link
+from ceiba_protocol.trust.documents import Refusal
+from ceiba_protocol.trust.roster import OPERATOR, Role
 from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.work_pb2 import ApproveTask, JointTask, Task
@@ -114,7 +127,7 @@ class JointAnswers(JobStates):
         return [
             Task(job_id=job.job_id, joint=JointTask(step=step.number, approvals=approvals, checkpoint=checkpoint))
             for step in self._joint(job).steps
-            if step.sender == seat.holder and step.number not in stored and step.needs in (None, *stored)
+            if step.sender == seat.holder and step.number not in stored and stored.keys() >= set(step.needs)
         ]
 
     def approve_joint(self, signed: Signed, holder: str) -> None:
@@ -155,22 +168,59 @@ class JointAnswers(JobStates):
             return
         require(job, State.WAITING_FOR_MESSAGES, 0, "a message", stored.get(message.step))
         step = self._step(question, message.step)
-        if holder != step.sender or step.needs not in (None, *stored):
+        if holder != step.sender or not stored.keys() >= set(step.needs):
             event = f"the message of step {step.number} from {holder}"
             raise IllegalTransition(job=job.job_id.hex(), state=job.state, event=event)
         check_message(self._set(job), step, signed, payload)
         with self._store.transaction():
             self._store.add_joint_message(job.job_id, step.number, signed, payload)
             self._log.append(signed)
-            if len(stored) + 1 == len(question.steps):
-                self._finish(job, question)
+            self._go_on(job, question)
         self._notify([job.job_id.hex(), *question.holders])
 
+    def _go_on(self, job: StoredJob, question: JointQuestion) -> None:
+        """What the operator has to do once another message is stored: its own steps that became possible, in full; and
+        with the last message of all, the end. Where tokens do not fit, it refuses to go on, as a holder would."""
+        stored = self._store.joint_messages(job.job_id)
+        own = [step for step in question.steps if step.sender == OPERATOR and step.number not in stored]
+        ready = [step for step in own if stored.keys() >= set(step.needs)]
+        try:
+            if ready:
+                self._link(job, question, ready)
+        except CeibaError as error:
+            self._refuse(job, question, error)
+            return
+        if len(stored) + len(ready) == len(question.steps):
+            self._finish(job, question)
+
+    def _link(self, job: StoredJob, question: JointQuestion, ready: list[Step]) -> None:
+        """Steps that all need the same messages, every holder's tokens, and say what these have in common."""
+        agreed, tokens = self._set(job), [question.steps[number] for number in ready[0].needs]
+        submissions = {step.sender: self._store.joint_payload(job.job_id, step.number) for step in tokens}
+        payload = coordinator_link(agreed, submissions)
+        for step in ready:
+            sealed = sealed_for(agreed, step, payload)
+            signed = self._log.sign(message_of(agreed, step, sealed))
+            self._store.add_joint_message(job.job_id, step.number, signed, sealed)
+            self._log.append(signed)
+
+    def _refuse(self, job: StoredJob, question: JointQuestion, error: CeibaError) -> None:
+        log.warning("job.refused_by", job=job.job_id.hex(), holder=OPERATOR, code=error.code)
+        manifest = question.manifest
+        refusal = Refusal(
+            job_id=manifest.job_id,
+            manifest_digest=question.digest,
+            holder=OPERATOR,
+            code=error.code,
+            fields=error.fields,
+        )
+        signed = self._log.sign(refusal)
+        self._log.append(signed)
+        self._move(job, Event.REFUSAL, refusal=signed.SerializeToString())
+
     def _finish(self, job: StoredJob, question: JointQuestion) -> None:
-        messages = self._store.joint_messages(job.job_id)
-        digests = [JointMessage.parse(messages[step.number].body).payload_digest for step in question.steps]
-        total = hashlib.sha256("".join(digests).encode()).digest()
-        self._hand_out(job, question.digest, total, Event.LAST_MESSAGE)
+        messages = [JointMessage.parse(one.body) for one in self._store.joint_messages(job.job_id).values()]
+        self._hand_out(job, question.digest, total_digest(question, messages), Event.LAST_MESSAGE)
 
     def received(self, job_id: bytes, number: int, holder: str) -> Signed:
         """The message of a step, for its receiver; `joint_payload` has the rest.

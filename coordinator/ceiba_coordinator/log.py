@@ -55,7 +55,7 @@ class Log:
         return position
 
     def sign(self, document: Document) -> Signed:
-        """A Release or a Checkpoint in the operator's name."""
+        """A document in the operator's name: a Release, a Checkpoint, or of a joint job a JointMessage or Refusal."""
         return sign(document, OPERATOR, self._key)
 
     def checkpoint(self) -> None:

@@ -1,9 +1,12 @@
 """Receipts: what proves offline that a job's result was authorised (PROTOCOL §6.3)."""
 
 from ceiba_coordinator.answers import aborts_in, approvals_in, shares_in
+from ceiba_coordinator.joint import is_joint
 from ceiba_coordinator.log import Log
 from ceiba_coordinator.store.database import Store
+from ceiba_coordinator.store.jobs import StoredJob
 from ceiba_protocol.errors import NotYetDone, UnknownJob
+from ceiba_protocol.linkage.joint import JointManifest
 from ceiba_protocol.trust.documents import Manifest
 from ceiba_protocol.v1.log_pb2 import ReceiptParts
 
@@ -26,17 +29,28 @@ class Receipts:
         position, agreement = job.release_index, store.agreement(job.agreement_digest)
         size = store.best_witnessed(position, [seat.holder for seat in seats]) or store.newest_checkpoint_size()
         assert agreement is not None and size is not None
+        first, *others = self._schemas(job)
+        messages = list(store.joint_messages(job_id).values())
         return ReceiptParts(
             agreement=agreement.signatures,
             manifest=job.manifest,
             approvals=approvals_in(seats),
             aborts=aborts_in(seats),
             shares=shares_in(seats),
-            submissions=[seat.submission for seat in seats if seat.submission],
+            submissions=messages or [seat.submission for seat in seats if seat.submission],
             release=job.release,
             entry=log.read(position, position + 1)[0],
             index=position,
             inclusion=log.inclusion(position, size),
             checkpoint=log.witnessed(size),
-            schema=store.schema(Manifest.parse(job.manifest.body).plan.schema_digest) or b"",
+            schema=first,
+            other_schemas=others,
         )
+
+    def _schemas(self, job: StoredJob) -> list[bytes]:
+        """Of the job's tables."""
+        if is_joint(job.manifest):
+            digests = [side.plans[0].schema_digest for side in JointManifest.parse(job.manifest.body).plan.sides]
+        else:
+            digests = [Manifest.parse(job.manifest.body).plan.schema_digest]
+        return [self._store.schema(digest) or b"" for digest in dict.fromkeys(digests)]

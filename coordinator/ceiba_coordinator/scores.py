@@ -18,6 +18,7 @@ from ceiba_coordinator.store.database import Store
 from ceiba_coordinator.store.scores import StoredModel
 from ceiba_protocol.canonical import digest_of
 from ceiba_protocol.errors import (
+    AgreementNotActive,
     JobConflict,
     MalformedMessage,
     QuotaExceeded,
@@ -39,7 +40,8 @@ from ceiba_protocol.linkage.scoring import (
     coordinator_combine,
     request_context,
 )
-from ceiba_protocol.trust.roster import OPERATOR, Role
+from ceiba_protocol.trust.agreement import Contract, State
+from ceiba_protocol.trust.roster import OPERATOR, Role, Roster
 from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.scoring_pb2 import (
@@ -56,6 +58,20 @@ log = structlog.get_logger()
 
 OPEN_MODELS = 100
 """Of one merchant at a time: holders keep each ready in memory."""
+
+
+@dataclass(frozen=True)
+class ReadyModel:
+    """A model that all its holders have approved, with what follows from the roster, the agreement and their words.
+    Kept from one request to the next, for as long as none of these changes."""
+
+    model: ScoreModel
+    approvals: tuple[Signed, ...]
+    mask_keys: dict[str, bytes]
+    contract: Contract
+    roster: Roster
+    changes: int
+    """Of agreements, when it was made."""
 
 
 @dataclass
@@ -102,6 +118,9 @@ class Scores:
         self._clock = clock
         self._notify = notify
         self._open: dict[str, OpenRequest] = {}
+        self._ready: dict[str, ReadyModel] = {}
+        self._undecided: dict[str, list[tuple[str, Signed]]] = {}
+        """By holder, until a model or a word comes."""
 
     # --- models
 
@@ -120,6 +139,7 @@ class Scores:
             with self._store.transaction():
                 self._store.add_score_model(digest, merchant, signed, weights, model.valid_until, model.holders)
                 self._log.append(signed)
+            self._undecided.clear()
             log.info("score_model.registered", model=digest, merchant=merchant, holders=model.holders)
         self._notify(map(models_bell, model.holders))
         return self.status(digest, merchant)
@@ -175,6 +195,8 @@ class Scores:
         with self._store.transaction():
             self._store.put_score_word(word.model_digest, holder, signed)
             self._log.append(signed)
+        self._ready.pop(word.model_digest, None)
+        self._undecided.clear()
         log.info("score_model.word", model=word.model_digest, holder=holder, is_approval=is_approval)
 
     def wait_for_person(self, digest: str, holder: str) -> None:
@@ -216,42 +238,47 @@ class Scores:
         return self._open[request.request_id]
 
     def _opened(self, call: ScoreCall, request: ScoreRequest, merchant: str, *, is_logged: bool) -> OpenRequest:
-        stored = self._stored(request.model_digest)
-        if stored.merchant != merchant:
+        ready = self._ready_model(request.model_digest)
+        model = ready.model
+        if model.merchant != merchant:
             raise UnknownScoreModel(model=request.model_digest)
-        model = ScoreModel.parse(stored.model.body)
-        self._check_ready(model, stored)
-        self._agreements.require_active(model.agreement_digest, merchant)
-        approvals = [word for word in stored.words.values() if word is not None]
-        mask_keys = commit_to_holders(model, approvals, self._membership.roster())
+        if model.valid_until < self._clock():
+            raise ScoreModelNotReady(model=request.model_digest, problem="its time is over")
+        if (state := ready.contract.state(self._clock())) is not State.ACTIVE:
+            raise AgreementNotActive(agreement=ready.contract.agreement.agreement_id, state=state)
         sealed = _checked_parts(call, request, model)
         tasks = {
             holder: ScoreTask(
                 request=RequestTask(
-                    request=call.request, approvals=approvals, consents=call.consents, sealed=sealed[holder]
+                    request=call.request, approvals=ready.approvals, consents=call.consents, sealed=sealed[holder]
                 )
             )
             for holder in model.holders
         }
-        return OpenRequest(request, model, request_context(model, request, mask_keys), tasks, is_logged)
+        return OpenRequest(request, model, request_context(model, request, ready.mask_keys), tasks, is_logged)
 
-    def _check_ready(self, model: ScoreModel, stored: StoredModel) -> None:
-        problem = None
-        if model.valid_until < self._clock():
-            problem = "its time is over"
-        elif refused := [one for one, word in stored.words.items() if word and word.type == type_of(ModelRefusal)]:
-            problem = f"{', '.join(refused)} refused it"
-        elif undecided := [one for one, word in stored.words.items() if word is None]:
-            problem = f"{', '.join(undecided)} did not approve it yet"
-        if problem is not None:
-            raise ScoreModelNotReady(model=stored.digest, problem=problem)
+    def _ready_model(self, digest: str) -> ReadyModel:
+        """Raises UnknownScoreModel, ScoreModelNotReady, SetMismatch, and what `Agreements.contract` does."""
+        roster, changes = self._membership.roster(), self._agreements.changes
+        known = self._ready.get(digest)
+        if known is None or known.roster is not roster or known.changes != changes:
+            stored = self._stored(digest)
+            _check_words(stored)
+            model = ScoreModel.parse(stored.model.body)
+            approvals = tuple(word for word in stored.words.values() if word is not None)
+            mask_keys = commit_to_holders(model, approvals, roster)
+            contract = self._agreements.contract(model.agreement_digest)
+            known = self._ready[digest] = ReadyModel(model, approvals, mask_keys, contract, roster, changes)
+        return known
 
     def tasks(self, holder: str) -> Iterator[tuple[str, ScoreTask]]:
         """What waits for the holder, each under a name of its own: requests first."""
         for request_id, opened in self._open.items():
             if holder in opened.missing:
                 yield request_id, opened.tasks[holder]
-        for digest, model in self._store.undecided_score_models(holder, self._clock()):
+        if holder not in self._undecided:
+            self._undecided[holder] = self._store.undecided_score_models(holder, self._clock())
+        for digest, model in self._undecided[holder]:
             yield digest, ScoreTask(model=ModelTask(model=model))
 
     def answer(self, signed: Signed, ciphertexts: bytes, holder: str) -> None:
@@ -303,6 +330,17 @@ class Scores:
         key = self._membership.roster().member(model.merchant, Role.MERCHANT).encryption_key
         assert key is not None
         return key.n
+
+
+def _check_words(stored: StoredModel) -> None:
+    """Raises ScoreModelNotReady unless all holders have approved the model."""
+    problem = None
+    if refused := [one for one, word in stored.words.items() if word and word.type == type_of(ModelRefusal)]:
+        problem = f"{', '.join(refused)} refused it"
+    elif undecided := [one for one, word in stored.words.items() if word is None]:
+        problem = f"{', '.join(undecided)} did not approve it yet"
+    if problem is not None:
+        raise ScoreModelNotReady(model=stored.digest, problem=problem)
 
 
 def _checked_parts(call: ScoreCall, request: ScoreRequest, model: ScoreModel) -> dict[str, list[bytes]]:

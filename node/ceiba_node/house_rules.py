@@ -46,6 +46,9 @@ jobs_per_day = 200
 cells_per_day = 1_000_000
 cells_per_job = 200_000
 
+# In one joint job: subjects of another holder that this house helps to link. Each could be a guess at its own subjects.
+subjects_per_job = 1_000_000
+
 # Ask a person (`ceiba-node approvals`) about every question that reads a column of this grade or a higher one. With
 # "important" nobody is asked, except where the agreement says "each job".
 ask_from_grade = "important"
@@ -96,6 +99,7 @@ class Policy(BaseModel):
     jobs_per_day: Bound = 200
     cells_per_day: Bound = 1_000_000
     cells_per_job: Bound = 200_000
+    subjects_per_job: Bound = 1_000_000
     ask_from_grade: Grade = Grade.IMPORTANT
     ask_for_new_questions: bool = False
     exact_jobs: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000_000

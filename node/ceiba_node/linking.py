@@ -1,24 +1,26 @@
-"""How the node answers joint jobs: its side of each join, step after step (PROTOCOL §5.4).
+"""How the node answers joint jobs: its side of each join, and of linking by tokens, step after step (PROTOCOL §5).
 
 Nothing of a join is on the disk but that a step was taken: the keys that link subjects, and the figures, live in
 memory until the job has ended. A node that was restarted meanwhile cannot go on, and says so.
 """
 
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
 
-from ceiba_node.engines.joined_rows import base_groups, joined_rows
+from ceiba_node.engines.joined_rows import base_groups, cells_of_subjects, joined_rows
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
 from ceiba_node.policy import DecisionPending, Request, check_still, decide
 from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.canonical import Digest, digest
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR
-from ceiba_protocol.errors import JobConflict, LinkageLost, NotReachable, SetMismatch, UnknownJob
+from ceiba_protocol.errors import JobConflict, LinkageLost, LinkageTooLarge, NotReachable, SetMismatch, UnknownJob
 from ceiba_protocol.linkage.joint import (
+    OF_PAIR,
     JointApproval,
     JointManifest,
     JointMessage,
@@ -34,14 +36,19 @@ from ceiba_protocol.linkage.joint import (
     message_of,
     programs_of,
     read_joint_manifest,
+    sealed_for,
     sealing_info,
     shapes_of,
 )
+from ceiba_protocol.linkage.oprf import JobKey
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey
+from ceiba_protocol.linkage.token_steps import TokenSide
 from ceiba_protocol.rounds import check_window
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.paillier import MINIMUM_KEY_BITS, Encryptor, encode_modulus, generate_keypair
-from ceiba_protocol.trust.hpke import open_sealed, seal_to
+from ceiba_protocol.trust.agreement import Mode
+from ceiba_protocol.trust.documents import Refusal
+from ceiba_protocol.trust.hpke import open_sealed
 from ceiba_protocol.trust.roster import EncryptionKey, Role
 from ceiba_protocol.trust.signing import sign, type_of
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -86,7 +93,12 @@ class Session:
 
     question: JointQuestion
     snapshot: Snapshot
+    token_key: JobKey | None = None
+    """Where subjects are linked by tokens; dropped with `tokens`."""
     agreed: JointSet | None = None
+    tokens: TokenSide | None = None
+    common: frozenset[bytes] | None = None
+    """Which of the own subjects all holders know, once that is revealed; `tokens` has done its work then."""
     base: dict[str, BaseSide] = field(default_factory=dict)
     """By joined holder, where this one is the base."""
     joined: JoinedSide | None = None
@@ -136,8 +148,12 @@ class Linking(Responding):
         # 1. Verify against the pinned roster, the agreement and the published schema. 2. The pinned version is here.
         now = self._clock()
         question, snapshot = self._read(manifest, now)
-        # 3. Say how many cells there are, how wide, and under which key.
-        signed = sign(self._approval(question, snapshot), self.name, self._identity.signing_key)
+        # 3. Say how many cells there are, how wide, and under which keys.
+        token_key = None
+        if question.plan.mode is not Mode.HIDDEN:
+            token_key = JobKey(bytes.fromhex(question.digest), self.name, self._random)
+        approval = self._approval(question, snapshot, token_key)
+        signed = sign(approval, self.name, self._identity.signing_key)
         with self._house.deciding:
             self.witness.check()
             # 4. The policy; 5. store; then it may be sent.
@@ -149,21 +165,23 @@ class Linking(Responding):
                 return Pending(job_id)
             job = self._job(question, snapshot, manifest, now)
             self._ledger.record_approval(job, 0, signed, self._random(32), self._cost(question, snapshot, now))
-        self._sessions[job_id] = Session(question, snapshot)
+        self._sessions[job_id] = Session(question, snapshot, token_key)
         log.info("job.approved", job=job_id.hex(), merchant=question.manifest.merchant, table=snapshot.table)
         return Reply(signed)
 
-    def _approval(self, question: JointQuestion, snapshot: Snapshot) -> JointApproval:
-        pin, is_base = question.pin_of(self.name), self.name == question.plan.base.holder
+    def _approval(self, question: JointQuestion, snapshot: Snapshot, token_key: JobKey | None) -> JointApproval:
+        pin, encrypts = question.pin_of(self.name), question.plan.encrypts(self.name)
+        subjects = announced(snapshot.subjects)
         programs = programs_of(question.plan.side_of(self.name), snapshot.schema)
         return JointApproval(
             job_id=question.manifest.job_id,
             manifest_digest=question.digest,
             holder=self.name,
             dataset_version=Digest(snapshot.version),
-            subjects=announced(snapshot.subjects),
-            shapes=shapes_of(programs, pin.row_capacity, is_base=is_base),
-            encryption_key=None if is_base else self._key().announced,
+            subjects=subjects,
+            shapes=shapes_of(programs, pin.row_capacity, encrypts=encrypts),
+            encryption_key=self._key().announced if encrypts else None,
+            token_key=token_key.announce(subjects).hex() if token_key else None,
             nonce=self._random(16).hex(),
             log_size=self.witness.size,
         )
@@ -234,7 +252,10 @@ class Linking(Responding):
         answer = self._ledger.answer(job_id)
         if answer is None:
             raise UnknownJob(job=job_id.hex())
-        return self._replying(job_id, answer.manifest, lambda: self._step(answer, number, approvals, checkpoint))
+        reply = self._replying(job_id, answer.manifest, lambda: self._step(answer, number, approvals, checkpoint))
+        if isinstance(reply, Reply) and reply.signed.type == type_of(Refusal):
+            self._sessions.pop(job_id, None)  # whoever cannot go on has nothing left of it
+        return reply
 
     def _step(self, answer: Answer, number: int, approvals: list[Signed], checkpoint: Signed) -> Reply:
         self.witness.check()
@@ -248,15 +269,15 @@ class Linking(Responding):
         if session.agreed is not None and session.agreed.approvals != agreed.approvals:
             raise SetMismatch(problem="the approvals are others than in the steps before")
         session.agreed = agreed
+        self._check_sizes(agreed)
         now = self._clock()
         check_window(session.question.manifest, now)
         check_still(self._request(session.question, session.snapshot, now))
         self.witness.require(checkpoint, agreed.log_size)
         step = self._own_step(session.question, number)
         # 3. Compute from the message before. 4. Seal, sign, write down that it was sent; then it may be.
-        payload = self._compute(session, agreed, step, self._message_before(job_id, agreed, step))
-        receiver = self._roster.by_name[step.receiver]
-        sealed = seal_to(bytes.fromhex(receiver.sealing_key), payload, sealing_info(agreed, step))
+        payload = self._compute(session, agreed, step, self._messages_before(job_id, agreed, step))
+        sealed = sealed_for(agreed, step, payload)
         signed = sign(message_of(agreed, step, sealed), self.name, self._identity.signing_key)
         stage = RELEASE if step.receiver == session.question.manifest.merchant else JOINT
         context = JointMessage.parse(signed.body).context_digest
@@ -268,10 +289,12 @@ class Linking(Responding):
         return session.sent[number]
 
     def _begin_again(self, answer: Answer) -> Session:
-        """After a restart, a job that has only been approved. Raises LinkageLost for one that has gone further."""
-        if self._ledger.has_payload(answer.job_id) or answer.mask_secret is None:
-            raise LinkageLost(holder=self.name)
+        """After a restart, a job that has only been approved. Raises LinkageLost for one that has gone further, and for
+        one whose approval announced a key for tokens, which is gone."""
         question, snapshot = self._read(answer.manifest, answer.approved_at)
+        is_begun = self._ledger.has_payload(answer.job_id) or question.plan.mode is not Mode.HIDDEN
+        if is_begun or answer.mask_secret is None:
+            raise LinkageLost(holder=self.name)
         return self._sessions.setdefault(answer.job_id, Session(question, snapshot))
 
     def _own_step(self, question: JointQuestion, number: int) -> Step:
@@ -279,23 +302,35 @@ class Linking(Responding):
             raise SetMismatch(problem=f"step {number} is not this holder's")
         return question.steps[number]
 
-    def _message_before(self, job_id: bytes, agreed: JointSet, step: Step) -> bytes:
-        """The payload that a step needs: opened, if somebody else made it; empty, if this holder did or nobody."""
-        if step.needs is None:
-            return b""
-        before = agreed.question.steps[step.needs]
-        if step.kind is Kind.BASE_SHARE:  # it needs what the joined holder sent it, not what that one sent the merchant
-            before = agreed.question.steps[step.needs - 1]
-        if before.receiver != self.name:
-            return b""
+    def _check_sizes(self, agreed: JointSet) -> None:
+        """Nobody else announced more subjects than this house links in one job. Raises LinkageTooLarge."""
+        limit = self._house.policy().subjects_per_job
+        for name, one in agreed.approvals.items():
+            if name != self.name and one.subjects > limit:
+                raise LinkageTooLarge(member=name, announced=one.subjects, limit=limit)
+
+    def _messages_before(self, job_id: bytes, agreed: JointSet, step: Step) -> dict[Step, bytes]:
+        """The payloads that a step needs and others have sent to this holder, opened."""
+        needed = [agreed.question.steps[number] for number in step.needs]
+        return {one: self._received(job_id, agreed, one) for one in needed if one.receiver == self.name}
+
+    def _received(self, job_id: bytes, agreed: JointSet, step: Step) -> bytes:
         if self._service is None:
             raise NotReachable(target="the coordinator", problem="there is no connection yet")
-        signed, sealed = self._service.received(job_id, before.number)
-        check_message(agreed, before, signed, sealed)
-        return open_sealed(bytes.fromhex(self._identity.sealing_seed), sealed, sealing_info(agreed, before))
+        signed, sealed = self._service.received(job_id, step.number)
+        check_message(agreed, step, signed, sealed)
+        return open_sealed(bytes.fromhex(self._identity.sealing_seed), sealed, sealing_info(agreed, step))
 
-    def _compute(self, session: Session, agreed: JointSet, step: Step, received: bytes) -> bytes:
-        """What a step sends. The kinds are the steps of `private_join`, in their order."""
+    def _compute(self, session: Session, agreed: JointSet, step: Step, before: Mapping[Step, bytes]) -> bytes:
+        """What a step sends. The kinds are the steps of `token_steps` and `private_join`, in their order."""
+        if step.kind not in OF_PAIR:
+            return self._link(session, agreed, step, before)
+        by_kind = {one.kind: payload for one, payload in before.items()}
+        revealed = by_kind.pop(Kind.COMMON, None)
+        if revealed is not None and session.common is None:
+            session.common = self._token_side(session, agreed).common(revealed)
+            session.tokens = session.token_key = None
+        received = next(iter(by_kind.values()), b"")
         match step.kind:
             case Kind.GROUPS:
                 return self._base_side(session, agreed, step.pair).groups()
@@ -314,6 +349,41 @@ class Linking(Responding):
                 return session.share
             case Kind.BASE_SHARE:
                 return session.base[step.pair].share(received)
+        raise SetMismatch(problem=f"step {step.number} is no holder's")
+
+    def _link(self, session: Session, agreed: JointSet, step: Step, before: Mapping[Step, bytes]) -> bytes:
+        """Likewise, where subjects are linked by tokens."""
+        side, received = self._token_side(session, agreed), next(iter(before.values()), b"")
+        match step.kind:
+            case Kind.OFFER:
+                return side.offer()
+            case Kind.REPLY:
+                return side.reply(received)
+            case Kind.SIZE:
+                return side.size(received)
+            case Kind.BLINDED:
+                return side.blinded()
+            case Kind.EVALUATED:
+                return side.evaluated(step.receiver, received)
+            case Kind.TOKENS:
+                return side.tokens({one.sender: payload for one, payload in before.items()})
+        raise SetMismatch(problem=f"step {step.number} is no holder's")
+
+    def _token_side(self, session: Session, agreed: JointSet) -> TokenSide:
+        if session.tokens is None:
+            assert session.token_key is not None  # or `_begin_again` would have said so
+            identifiers = self._linked(session.question, session.snapshot)
+            session.tokens = TokenSide(agreed, self.name, session.token_key, identifiers, self._random)
+        return session.tokens
+
+    def _linked(self, question: JointQuestion, snapshot: Snapshot) -> list[bytes]:
+        """Whom this holder links by tokens: who passes its filter, if they are only counted. But if it is revealed who
+        is at all holders, everybody: else the others would learn who passes."""
+        side = question.plan.side_of(self.name)
+        program = programs_of(side, snapshot.schema)[0]
+        condition = program.condition if question.plan.mode is Mode.CARDINALITY else None
+        everybody = replace(program, keys=(), condition=condition)
+        return list(cells_of_subjects(self._house.engine, snapshot, everybody, side.on))
 
     def _base_side(self, session: Session, agreed: JointSet, pair: str) -> BaseSide:
         key = agreed.approvals[pair].encryption_key
@@ -321,6 +391,8 @@ class Linking(Responding):
         side = session.question.plan.base
         (program,) = programs_of(side, session.snapshot.schema)
         groups = base_groups(self._house.engine, session.snapshot, program, side.on)
+        if session.common is not None:
+            groups = [[one for one in group if one in session.common] for group in groups]
         session.base[pair] = BaseSide(agreed.terms(pair), groups, self._prove(pair, key), self._random)
         return session.base[pair]
 
@@ -331,6 +403,8 @@ class Linking(Responding):
             if agreed.approvals[self.name].encryption_key != key.announced:  # it was made before a restart
                 raise LinkageLost(holder=self.name)
             rows = self._rows(session.snapshot, side)
+            if session.common is not None:
+                rows = {identifier: row for identifier, row in rows.items() if identifier in session.common}
             session.joined = JoinedSide(
                 agreed.terms(self.name),
                 rows,
@@ -363,6 +437,7 @@ class Linking(Responding):
     # --- the end
 
     def forget(self, job_id: bytes) -> None:
-        """The job has ended: its keys and figures are gone."""
-        self._sessions.pop(job_id, None)
+        """The job has ended: its keys and figures are gone, as soon as a step that is being taken has ended."""
+        with self._locks.setdefault(job_id, threading.Lock()):
+            self._sessions.pop(job_id, None)
         self._locks.pop(job_id, None)

@@ -67,6 +67,14 @@ class ScoreAgent:
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._target) from None
 
+    def approvals(self, model_digest: str) -> list[Signed]:
+        """What its holders have approved a model with so far. Raises likewise."""
+        reference = ModelReference(model_digest=bytes.fromhex(model_digest))
+        try:
+            return list(self._stub.Status(reference, timeout=CALL_SECONDS).approvals)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._target) from None
+
     # --- the stream
 
     def _run(self) -> None:

@@ -77,9 +77,14 @@ IDLE_SECONDS = 1.0
 """How long nobody has asked before the time counts as idle. A stock below a quarter is filled at once."""
 
 
-class WeightsService(Protocol):
+class ModelsService(Protocol):
+    """Where models are. Every method raises NotReachable, and what the operator says."""
+
     def weights(self, model_digest: str) -> bytes:
-        """The encrypted weights of a model. Raises NotReachable, and what the operator says."""
+        """The encrypted weights of a model."""
+
+    def approvals(self, model_digest: str) -> list[Signed]:
+        """What its holders have approved it with so far."""
 
 
 @dataclass(frozen=True)
@@ -142,20 +147,22 @@ class Scoring:
         self._ledger = house.ledger
         self._contracts = Contracts(house.ledger, house.roster)
         self._stock = ScoreStock(house.random, stock)
-        self._service: WeightsService | None = None
+        self._service: ModelsService | None = None
         self._deciding, self._answering = threading.Lock(), threading.Lock()
         self._ready: dict[tuple[str, bytes], Ready] = {}
         """By model and its approvals' bytes."""
         self._indexes: dict[str, SubjectIndex] = {}
         self._snapshots: dict[str, Snapshot] = {}
         """By table: the one that was current when last looked at."""
+        self._read_contracts: dict[str, tuple[bytes, Contract]] = {}
+        """By digest: what the ledger had of it, and what that says."""
 
     @property
     def name(self) -> str:
         return self._identity.name
 
-    def connect(self, service: WeightsService) -> None:
-        """From now on weights are fetched there."""
+    def connect(self, service: ModelsService) -> None:
+        """From now on weights and approvals are fetched there."""
         self._service = service
 
     def begin(self) -> None:
@@ -221,7 +228,7 @@ class Scoring:
     def _check(self, model: ScoreModel, kept: KeptModel, now: int) -> None:
         """Everything that a model must keep to here. Raises what does not hold, or DecisionPending."""
         # 1. The agreement, its parties, and what it allows.
-        contract = self._contracts.get(model.agreement_digest)
+        contract = self._contract(model.agreement_digest)
         check_parties(contract.agreement, self._house.roster)
         check_agreed(model, contract.agreement)
         if model.valid_until < now:
@@ -255,8 +262,8 @@ class Scoring:
                     yield word
 
     def keep_ready(self) -> None:
-        """Run now and then: indexes of the newest versions, so that nobody waits for them, and factors for each
-        merchant; what is of no more use is forgotten."""
+        """Run now and then, so that nobody waits for it: indexes of the newest versions, models made ready, factors for
+        each merchant. What is of no more use is forgotten."""
         now = self._house.clock()
         self._ledger.forget_scores(now)
         approved = {kept.digest: kept for kept in self._ledger.score_models(now) if kept.mask_secret is not None}
@@ -267,6 +274,10 @@ class Scoring:
             model = ScoreModel.parse(kept.model.body)
             self._index(model, self._snapshot(model))
             self._stock.prepare(self._modulus(model))
+            if not any(digest == kept.digest for digest, _ in self._ready):
+                approvals = self._connected().approvals(kept.digest)
+                if len(approvals) == len(model.holders):
+                    self._model(kept, approvals)
 
     def _index(self, model: ScoreModel, snapshot: Snapshot) -> SubjectIndex:
         """Of that version; made now if it is not there."""
@@ -296,10 +307,21 @@ class Scoring:
         policy = self._house.policy()
         return ModelRequest(model, contract, snapshot.schema, policy, stops, kept.decision, self.name, now)
 
+    def _contract(self, digest: Digest) -> Contract:
+        """As this house knows it now. Raises what `Contracts.get` does."""
+        evidence = self._ledger.evidence(digest).SerializeToString(deterministic=True)
+        known = self._read_contracts.get(digest)
+        if known is None or known[0] != evidence:
+            known = self._read_contracts[digest] = (evidence, self._contracts.get(digest))
+        return known[1]
+
     def _weights(self, digest: str) -> bytes:
+        return self._connected().weights(digest)
+
+    def _connected(self) -> ModelsService:
         if self._service is None:
             raise NotReachable(target="the coordinator", problem="there is no connection yet")
-        return self._service.weights(digest)
+        return self._service
 
     def _merchant(self, model: ScoreModel) -> Descriptor:
         return self._house.roster.member(model.merchant, Role.MERCHANT)
@@ -414,7 +436,7 @@ class _OneRequest:
         model, now, scoring = self._ready.holder.model, self._house.clock(), self._scoring
         if model.valid_until < now:
             raise ScoreModelNotReady(model=self._kept.digest, problem="its time is over")
-        contract = scoring._contracts.get(model.agreement_digest)
+        contract = scoring._contract(model.agreement_digest)
         check_parties(contract.agreement, self._house.roster)
         snapshot = scoring._snapshot(model)
         request = scoring._request(model, contract, snapshot, self._kept, now)

@@ -208,8 +208,8 @@ class KeyTooShort(CeibaError):
 
 class BadKeyProof(CeibaError):
     code, fault, status = "bad_key_proof", Fault.PEER, "PERMISSION_DENIED"
-    text = "The merchant's encryption key is refused: {problem}."
-    remedy = "A malformed key can read a holder's figures; do not use it. Honest keys come from `ceiba init`."
+    text = "An encryption key is refused: {problem}."
+    remedy = "A malformed key can read a holder's figures; do not use it. Honest keys come from Ceiba's own commands."
 
 
 class SlotOverflow(CeibaError):
@@ -645,7 +645,7 @@ class RefusedByPerson(CeibaError):
 class NotWaiting(CeibaError):
     code, fault, status = "not_waiting", Fault.CALLER, "NOT_FOUND"
     text = "No job {job} waits for a decision here."
-    remedy = "`ceiba-node approvals` lists those that wait; the first digits of an id are enough."
+    remedy = "`ceiba-node approvals list`, and `ceiba-node models list` for scoring models, show those that wait."
 
 
 class WrongKey(CeibaError):
@@ -765,7 +765,7 @@ class RepeatedIdentifier(CeibaError):
 class LinkageTooLarge(CeibaError):
     code, fault, status = "linkage_too_large", Fault.POLICY, "RESOURCE_EXHAUSTED"
     text = "{member} announced {announced} identifiers for the linkage; {limit} are allowed in a job."
-    remedy = "Filter the dataset before it is linked, or agree on more."
+    remedy = "Publish a dataset of fewer subjects for it, or have houses allow more: `subjects_per_job` in policy.toml."
 
 
 class IntersectionTooSmall(CeibaError):

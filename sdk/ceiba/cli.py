@@ -200,7 +200,7 @@ def show(found: "Result | Outcome", as_json: bool, receipt: Path | None, csv: Pa
     result = found.result if isinstance(found, analysis.Outcome) else found
     facts = found.to_dict() if isinstance(found, analysis.Outcome) else found.to_dicts()
     typer.echo(json.dumps(facts, default=str) if as_json else repr(found))
-    if csv or plot or receipt:
+    if csv or plot:
         require_one_table(found)
     if csv is not None:
         write_csv(result, csv)

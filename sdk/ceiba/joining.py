@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def join(
     space: Space, tables: Sequence[str], on: str | Mapping[str, str], holders: Mapping[str, str],
-    versions: Mapping[str, str],
+    versions: Mapping[str, str], *, reveal: bool = False,
 ) -> Join:  # fmt: skip
     """What `Space.join` says."""
     columns = on if isinstance(on, Mapping) else dict.fromkeys(tables, on)
@@ -27,7 +27,7 @@ def join(
         for table in tables
     )
     _check_sides(sides)
-    return Join(JointRunner(space, versions), Parts(sides))
+    return Join(JointRunner(space, versions), Parts(sides, reveals=reveal))
 
 
 def _check_names(tables: Sequence[str], on: Mapping[str, str]) -> None:

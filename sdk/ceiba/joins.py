@@ -4,8 +4,9 @@
     firms.filter(firms["employment"] > 10).group_by("industry").agg(ceiba.mean("wages")).to_pandas()
 
 One table is the *base*: its holder says which subjects belong together. Statistics are of the others, the *joined*
-tables, each about the subjects that it and the base have in common; nobody learns which these are. A name means the one
-table that has such a column; `firms["tax.firms"].sales` says which, where several have.
+tables, each about the subjects that it and the base have in common; nobody learns which these are. With `reveal=True`
+they are about the subjects that all tables have in common, and the holders learn which of their own these are. A name
+means the one table that has such a column; `firms["tax.firms"].sales` says which, where several have.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ceiba.display import html_table, text_table
-from ceiba.joint_queries import JointAggregate, JointTables
+from ceiba.joint_queries import JointAggregate, JointCount, JointTables
 from ceiba.query import COLUMN_FACTS, UnknownAttribute, facts, named
-from ceiba.star import JoinSide, Parts, Place, free_name, star_of
+from ceiba.star import JoinSide, Parts, Place, Star, free_name, star_of
 from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.errors import AmbiguousColumn, BadQuestion, UnknownColumn
@@ -188,9 +189,20 @@ class Join:
         place, plain = self._located(statistic, "a statistic") if isinstance(statistic, Document) else (None, statistic)
         return place, named(name, plain)
 
-    def count(self) -> JointAggregate:
-        """How many subjects two tables have in common, in each group if there are groups."""
-        return self.agg(count=Subjects())
+    def count(self) -> JointAggregate | JointCount:
+        """How many subjects the tables have in common, in each group if there are groups.
+
+        Without groups: how many all of them have, after each one's filters, below 1,000 to the nearest ten, if an
+        agreement has the mode "cardinality". Otherwise, and in groups, it is exact, a statistic like any other.
+        """
+        if self._parts.keys:
+            return self.agg(count=Subjects())
+        try:
+            exact = self.agg(count=Subjects())
+        except BadQuestion:  # there are more than two tables
+            exact = None
+        others = tuple(range(1, len(self.sides)))
+        return JointCount(self._schemas, self.runner, Star(self._parts, 0, others).counting_plan(), ("count",), exact)
 
     def tabulate(self, *keys: Key, **named_keys: Key) -> JointTables:
         """How many subjects there are by each of the keys: a table for each key, all in one linkage.
@@ -235,7 +247,8 @@ class Join:
         notes = [f"{side.table} of {side.holder}, joined on {side.on}" for side in self.sides]
         notes += [f"where {to_text(condition)}" for _, condition in self._parts.conditions]
         keys = ", ".join(key.name for _, key in self._parts.keys)
-        return [*notes, *([f"grouped by {keys}"] if keys else [])]
+        notes += [f"grouped by {keys}"] if keys else []
+        return [*notes, *(["the holders learn which subjects all of them have"] if self._parts.reveals else [])]
 
 
 # --- parts of questions ----------------------------------------------------------------------------------------

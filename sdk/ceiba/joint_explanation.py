@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ceiba.joint_queries import JointQuery, describe_joint
+from ceiba.joint_queries import JointQuery
 from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.linkage.joint import JointPlan
+from ceiba_protocol.linkage.joint_wording import describe_joint
 from ceiba_protocol.trust.agreement import Agreement, Mode
 from ceiba_protocol.trust.rendering import moment, quoted, rules_of
 
@@ -25,6 +27,7 @@ class JointExplanation:
     parties: Mapping[str, str]
     """Who → what it sees."""
     tables: int
+    """0 where all that is asked is how many subjects there are."""
     cells: int
     """Of all tables together: groups of the base times those of the joined table."""
     jobs_asked: int
@@ -45,7 +48,7 @@ class JointExplanation:
             *self._agreement_lines(),
             _line("holders", f"{', '.join(self.holders)}; each can refuse, and then nothing is answered"),
             "What comes of it",
-            _line("tables", f"{self.tables}, with {self.cells} cells in all"),
+            _line("tables", f"{self.tables}, with {self.cells} cells in all" if self.tables else "none; one number"),
         ]
 
     def _agreement_lines(self) -> list[str]:
@@ -53,7 +56,7 @@ class JointExplanation:
             return [_line("refused", self.agreement.public)]
         agreed, joint = self.agreement, self.agreement.joint
         person = "a person at every holder decides on each job" if agreed.approval == "each job" else "standing"
-        small = dict(rules_of(agreed.disclosure))["small cells"]
+        small = dict(rules_of(agreed.disclosure, is_joint=True))["small cells"]
         least = joint.smallest_intersection if joint else 1
         return [
             _line("agreement", f"{agreed.agreement_id}, until {moment(agreed.not_after)}; {person}"),
@@ -84,32 +87,68 @@ def explain_jointly(query: JointQuery[Any], agreement: Agreement | CeibaError, j
     plan = query.asked
     (base,) = query.programs[plan.base.holder]
     programs = [program for side in plan.joined for program in query.programs[side.holder]]
+    is_counted = plan.mode is Mode.CARDINALITY
     return JointExplanation(
         question=tuple(describe_joint(plan)),
         agreement=agreement,
-        holders=tuple(sorted(side.holder for side in plan.sides)),
-        parties=_parties(query),
-        tables=len(programs),
-        cells=base.cells * sum(program.cells for program in programs),
+        holders=tuple(plan.holders),
+        parties=_counting(plan) if is_counted else _joining(plan),
+        tables=0 if is_counted else len(programs),
+        cells=1 if is_counted else base.cells * sum(program.cells for program in programs),
         jobs_asked=jobs_asked,
     )
 
 
-def _parties(query: JointQuery[Any]) -> dict[str, str]:
-    """Each party, and what it sees beside the question (PROTOCOL §5.4)."""
-    plan = query.asked
-    who = "which of its own subjects all others know; " if plan.mode is Mode.REVEALED else ""
+# --- each party, and what it sees beside the question ----------------------------------------------------------
+
+_EVERYBODY_ELSE = {"everybody else": "nothing; the log that holders witness has names and digests, no figures"}
+_TOKENS = (
+    "from the tokens that holders send it, which of these are at which holders, and so how many any of them have in "
+    "common; not who they are, unless a holder tells it which tokens are its subjects'"
+)
+_TRAFFIC = "the question, who sends whom how much and when"
+_SEALED = f"{_TRAFFIC}, and nothing in it: every message is sealed"
+
+
+def _counting(plan: JointPlan) -> dict[str, str]:
+    """Where all that is asked is how many subjects there are (PROTOCOL §5.3)."""
+    number = "how many subjects all holders have in common after their filters, below 1,000 to the nearest ten"
+    if len(plan.sides) > 2:
+        each = (
+            "how many subjects each other holder has, rounded up, whatever its filter; not how many they have in common"
+        )
+        return {
+            "merchant": f"{number}; not which",
+            **dict.fromkeys(plan.holders, each),
+            "coordinator": f"{_TOKENS}; {_TRAFFIC}",
+            **_EVERYBODY_ELSE,
+        }
+    (joined,) = (side.holder for side in plan.joined)
+    return {
+        "merchant": f"{number}; not which",
+        plan.base.holder: f"how many of its subjects {joined} has, as it is, not which",
+        joined: f"how many subjects {plan.base.holder} has, rounded up, whatever its filter; not how many match",
+        "coordinator": _SEALED,
+        **_EVERYBODY_ELSE,
+    }
+
+
+def _joining(plan: JointPlan) -> dict[str, str]:
+    """Where figures are asked (PROTOCOL §5.4), after it has been revealed which subjects all have, or without."""
+    is_revealed = plan.mode is Mode.REVEALED
+    who = "WHICH OF ITS OWN SUBJECTS ALL OTHERS KNOW, whatever the filters; " if is_revealed else ""
     return {
         "merchant": "the released figures, and which were withheld; not which subjects they are about",
         plan.base.holder: f"{who}how many of its subjects in each of its groups each joined holder knows, not which; "
         "which cells are released; none of their figures",
         **{
             side.holder: f"{who}how many subjects {plan.base.holder} has in each group, rounded up; which cells are "
-            "released; not which subjects match"
+            f"released; not which {'of them pass a filter' if is_revealed else 'subjects match'}"
             for side in plan.joined
         },
-        "coordinator": "the question, who sends whom how much and when, and nothing in it: every message is sealed",
-        "everybody else": "nothing; the log that holders witness has names and digests, no figures",
+        **{side.holder: f"{who}nothing else" for side in plan.linked},
+        "coordinator": f"{_TOKENS}; {_TRAFFIC}; every other message is sealed" if is_revealed else _SEALED,
+        **_EVERYBODY_ELSE,
     }
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from ceiba.agreements import AgreementHandle
 from ceiba.choosing import uncovered
 from ceiba.home import AskedJob, KeptJob, KeptJoin
 from ceiba.joint_explanation import JointExplanation, explain_jointly
-from ceiba.joint_queries import JointAggregate, JointQuery, JointTables, Opened
+from ceiba.joint_queries import JointAggregate, JointCount, JointQuery, JointTables, Opened
 from ceiba.progress import wanted_progress
+from ceiba.receipts import Receipt
 from ceiba.submitted import SubmittedJob
 from ceiba_protocol.disclosure.noise import versions_digest
 from ceiba_protocol.errors import (
     AgreementNotActive,
     AnswerRejected,
-    CeibaError,
     MalformedMessage,
     MessageTooLarge,
     NoAgreement,
@@ -28,6 +31,7 @@ from ceiba_protocol.errors import (
 )
 from ceiba_protocol.linkage.joint import (
     TO_MERCHANT,
+    JoinedTable,
     JointManifest,
     JointMessage,
     JointPlan,
@@ -43,11 +47,13 @@ from ceiba_protocol.linkage.joint import (
     sealing_info,
     shapes_of,
     tables_of,
+    total_digest,
 )
 from ceiba_protocol.linkage.private_join import merchant_open
+from ceiba_protocol.linkage.token_steps import read_size
 from ceiba_protocol.plan import Program
 from ceiba_protocol.schema import Schema
-from ceiba_protocol.trust.agreement import JOIN, Agreement, foreign_seeds, operations_of
+from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, foreign_seeds, operations_of
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.hpke import open_sealed
 from ceiba_protocol.trust.receipt import SignedText
@@ -104,6 +110,9 @@ class JointWish:
 
 # --- asking ----------------------------------------------------------------------------------------------------
 
+Wishes = Sequence[tuple[JointQuery[Outcome], JointWish]]
+"""The forms of a question, in the order in which they are preferred."""
+
 
 class JointRunner:
     """Asks a space joint questions; a join carries one. Options are those of `submit`."""
@@ -128,10 +137,10 @@ class JointRunner:
         """As `Space.submit`, under a joint agreement. Raises the same errors."""
         started = time.time()
         seconds = max(1, int(deadline.total_seconds() if isinstance(deadline, timedelta) else deadline))
-        wish = _wish(query, seconds, purpose)
-        signed, agreed = self._space.with_newest_roster(lambda: self._manifest(wish, agreement))
-        job = JointJob(self._space, query, signed, agreed, started)
-        self._space.home.keep_job(keep_joint(query, job.manifest, signed, agreed))
+        wishes = [(form, _wish(form, seconds, purpose)) for form in query.forms]
+        form, signed, agreed = self._space.with_newest_roster(lambda: self._manifest(wishes, agreement))
+        job = JointJob(self._space, form, signed, agreed, started)
+        self._space.home.keep_job(keep_joint(form, job.manifest, signed, agreed))
         try:
             job.send()
         except KeyboardInterrupt:
@@ -147,23 +156,32 @@ class JointRunner:
         purpose: str | None = None,
     ) -> JointExplanation:
         """Who would see what, under which agreement, and what refuses it. Asks nothing."""
-        wish = _wish(query, DEADLINE_SECONDS, purpose)
-        return self._space.with_newest_roster(lambda: self._explain(query, wish, agreement))
+        wishes = [(form, _wish(form, DEADLINE_SECONDS, purpose)) for form in query.forms]
+        return self._space.with_newest_roster(lambda: self._explain(wishes, agreement))
 
-    def _explain(
-        self, query: JointQuery[Any], wish: JointWish, named: AgreementHandle | str | None
-    ) -> JointExplanation:
+    def _explain(self, wishes: Wishes[Any], named: AgreementHandle | str | None) -> JointExplanation:
         try:
-            agreed: Agreement | CeibaError = self._space.agreements.choose(wish, named).agreement
+            form, _, agreement = self._choose(wishes, named)
         except (NoAgreement, NotAgreed, AgreementNotActive) as error:
-            agreed = error
-        asked = self._space.home.jobs_asked(agreed) if isinstance(agreed, Agreement) else 0
-        return explain_jointly(query, agreed, asked)
+            return explain_jointly(wishes[-1][0], error, 0)
+        return explain_jointly(form, agreement, self._space.home.jobs_asked(agreement))
 
-    def _manifest(self, wish: JointWish, named: AgreementHandle | str | None) -> tuple[Signed, Agreement]:
-        """The signed manifest, and the agreement that it cites."""
+    def _choose(
+        self, wishes: Wishes[Outcome], named: AgreementHandle | str | None
+    ) -> tuple[JointQuery[Outcome], JointWish, Agreement]:
+        """The first form of a question that an agreement covers. Raises what is wrong with the last one."""
+        *preferred, (last, wish) = wishes
+        for form, wanted in preferred:
+            with suppress(NoAgreement, NotAgreed):
+                return form, wanted, self._space.agreements.choose(wanted, named).agreement
+        return last, wish, self._space.agreements.choose(wish, named).agreement
+
+    def _manifest(
+        self, wishes: Wishes[Outcome], named: AgreementHandle | str | None
+    ) -> tuple[JointQuery[Outcome], Signed, Agreement]:
+        """What is asked, the signed manifest, and the agreement that it cites."""
         space = self._space
-        agreement = space.agreements.choose(wish, named).agreement
+        form, wish, agreement = self._choose(wishes, named)
         manifest = make_joint_manifest(
             job_id=secrets.token_hex(16),
             number=1,
@@ -178,7 +196,7 @@ class JointRunner:
         numbered = manifest.model_copy(update={"number": space.home.next_number(agreement)})
         for asked in _asked_jobs(numbered):
             space.home.note_asked(asked)
-        return sign(numbered, space.identity.name, space.identity.signing_key), agreement
+        return form, sign(numbered, space.identity.name, space.identity.signing_key), agreement
 
     def _offers(self, plan: JointPlan) -> dict[str, Offer]:
         """By holder, the dataset that is asked. Raises DatasetUnknown."""
@@ -236,12 +254,15 @@ class JointJob(SubmittedJob[Outcome]):
             with attempt:
                 answer = _collect(self._jobs.Result(self._reference), self._question, self.query.programs)
         sealing_key = bytes.fromhex(self._space.identity.sealing_seed)
+        messages = [JointMessage.parse(signed.body) for signed, _ in answer.messages]
+        receipt = Receipt(self._space, self._signed, total_digest(self._question, messages))
         return self.query.outcome(
             open_answer(self._question, self.query.programs, answer, sealing_key),
             job_id=self.id,
             holders=tuple(self._question.holders),
             wire_bytes=answer.wire_bytes,
             seconds=max(0.0, time.time() - self._started),
+            receipt=receipt,
         )
 
 
@@ -274,7 +295,7 @@ def _largest_payload(question: JointQuestion, programs: Programs) -> int:
         capacity = question.pin_of(side.holder).row_capacity
         for_cells = [
             shape.cells * (_SPARE_BYTES + (capacity.bit_length() + sum(shape.widths)) // 8)
-            for shape in shapes_of(programs[side.holder], capacity, is_base=False)
+            for shape in shapes_of(programs[side.holder], capacity, encrypts=True)
         ]
         sizes.append(base.cells * sum(for_cells))
     return 1024 + max(sizes)
@@ -324,8 +345,12 @@ def taken_up_jointly(space: Space, kept: KeptJob, join: KeptJoin) -> JointJob[An
     schemas = {}
     for side, body in zip(plan.sides, join.schemas, strict=True):
         schemas[side.table] = Schema.parse_pinned(body.encode(), side.plans[0].schema_digest)
-    kind = JointTables if join.tabulates else JointAggregate
-    query: JointQuery[Any] = kind(schemas, JointRunner(space, {}), plan, join.names)
+    made = JointRunner(space, {}), plan, join.names
+    query: JointQuery[Any]
+    if plan.mode is Mode.CARDINALITY:
+        query = JointCount(schemas, *made, None)
+    else:
+        query = (JointTables if join.tabulates else JointAggregate)(schemas, *made)
     return JointJob(space, query, signed, Agreement.parse(kept.agreement.encode()), kept.at)
 
 
@@ -333,7 +358,8 @@ def taken_up_jointly(space: Space, kept: KeptJob, join: KeptJoin) -> JointJob[An
 
 
 def open_answer(question: JointQuestion, programs: Programs, answer: JointAnswer, sealing_key: bytes) -> Opened:
-    """Run by the merchant (PROTOCOL §5.4 step 8): the released totals of every table, after every check.
+    """Run by the merchant (PROTOCOL §5.4 step 8): the released totals of every table, after every check; in the mode
+    CARDINALITY, one number.
 
     1. Each holder has approved this job, on its pinned dataset. 2. The cells that it announced are those of the
     question. 3. There is one message for each step to the merchant, signed by its sender, and sealed for that step.
@@ -344,6 +370,9 @@ def open_answer(question: JointQuestion, programs: Programs, answer: JointAnswer
     _check_shapes(agreed, programs)
     payloads = _payloads(agreed, answer, sealing_key)
     base = question.plan.base
+    if question.plan.mode is Mode.CARDINALITY:
+        (payload,) = payloads.values()
+        return {base.holder: [_one_number(base.holder, programs[base.holder][0], read_size(agreed, payload))]}
     opened = {}
     for side in question.plan.joined:
         shares = [payloads[side.holder, kind] for kind in (Kind.BASE_SHARE, Kind.JOINED_SHARE)]
@@ -352,12 +381,18 @@ def open_answer(question: JointQuestion, programs: Programs, answer: JointAnswer
     return opened
 
 
+def _one_number(holder: str, program: Program, size: int) -> JoinedTable:
+    """Where only the size of the intersection is asked: a table of one cell, which has so many subjects."""
+    sent = np.ones((1, len(program.sums)), dtype=bool)
+    return JoinedTable(holder, program, [size] * len(program.sums), sent, [size])
+
+
 def _check_shapes(agreed: JointSet, programs: Programs) -> None:
     """Every holder computes what this merchant understands. Raises AnswerRejected."""
-    base = agreed.question.plan.base.holder
+    plan = agreed.question.plan
     for holder, approval in agreed.approvals.items():
         capacity = agreed.question.pin_of(holder).row_capacity
-        if approval.shapes != shapes_of(programs[holder], capacity, is_base=holder == base):
+        if approval.shapes != shapes_of(programs[holder], capacity, encrypts=plan.encrypts(holder)):
             raise AnswerRejected(problem=f"{holder} announced other cells or sums than the question has")
 
 

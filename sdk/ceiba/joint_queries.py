@@ -15,17 +15,18 @@ from ceiba.result import Result
 from ceiba.terms import require_shallow
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.linkage.joint import JoinedTable, JointPlan, SidePlan, programs_of
+from ceiba_protocol.linkage.joint_wording import describe_joint
 from ceiba_protocol.plan import Label, Plan, Program, finish_one
 from ceiba_protocol.schema import Schema, nearest
 from ceiba_protocol.statistics import WITHHELD, Output, Total
 from ceiba_protocol.trust.agreement import Mode
-from ceiba_protocol.wording import describe
 
 if TYPE_CHECKING:
     import pandas
 
     from ceiba.joint_explanation import JointExplanation
     from ceiba.joint_jobs import JointJob, JointRunner
+    from ceiba.receipts import Receipt
 
 SUBJECTS = "subjects"
 """The column of `tabulate` that has the numbers."""
@@ -81,11 +82,18 @@ class JointQuery(ABC, Generic[Outcome]):
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader of its results should know."""
-        known = _KNOWN[self.asked.mode]
-        base = self.asked.base.table
-        return tuple(
-            f"Note: about subjects that {base} and {side.table} have in common; {known}." for side in self.asked.joined
-        )
+        return tuple(dict.fromkeys(map(self.remark_on, self.asked.joined)))
+
+    def remark_on(self, side: SidePlan) -> str:
+        """What of it is about figures of one joined table."""
+        sides = (self.asked.base, side) if self.asked.mode is Mode.HIDDEN else self.asked.sides
+        tables = " and ".join(one.table for one in sides)
+        return f"Note: about subjects that {tables} have in common; {_KNOWN[self.asked.mode]}."
+
+    @property
+    def forms(self) -> tuple[JointQuery[Outcome], ...]:
+        """What may be asked for it; the first that an agreement covers is asked."""
+        return (self,)
 
     # asking
 
@@ -112,21 +120,6 @@ _KNOWN = {
     Mode.CARDINALITY: "nobody has learnt which they are",
     Mode.REVEALED: "the holders have learnt which they are",
 }
-
-
-def describe_joint(plan: JointPlan) -> list[str]:
-    """The whole of a joint plan in words, a line for each of its parts."""
-    tables = " with ".join(side.table for side in plan.sides)
-    return [
-        f"Join of {tables}, {plan.mode}",
-        *_side_lines("base", plan.base),
-        *(line for side in plan.joined for line in _side_lines("joined", side)),
-    ]
-
-
-def _side_lines(role: str, side: SidePlan) -> list[str]:
-    lines = [f"  {role}: {side.holder}, on {side.on}"]
-    return lines + [f"    {line}" for plan in side.plans for line in describe(plan)]
 
 
 # --- statistics side by side -----------------------------------------------------------------------------------
@@ -185,6 +178,30 @@ def _of_nobody(program: Program) -> tuple[Label | Output, ...]:
     return tuple(finish_one(use, sums) for use in program.uses)
 
 
+# --- how many there are ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class JointCount(JointQuery[Result]):
+    """How many subjects all tables have in common: one number, which nothing else is learnt with."""
+
+    exact: JointAggregate | None
+    """The same as a statistic, where no agreement lets them be counted alone; None for what only this can say."""
+
+    @property
+    def forms(self) -> tuple[JointQuery[Result], ...]:
+        return (self,) if self.exact is None else (self, self.exact)
+
+    def _titles(self) -> Iterator[tuple[str, ...]]:
+        yield self.names
+
+    def outcome(self, opened: Opened, **about: Any) -> Result:
+        ((table,),) = opened.values()
+        labels = dict.fromkeys(self.names, "subjects in common")
+        rounded = "Note: below 1,000 to the nearest ten."
+        return Result(self.names, [tuple(table.subjects)], labels=labels, remarks=(*self.remarks, rounded), **about)
+
+
 # --- many tables of one linkage --------------------------------------------------------------------------------
 
 
@@ -218,6 +235,11 @@ class JointResult(Mapping[str, Result]):
     def seconds(self) -> float | None:
         """From asking to the finished rows of all."""
         return next(iter(self._tables.values())).seconds
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """Of that job: proves the way of all tables."""
+        return next(iter(self._tables.values())).receipt
 
     def to_dicts(self) -> dict[str, list[dict[str, Any]]]:
         """The rows of each, as dictionaries."""
@@ -263,7 +285,6 @@ class JointTables(JointQuery[JointResult]):
             **axis_labels(plan, self.schemas[plan.table]),
             SUBJECTS: "subjects in common",
         }
-        (remark,) = (
-            text for text, side in zip(self.remarks, self.asked.joined, strict=True) if side.table == plan.table
-        )
-        return Result((*groups, SUBJECTS), rows, groups=groups, labels=labels_of, remarks=(remark,), **about)
+        (side,) = (one for one in self.asked.joined if one.table == plan.table)
+        remarks = (self.remark_on(side),)
+        return Result((*groups, SUBJECTS), rows, groups=groups, labels=labels_of, remarks=remarks, **about)

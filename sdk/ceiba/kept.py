@@ -83,8 +83,8 @@ def _described(entry: KeptJob) -> list[str]:
     body = entry.manifest.signed().body
     if entry.join is None:
         return describe(Manifest.parse(body).plan)
-    from ceiba.joint_queries import describe_joint
     from ceiba_protocol.linkage.joint import JointManifest
+    from ceiba_protocol.linkage.joint_wording import describe_joint
 
     return describe_joint(JointManifest.parse(body).plan)
 

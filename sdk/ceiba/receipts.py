@@ -10,9 +10,9 @@ import grpc
 
 from ceiba.polling import backing_off
 from ceiba_protocol.errors import CeibaError, Fault, ReceiptRejected
+from ceiba_protocol.linkage.joint import read_any
 from ceiba_protocol.trust import receipt as papers
 from ceiba_protocol.trust.agreement import Agreement
-from ceiba_protocol.trust.documents import Manifest
 from ceiba_protocol.trust.log import Checkpoint, Release, cosigners, read_checkpoint
 from ceiba_protocol.trust.merkle import check_consistency
 from ceiba_protocol.trust.roster import Roster
@@ -33,11 +33,13 @@ class Receipt:
     """Proof of how a result came about, without a figure in it. Fetched when it is first needed."""
 
     def __init__(self, space: Space, manifest: Signed, total_digest: str) -> None:
-        """`manifest`: as this process signed it. `total_digest`: SHA-256 of the total's ciphertexts that it opened."""
+        """`manifest`: as this process signed it. `total_digest`: SHA-256 of the total's ciphertexts that it opened; of
+        a joint job, what `linkage.joint.total_digest` says."""
         self._space = space
         self._manifest = manifest
         self._total_digest = total_digest
-        self._job_id = Manifest.parse(manifest.body).job_id
+        self._opened = read_any(manifest)
+        self._job_id = self._opened.job_id
         self._fetched: papers.Receipt | None = None
         self._steps: list[papers.Step] = []
         self._log = LogStub(space.channel)
@@ -50,7 +52,7 @@ class Receipt:
     @property
     def versions(self) -> dict[str, str]:
         """Holder → the version of its dataset that the result is about."""
-        return Manifest.parse(self._manifest.body).versions
+        return {pin.holder: pin.version for pin in self._opened.datasets}
 
     def verify(self, wait: float = 10.0) -> list[papers.Step]:
         """Check everything that an auditor checks, and what only this process can: that it is about this result, and

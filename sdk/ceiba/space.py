@@ -163,6 +163,7 @@ class Space:
         on: str | Mapping[str, str],
         holder: Mapping[str, str] | None = None,
         version: Versions | None = None,
+        reveal: bool = False,
     ) -> Join:
         """Tables that different holders have about the same subjects, to ask what these have in common.
 
@@ -171,11 +172,13 @@ class Space:
 
         `on`: the identifier by which subjects are the same, or {table: identifier} where it has several names.
         `holder`: {table: holder} where several have a table. `version`: as of `table`. Nobody learns which subjects two
-        holders have in common. Raises UnknownTable, SeveralHolders, NotAnIdentifier, BadQuestion, DatasetMissing.
+        holders have in common. With `reveal`, figures are of the subjects that all tables have, and each holder learns
+        which of its own these are; the agreement has to allow it. Raises UnknownTable, SeveralHolders,
+        NotAnIdentifier, BadQuestion, DatasetMissing.
         """
         from ceiba.joining import join
 
-        return self.with_newest_roster(lambda: join(self, tables, on, holder or {}, version or {}))
+        return self.with_newest_roster(lambda: join(self, tables, on, holder or {}, version or {}, reveal=reveal))
 
     def register_model(
         self, features: Iterable[Feature], *, on: str | Mapping[str, str], **options: Any

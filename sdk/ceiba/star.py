@@ -44,6 +44,8 @@ class Parts:
     sides: tuple[JoinSide, ...]
     conditions: tuple[tuple[Place, Expression], ...] = ()
     keys: tuple[tuple[Place, GroupKey], ...] = ()
+    reveals: bool = False
+    """Whether holders may learn which of their subjects all of the tables have; then figures are of these."""
 
     def names(self, places: Iterable[int]) -> str:
         """The tables in these places, for people."""
@@ -87,17 +89,35 @@ class Star:
         keys = self.keys_of(self.base)
         rows = Named(name=free_name("rows", [key.name for key in keys]), statistic=Count())
         base = self.plan(self.base, keys, [rows])
-        sides = [self._side(place, plans[place]) for place in self.joined]
         return built(
             JointPlan,
-            mode=Mode.HIDDEN,
+            mode=Mode.REVEALED if self.parts.reveals else Mode.HIDDEN,
             base=self._side(self.base, [base]),
-            joined=tuple(sorted(sides, key=lambda side: side.holder)),
+            joined=_sorted(self._side(place, plans[place]) for place in self.joined),
+            linked=_sorted(self._counted(place) for place in self._linked),
         )
+
+    def counting_plan(self) -> JointPlan:
+        """How many subjects all tables have in common, each after its own conditions, and nothing else."""
+        sides = map(self._counted, self.joined)
+        return built(JointPlan, mode=Mode.CARDINALITY, base=self._counted(self.base), joined=_sorted(sides))
+
+    @property
+    def _linked(self) -> list[int]:
+        """The tables of which nothing is asked but which subjects they have; while that is hidden they play no part."""
+        used = (self.base, *self.joined)
+        return [place for place in range(len(self.parts.sides)) if place not in used and self.parts.reveals]
+
+    def _counted(self, place: int) -> SidePlan:
+        return self._side(place, [self.plan(place, (), [Named(name="rows", statistic=Count())])])
 
     def _side(self, place: int, plans: Sequence[Plan]) -> SidePlan:
         side = self.parts.sides[place]
         return built(SidePlan, holder=side.holder, on=side.on, plans=tuple(plans))
+
+
+def _sorted(sides: Iterable[SidePlan]) -> tuple[SidePlan, ...]:
+    return tuple(sorted(sides, key=lambda side: side.holder))
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
@@ -143,6 +163,8 @@ def _counted(parts: Parts) -> set[int]:
     or the only other table."""
     base, *others = parts.keyed or [0]
     others = others or [place for place in range(len(parts.sides)) if place != base]
+    if parts.reveals and not parts.keys:
+        others = others[:1]  # what all have in common is the same subjects everywhere
     if len(others) > 1:
         hint = "Join two tables to count what they have in common, or count a column: ceiba.count(column)."
         raise BadQuestion(problem=f"it is not said of which table rows are counted: {parts.names(others)}", hint=hint)

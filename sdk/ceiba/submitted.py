@@ -26,7 +26,8 @@ from ceiba_protocol.job import ENDED, State
 from ceiba_protocol.rounds import CLOCK_TOLERANCE, Question
 from ceiba_protocol.trust.agreement import Agreement
 from ceiba_protocol.trust.documents import Refusal
-from ceiba_protocol.trust.roster import Role
+from ceiba_protocol.trust.log import open_operators
+from ceiba_protocol.trust.roster import OPERATOR, Role
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import JobReference, JobStatus, SubmitRequest
 from ceiba_protocol.v1.jobs_pb2_grpc import JobsStub
@@ -158,7 +159,7 @@ class SubmittedJob(ABC, Generic[Outcome]):
             because = f"it says {status.ended_because or 'nothing'}, and no holder has refused."
             remedy = "Ask again; if it repeats, ask the operator what the coordinator's log says of the job."
             return JobFailed(job=self.id, holder="the coordinator", reason=because, remedy=remedy)
-        refusal = self._space.roster.open(status.refusal, Refusal, Role.HOLDER)
+        refusal = self._opened(status.refusal)
         if (refusal.job_id, refusal.manifest_digest, refusal.holder) != (
             self.id,
             self._asked.digest,
@@ -170,6 +171,12 @@ class SubmittedJob(ABC, Generic[Outcome]):
         ended = kind(job=self.id, holder=refusal.holder, reason=reason.public, remedy=reason.what_to_do)
         ended.reason = reason
         return ended
+
+    def _opened(self, signed: Signed) -> Refusal:
+        """A holder's; or the operator's, where tokens that it was sent do not fit."""
+        if signed.signer == OPERATOR:
+            return open_operators(signed, Refusal, self._space.roster)
+        return self._space.roster.open(signed, Refusal, Role.HOLDER)
 
 
 class Attempt:

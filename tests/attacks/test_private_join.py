@@ -216,16 +216,16 @@ def rows_found(obfuscators: FullObfuscators, base: mpz) -> tuple[list[int], int]
     """Which of B's rows, all of the same content, B takes for the one in A's group; and which it is."""
     p, q, private_key = smooth_key()
     n = int(private_key.public_key.n)
-    rows: dict[bytes, Row] = {identifier: [(0, (7,))] for identifier in IDS[:8]}
-    terms = terms_for(1, FieldShape(6, (20,)), joined_subjects=8)
-    secret_place = 5
+    rows: dict[bytes, Row] = {identifier: [(0, (7,))] for identifier in IDS[:5]}
+    terms = terms_for(1, FieldShape(6, (20,)), joined_subjects=5)
+    secret_place = 3
     side = BaseSide(terms, [[IDS[secret_place]]], proven_key(private_key), seeded("base"), obfuscators)
     joined = JoinedSide(terms, rows, private_key, seeded("tax"), joiner_is_semi_honest=True)
     sent = joined.rows(side.groups())
     masked = mpz.from_bytes(side.mask(sent)[32:], "big")
-    own = {joined_place(joined, identifier, sent): place for place, identifier in enumerate(IDS[:8])}
+    own = {joined_place(joined, identifier, sent): place for place, identifier in enumerate(IDS[:5])}
     width = ciphertext_bytes(n)
-    encrypted = [mpz.from_bytes(sent[at : at + width], "big") for at in range(len(sent) - 8 * width, len(sent), width)]
+    encrypted = [mpz.from_bytes(sent[at : at + width], "big") for at in range(len(sent) - 5 * width, len(sent), width)]
     exponent = gmpy2.invert(n, (p.prime - 1) * (q.prime - 1))
     root, roots = (gmpy2.powmod(masked, exponent, n), [gmpy2.powmod(one, exponent, n) for one in encrypted])
     base_root = gmpy2.powmod(base, exponent, n)

@@ -130,6 +130,13 @@ def test_sums_beyond_64_bits_are_exact(engine):
     assert joined[name_of(2)] == in_cells(program, grouped_sums(program, rows[3:]))
 
 
+def test_many_rows_of_one_subject_outgrow_the_type_of_one(engine):
+    program = compiled(FIRMS, [STATISTICS["count"](value=over(0)), STATISTICS["sum"](value=column("sales"))])
+    rows = [firm(1, 0, 2**62)] * 200 + [firm(1, 0, -(2**62))] * 150
+    joined = by_name(joined_rows(engine, snapshot_of(*rows), program, "uscc"))
+    assert joined == {name_of(1): in_cells(program, grouped_sums(program, rows))}
+
+
 def test_narrow_sums_take_narrow_arrays(engine):
     program = compiled(FIRMS, [STATISTICS["sum"](value=column("sales"))])
     joined = joined_rows(engine, snapshot_of(firm(1, 0, 127), firm(2, 0, 1000)), program, "uscc")

@@ -536,8 +536,8 @@ def test_every_receipt_that_can_be_read_can_be_written() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": 1},
-        {"format": 3},
+        {"format": 2},
+        {"format": 4},
         {"index": -1},
         {"inclusion": ["AB"]},
         {"note": "authorised by the ministry"},
@@ -578,7 +578,9 @@ def test_no_changed_character_goes_unnoticed(kind: str, at: int, character: str)
 
 
 @either
-@pytest.mark.parametrize("field", sorted(Receipt.model_fields.keys() - {"roster_digest", "format", "aborts"}))
+@pytest.mark.parametrize(
+    "field", sorted(Receipt.model_fields.keys() - {"roster_digest", "format", "aborts", "other_schema_texts"})
+)
 def test_no_field_of_another_receipt_fits(field: str, kind: str) -> None:
     """Two honest jobs of the same members under one agreement: what they do not share cannot be exchanged."""
     world = EITHER[kind]()[0]

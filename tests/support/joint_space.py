@@ -6,6 +6,7 @@ each released cell. How they make them without seeing each other's rows is teste
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from ceiba_protocol.canonical import digest
 from ceiba_protocol.linkage.join_messages import write_share
 from ceiba_protocol.linkage.joint import (
     JointApproval,
+    JointManifest,
+    JointMessage,
     JointQuestion,
     JointSet,
     Kind,
     SidePlan,
+    Step,
     announced,
     commit_jointly,
     message_of,
@@ -28,20 +32,26 @@ from ceiba_protocol.linkage.joint import (
     read_joint_manifest,
     sealing_info,
     shapes_of,
+    total_digest,
 )
+from ceiba_protocol.linkage.oprf import JobKey
+from ceiba_protocol.linkage.token_steps import write_size
 from ceiba_protocol.plan import Program, grouped_sums
 from ceiba_protocol.program import SUBJECT, Row
 from ceiba_protocol.schema import ColumnType, Schema
-from ceiba_protocol.trust.agreement import Agreement
+from ceiba_protocol.trust.agreement import Agreement, Mode
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.hpke import seal_to
-from ceiba_protocol.trust.roster import RosterTable
+from ceiba_protocol.trust.log import Release
+from ceiba_protocol.trust.roster import OPERATOR, RosterTable
 from ceiba_protocol.v1.catalogue_pb2 import ListResponse, TableEntry
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.jobs_pb2 import JobStatus, ResultPart, SubmitRequest
+from ceiba_protocol.v1.log_pb2 import ReceiptParts
 from ceiba_protocol.whole_job import sealing_secret
 from tests.support.coordinator import Coordinator, merchant_home
 from tests.support.members import FAST_BITS, MERCHANT, NOW, World, capacity, encryption_key, signed_by
+from tests.support.seeded import seeded
 
 REGIONS = ["east", "north", "west"]
 
@@ -99,14 +109,14 @@ class Dataset:
     schema: Schema
     frame: pandas.DataFrame
 
-    @property
-    def rows(self) -> list[tuple[str, Row]]:
-        """Each row's subject, and the row in the schema's integers."""
-        found = []
+    @cached_property
+    def rows(self) -> dict[str, list[Row]]:
+        """By subject, its rows in the schema's integers."""
+        found: dict[str, list[Row]] = {}
         subjects = {name: place for place, name in enumerate(dict.fromkeys(self.frame.uscc))}
         for row in self.frame.to_dict("records"):
             units = {column.name: self._unit(column.name, row[column.name]) for column in self.schema.columns}
-            found.append((row["uscc"], {**units, SUBJECT: subjects[row["uscc"]]}))
+            found.setdefault(row["uscc"], []).append({**units, SUBJECT: subjects[row["uscc"]]})
         return found
 
     def _unit(self, name: str, value: Any) -> int | None:
@@ -114,9 +124,6 @@ class Dataset:
             return None
         column = self.schema.column(name)
         return column.encode(value) if column.type is ColumnType.CATEGORY else int(value)
-
-    def rows_of(self, subject: str) -> list[Row]:
-        return [row for name, row in self.rows if name == subject]
 
 
 class JointWorld(World):
@@ -164,19 +171,39 @@ class JointWorld(World):
         return programs_of(side, self.schemas[side.table])
 
     def joint_approval(self, name: str, question: JointQuestion, **changes: Any) -> Signed:
-        is_base, pin = name == question.plan.base.holder, question.pin_of(name)
+        encrypts, pin = question.plan.encrypts(name), question.pin_of(name)
         made = JointApproval(
             job_id=question.manifest.job_id,
             manifest_digest=question.digest,
             holder=name,
             dataset_version=pin.version,
             subjects=announced(self.datasets[name].frame.uscc.nunique()),
-            shapes=shapes_of(self.programs(question, name), pin.row_capacity, is_base=is_base),
-            encryption_key=None if is_base else encryption_key(name, FAST_BITS),
+            shapes=shapes_of(self.programs(question, name), pin.row_capacity, encrypts=encrypts),
+            encryption_key=encryption_key(name, FAST_BITS) if encrypts else None,
+            token_key=None if question.plan.mode is Mode.HIDDEN else self.token_key(name, question),
             nonce="0c" * 16,
             log_size=0,
         )
         return signed_by(name, made.model_copy(update=changes))
+
+    def token_key(self, name: str, question: JointQuestion) -> str:
+        key = JobKey(bytes.fromhex(question.digest), name, seeded(f"token key of {name}"))
+        return key.announce(announced(self.datasets[name].frame.uscc.nunique())).hex()
+
+    def common(self, question: JointQuestion) -> set[str]:
+        """The subjects that all holders have; where they are only counted, those with rows that pass everywhere."""
+        known = []
+        for name in question.holders:
+            rows, (program, *_) = self.datasets[name].rows, self.programs(question, name)
+            counted = question.plan.mode is Mode.CARDINALITY
+            known.append({one for one, own in rows.items() if not counted or _cells(program, own)})
+        return set.intersection(*known)
+
+    def to_merchant(self, agreed: JointSet, step: Step) -> bytes:
+        """What the holders, or the operator, say to the merchant in a step."""
+        if step.kind is Kind.SIZE:
+            return write_size(len(self.common(agreed.question)))
+        return self.shares(agreed, agreed.question.plan.side_of(step.pair))[step.kind]
 
     def shares(self, agreed: JointSet, side: SidePlan) -> dict[Kind, bytes]:
         """The two shares of a pair, in which only cells with enough subjects have figures."""
@@ -185,11 +212,13 @@ class JointWorld(World):
         counts = [0] * len(terms.shapes)
         sums = [[0] * len(shape.value_widths) for shape in terms.shapes]
         (groups,) = self.programs(agreed.question, base.holder)
-        for subject in dict.fromkeys(self.datasets[base.holder].frame.uscc):
-            for group in _cells(groups, self.datasets[base.holder].rows_of(subject)):
+        theirs, everybody = self.datasets[side.holder].rows, self.datasets[base.holder].rows
+        linked = everybody if agreed.question.plan.mode is Mode.HIDDEN else self.common(agreed.question)
+        for subject, rows in ((one, rows) for one, rows in everybody.items() if one in linked):
+            for group in _cells(groups, rows):
                 first = 0
                 for program in self.programs(agreed.question, side.holder):
-                    for cell, values in _cells(program, self.datasets[side.holder].rows_of(subject)).items():
+                    for cell, values in _cells(program, theirs.get(subject, [])).items():
                         place = group * width + first + cell
                         counts[place] += 1
                         sums[place] = [one + value for one, value in zip(sums[place], values, strict=True)]
@@ -234,24 +263,23 @@ class JointCoordinator(Coordinator):
     def Jobs_Submit(self, request: SubmitRequest) -> JobStatus:
         self.submitted = request.manifest
         self.results = list(self.answer(request.manifest))
+        self._log_all(request.manifest)
         return self.status
 
     def question_of(self, manifest: Signed) -> JointQuestion:
-        from ceiba_protocol.linkage.joint import JointManifest
-
         cited = JointManifest.parse(manifest.body).agreement_digest
         agreement = Agreement.parse(self.agreements[cited].signatures[0].body)
         return self.world.joint_question(manifest, agreement)
 
     def answer(self, manifest: Signed) -> Iterator[ResultPart]:
+        """What the merchant gets."""
         question = self.question_of(manifest)
         approvals = [self.world.joint_approval(name, question) for name in question.holders]
         agreed = commit_jointly(question, approvals)
         yield from (ResultPart(approval=one) for one in approvals)
         for step in question.steps:
             if step.receiver == MERCHANT:
-                share = self.world.shares(agreed, question.plan.side_of(step.pair))[step.kind]
-                yield from self.sent(agreed, step.number, share)
+                yield from self.sent(agreed, step.number, self.world.to_merchant(agreed, step))
 
     def sent(self, agreed: JointSet, number: int, payload: bytes, to: str = MERCHANT) -> list[ResultPart]:
         """A signed message of a step with its payload, sealed."""
@@ -260,6 +288,37 @@ class JointCoordinator(Coordinator):
         sealed = seal_to(bytes.fromhex(key), payload, sealing_info(agreed, step))
         signed = signed_by(step.sender, message_of(agreed, step, sealed))
         return [ResultPart(joint_message=signed), ResultPart(payload=sealed)]
+
+    def _log_all(self, manifest: Signed) -> None:
+        """Everything that the receipt is made of. Nothing is in the messages between holders."""
+        question = self.question_of(manifest)
+        approvals = [part.approval for part in self.results if part.HasField("approval")]
+        mine = iter([part.joint_message for part in self.results if part.HasField("joint_message")])
+        agreed = commit_jointly(question, approvals)
+        messages = [
+            next(mine) if step.receiver == MERCHANT else signed_by(step.sender, message_of(agreed, step, b""))
+            for step in question.steps
+        ]
+        first, *others = (self.world.schemas[side.table].body() for side in question.plan.sides)
+        self.parts = ReceiptParts(
+            agreement=self.agreements[question.manifest.agreement_digest].signatures,
+            manifest=manifest,
+            approvals=approvals,
+            submissions=messages,
+            schema=first,
+            other_schemas=others,
+        )
+        for one in (manifest, *approvals, *messages):
+            self.append(one)
+        release = Release(
+            job_id=question.manifest.job_id,
+            manifest_digest=question.digest,
+            agreement_digest=question.manifest.agreement_digest,
+            attempt=0,
+            total_digest=total_digest(question, [JointMessage.parse(one.body) for one in messages]),
+            at=NOW,
+        )
+        self.release(signed_by(OPERATOR, release))
 
 
 def joint_home(world: World, folder: Path) -> Home:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ceiba_protocol.canonical import Digest, sha256
 from ceiba_protocol.expression import ColumnValue, Comparing, Missing, Number
+from ceiba_protocol.identifiers import IdentifierKind
 from ceiba_protocol.linkage.score_model import (
     PrivateWeights,
     ProductWeights,
@@ -15,7 +16,7 @@ from ceiba_protocol.linkage.score_model import (
 )
 from ceiba_protocol.plan import ByBucket, ByCase, ByColumn, LabelBranch
 from ceiba_protocol.program import Comparison
-from ceiba_protocol.schema import Column, ColumnType, Grade, Schema
+from ceiba_protocol.schema import Column, ColumnType, Grade, Identifier, Schema
 from ceiba_protocol.sums.paillier import key_id
 from tests.support.keys import keypair
 
@@ -27,12 +28,13 @@ def column(name: str, kind: ColumnType = ColumnType.INT, **values: Any) -> Colum
     return Column(name=name, type=kind, **values)
 
 
+USCC = Identifier(column="uscc", kind=IdentifierKind.TEXT)
 MONTHS = column("months", minimum="0", maximum="600")
 IS_LATE = column("late", ColumnType.BOOL)
 OF_KIND = column("kind", ColumnType.CATEGORY, domain=("sole", "limited", "listed"), nullable=False)
 SALES_FILED = column("sales", minimum="0", maximum="100000", grade=Grade.SENSITIVE)
 SCHEMAS = {
-    table: Schema(table=table, subject_key="uscc", columns=columns)
+    table: Schema(table=table, subject_key="uscc", identifiers=(USCC,), columns=columns)
     for table, columns in {
         "insurance.firms": (MONTHS, IS_LATE),
         "register.firms": (OF_KIND,),

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from ceiba_node.cli import agreements, approvals, book, datasets, joining, running, stopping
+from ceiba_node.cli import agreements, approvals, book, datasets, joining, models, running, stopping
 from ceiba_node.cli.datasets import read_schema
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.trust.rendering import printable
@@ -28,6 +28,7 @@ for command in (
 app.add_typer(agreements.commands, name="agreements")
 app.add_typer(approvals.commands, name="approvals")
 app.add_typer(book.commands, name="ledger")
+app.add_typer(models.commands, name="models")
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ from ceiba_protocol.canonical import to_plain
 from ceiba_protocol.errors import AgreementNotActive, CeibaError, NotWaiting
 from ceiba_protocol.explaining import Asked, Book, explain
 from ceiba_protocol.explanation import Explanation
+from ceiba_protocol.linkage.joint import JointManifest, read_any
+from ceiba_protocol.linkage.joint_wording import describe_joint
 from ceiba_protocol.trust.agreement import Agreement, State, operations_of
 from ceiba_protocol.trust.documents import Manifest
 from ceiba_protocol.trust.rendering import moment, quoted
@@ -45,7 +47,8 @@ def show_waiting(job: Which, home: Folder = DEFAULT_HOME, as_json: AsJson = Fals
     """
     with desk(home) as here:
         waiting = _find(here, job)
-        explained = _explained(here, waiting)
+        opened = read_any(waiting.manifest)
+        explained = describe_joint(opened.plan) if isinstance(opened, JointManifest) else _explained(here, opened)
     facts = _facts(waiting)
     told = {
         **{name: facts[name] for name in ("job", "merchant", "table")},
@@ -55,7 +58,9 @@ def show_waiting(job: Which, home: Folder = DEFAULT_HOME, as_json: AsJson = Fals
         **{name: moment(facts[name]) for name in ("since", "until")},
     }
     lines = [f"  {name:14} {value}" for name, value in told.items()]
-    if isinstance(explained, CeibaError):
+    if isinstance(explained, list):
+        told_first, facts["explanation"] = explained, None
+    elif isinstance(explained, CeibaError):
         problem = {"code": explained.code, "text": explained.public}
         told_first, facts["explanation"], facts["problem"] = [f"It cannot be explained: {explained}"], None, problem
     else:
@@ -103,10 +108,9 @@ def _find(here: Desk, text: str) -> Waiting:
     return found[0]
 
 
-def _explained(here: Desk, waiting: Waiting) -> Explanation | CeibaError:
+def _explained(here: Desk, manifest: Manifest) -> Explanation | CeibaError:
     """What the merchant's own `query.explain()` shows, by this house's ledger and rules; or why it cannot be shown, as
     after the agreement was suspended or the snapshot removed."""
-    manifest = Manifest.parse(waiting.manifest.body)
     try:
         contract = here.contracts.get(manifest.agreement_digest)
         if (state := contract.state(now())) is not State.ACTIVE:
@@ -141,14 +145,19 @@ def _book(here: Desk, manifest: Manifest, merchant: Descriptor, agreement: Agree
 
 
 def _facts(waiting: Waiting) -> dict[str, Any]:
-    manifest = Manifest.parse(waiting.manifest.body)  # verified before it was put there
+    manifest = read_any(waiting.manifest)  # verified before it was put there
+    if isinstance(manifest, JointManifest):
+        plans = [plan for side in manifest.plan.sides for plan in side.plans]
+        columns = {f"{plan.table}.{column}" for plan in plans for column in plan.columns}
+    else:
+        plans, columns = [manifest.plan], set(manifest.plan.columns)
     return {
         "job": waiting.job_id.hex(),
         "merchant": manifest.merchant,
-        "table": manifest.plan.table,
+        "table": ", ".join(dict.fromkeys(plan.table for plan in plans)),
         "purpose": manifest.purpose,
-        "columns": sorted(manifest.plan.columns),
-        "operations": sorted(operations_of(manifest.plan)),
+        "columns": sorted(columns),
+        "operations": sorted(set[str]().union(*map(operations_of, plans))),
         "agreement": manifest.agreement_digest,
         "number": manifest.number,
         "since": waiting.since,

@@ -57,7 +57,7 @@ def _from_ledger(place: Home, roster: Roster) -> dict[str, Any]:
             "fault": printable(str(fault.error)) if fault else None,
             "stops": [{"kind": one.kind.value, "name": one.name, "reason": one.reason} for one in ledger.stops()],
             "agreements": dict(states),
-            "waiting": len(ledger.undecided(now())),
+            "waiting": len(ledger.undecided(now())) + len(ledger.undecided_score_models(now())),
             "witnessed": ledger.frontier().size,
             "not_in_log": ledger.not_in_log(),
             "jobs": ledger.counts(),

@@ -16,6 +16,7 @@ from ceiba_protocol.disclosure.grade import BUDGET_SECONDS, as_rho
 from ceiba_protocol.errors import BadCommand, BudgetExhausted, ExactQuotaUsed
 from ceiba_protocol.rounds import CLOCK_TOLERANCE
 from ceiba_protocol.trust.documents import Manifest
+from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 
 CACHED_BYTES = 256 * 1024 * 1024
@@ -213,7 +214,8 @@ def _split(columns: str) -> frozenset[str]:
 
 
 def _is_exact(manifest: bytes) -> bool:
-    return Manifest.parse(Signed.FromString(manifest).body).noise is None
+    signed = Signed.FromString(manifest)
+    return signed.type != type_of(Manifest) or Manifest.parse(signed.body).noise is None  # a joint one is exact
 
 
 # --- within another transaction --------------------------------------------------------------------------------

@@ -61,6 +61,10 @@ class Scores(LedgerFile):
         query = f"SELECT {_COLUMNS} FROM score_models WHERE valid_until >= ? ORDER BY since, digest"  # noqa: S608
         return [self._kept_model(row) for row in self._all(query, now)]
 
+    def undecided_score_models(self, now: int) -> list[KeptModel]:
+        """Those that a person can still decide on."""
+        return [kept for kept in self.score_models(now) if kept.word is None and kept.decision is None]
+
     def _kept_model(self, row: tuple[Any, ...]) -> KeptModel:
         digest, merchant, model, weights, since, valid_until, word, secret, approved, reason = row
         return KeptModel(

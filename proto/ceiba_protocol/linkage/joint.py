@@ -4,6 +4,9 @@ The merchant signs a manifest; every holder approves; then the holders exchange 
 in the order of `steps_of`. One holder, the base, says which of its subjects belong together; each other one, joined to
 it, says what it knows of them; and nobody learns which subjects two holders have in common. `private_join` is what a
 base and a joined holder compute; here is who sends what to whom, and when.
+
+In the other two modes (§5.3) subjects are linked by tokens first, `token_steps`: to count those that all holders have,
+which is all then, or to tell each holder which of its own these are, so that the joins are about them alone.
 """
 
 import hashlib
@@ -17,7 +20,18 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from ceiba_protocol.canonical import Digest, Document, FieldName, HexDigest, JobId, MemberName, Seconds, Text, sha256
+from ceiba_protocol.canonical import (
+    Digest,
+    Document,
+    FieldName,
+    Hex,
+    HexDigest,
+    JobId,
+    MemberName,
+    Seconds,
+    Text,
+    sha256,
+)
 from ceiba_protocol.disclosure.grade import Disclosure
 from ceiba_protocol.errors import (
     DatasetMissing,
@@ -28,6 +42,7 @@ from ceiba_protocol.errors import (
 )
 from ceiba_protocol.linkage.join_terms import JoinTerms
 from ceiba_protocol.linkage.masked_fields import FieldShape
+from ceiba_protocol.linkage.oprf import Linkage
 from ceiba_protocol.linkage.private_join import Cell
 from ceiba_protocol.plan import MAX_SUMS, Plan, Program, compile_plan
 from ceiba_protocol.rounds import check_cites, check_window
@@ -37,12 +52,17 @@ from ceiba_protocol.statistics.fits.base import Fit
 from ceiba_protocol.sums.key_proof import key_context
 from ceiba_protocol.sums.layout import width
 from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, check_parties, check_side_covers
-from ceiba_protocol.trust.documents import DatasetPin, Offer
-from ceiba_protocol.trust.roster import SUITE, Descriptor, EncryptionKey, Role, Roster
+from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer
+from ceiba_protocol.trust.hpke import seal_to
+from ceiba_protocol.trust.log import open_operators
+from ceiba_protocol.trust.roster import OPERATOR, SUITE, Descriptor, EncryptionKey, Role, Roster
+from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 
 MOST_PAYLOAD = 512 * 1024 * 1024
 """Bytes of one message: rows of half a million subjects."""
+MOST_LINKED = MOST_PAYLOAD // 32
+"""Subjects of one holder: each is a point in a message."""
 MOST_TABLES = 100
 """Plans of one joined holder in one job."""
 
@@ -70,25 +90,42 @@ class SidePlan(Document):
 
 
 class JointPlan(Document):
-    """A question about subjects that the base and a joined holder both know, for each joined holder."""
+    """A question about subjects that the base and a joined holder both know, for each joined holder; in the modes that
+    link by tokens, about those that all of its holders know."""
 
     mode: Mode
     base: SidePlan
     joined: Annotated[tuple[SidePlan, ...], Field(min_length=1)]
     """Sorted by holder."""
+    linked: tuple[SidePlan, ...] = ()
+    """Others, sorted by holder, of which nothing is asked but which of their subjects all know; only in REVEALED."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [side.holder for side in self.joined]
+        names, linked = [side.holder for side in self.joined], [side.holder for side in self.linked]
         if names != sorted(set(names)) or self.base.holder in names or len(self.base.plans) != 1:
             raise ValueError("one base with one plan, and others, sorted and distinct")
+        if linked != sorted(set(linked) - {self.base.holder, *names}) or (linked and self.mode is not Mode.REVEALED):
+            raise ValueError("those that are only linked are others, sorted, where the intersection is revealed")
+        if self.mode is Mode.CARDINALITY and any(len(side.plans) > 1 or not _only_counts(side) for side in self.sides):
+            raise ValueError("only how many subjects there are is asked")
         if any(not isinstance(output.statistic, Count) for output in self.base.plans[0].outputs):
             raise ValueError("the base's own figures are no part of a join")
         return self
 
     @property
     def sides(self) -> tuple[SidePlan, ...]:
-        return (self.base, *self.joined)
+        return (self.base, *self.joined, *self.linked)
+
+    @property
+    def holders(self) -> list[str]:
+        """Sorted."""
+        return sorted(side.holder for side in self.sides)
+
+    def encrypts(self, holder: str) -> bool:
+        """Whether it sends what it knows of its subjects, under a key of its own: a joined holder, unless all that is
+        asked is how many they are."""
+        return self.mode is not Mode.CARDINALITY and holder in [side.holder for side in self.joined]
 
     def side_of(self, holder: str) -> SidePlan:
         """Raises SetMismatch."""
@@ -96,6 +133,11 @@ class JointPlan(Document):
             if side.holder == holder:
                 return side
         raise SetMismatch(problem=f"{holder} is not in it")
+
+
+def _only_counts(side: SidePlan) -> bool:
+    """Neither groups nor figures."""
+    return not any(plan.groups or {type(one.statistic) for one in plan.outputs} != {Count} for plan in side.plans)
 
 
 class JointManifest(Document):
@@ -114,6 +156,11 @@ class JointManifest(Document):
     disclosure_digest: HexDigest
     not_before: Seconds
     not_after: Seconds
+
+
+def read_any(signed: Signed) -> Manifest | JointManifest:
+    """A manifest of either kind, whose signature was verified before. Raises MalformedDocument."""
+    return (JointManifest if signed.type == type_of(JointManifest) else Manifest).parse(signed.body)
 
 
 class CellShape(Document):
@@ -136,7 +183,9 @@ class JointApproval(Document):
     shapes: tuple[CellShape, ...]
     """One for each of its plans; those of the base have no sums."""
     encryption_key: EncryptionKey | None
-    """A joined holder's, under which it encrypts what it knows of its subjects; None from the base."""
+    """Of a holder that `encrypts` what it knows of its subjects; None from others."""
+    token_key: Hex | None = None
+    """A JobKey's announcement of so many subjects, where they are linked by tokens; 104 bytes."""
     nonce: JobId
     log_size: Annotated[int, Field(ge=0)]
     """Entries of the log that this holder has witnessed."""
@@ -148,7 +197,7 @@ class JointMessage(Document):
     job_id: JobId
     manifest_digest: HexDigest
     context_digest: HexDigest
-    """Of the base's and the joined holder's approvals."""
+    """Of the approvals of all whom its step concerns: `JointSet.context`."""
     step: Annotated[int, Field(ge=0, le=100_000)]
     sender: MemberName
     receiver: MemberName
@@ -162,8 +211,15 @@ class JointMessage(Document):
 
 
 class Kind(StrEnum):
-    """What is sent between a base and a joined holder, in this order; the steps of `private_join`."""
+    """What a message is: first of `token_steps`, then of `private_join`, each in its order."""
 
+    OFFER = "offer"
+    REPLY = "reply"
+    BLINDED = "blinded"
+    EVALUATED = "evaluated"
+    TOKENS = "tokens"
+    COMMON = "common"
+    SIZE = "size"
     GROUPS = "groups"
     ROWS = "rows"
     MASKED = "masked"
@@ -174,8 +230,10 @@ class Kind(StrEnum):
     BASE_SHARE = "base_share"
 
 
+OF_PAIR = tuple(Kind)[list(Kind).index(Kind.GROUPS) :]
+"""What a base and a joined holder send, in this order."""
 BY_BASE = frozenset({Kind.GROUPS, Kind.MASKED, Kind.TESTED, Kind.BASE_SHARE})
-TO_MERCHANT = frozenset({Kind.JOINED_SHARE, Kind.BASE_SHARE})
+TO_MERCHANT = frozenset({Kind.SIZE, Kind.JOINED_SHARE, Kind.BASE_SHARE})
 
 
 @dataclass(frozen=True)
@@ -184,26 +242,65 @@ class Step:
 
     number: int
     kind: Kind
-    pair: str
-    """The joined holder; the other one is the base."""
     sender: str
+    """A holder, or OPERATOR."""
     receiver: str
+    """A holder, OPERATOR, or the merchant."""
+    needs: tuple[int, ...] = ()
+    """Messages that have to be there before. The sender opens those of them that it received."""
+    pair: str = ""
+    """The joined holder, the other one being the base; empty where it concerns all holders."""
 
-    @property
-    def needs(self) -> int | None:
-        """The step before it between the same two, whose message the sender has to have; None for the first."""
-        return None if self.kind is Kind.GROUPS else self.number - 1
+
+class _Steps(list[Step]):
+    def add(self, kind: Kind, sender: str, receiver: str, needs: Iterable[int] = (), pair: str = "") -> int:
+        self.append(Step(len(self), kind, sender, receiver, tuple(needs), pair))
+        return len(self) - 1
 
 
 def steps_of(plan: JointPlan, merchant: str) -> tuple[Step, ...]:
-    """Every message of a joint job, pair after pair; the pairs do not wait for one another."""
-    steps = list[Step]()
-    for side in plan.joined:
-        for kind in Kind:
-            ends = (plan.base.holder, side.holder) if kind in BY_BASE else (side.holder, plan.base.holder)
-            receiver = merchant if kind in TO_MERCHANT else ends[1]
-            steps.append(Step(len(steps), kind, side.holder, ends[0], receiver))
+    """Every message of a joint job: those that link all holders by tokens, if any, and then pair after pair; the pairs
+    do not wait for one another."""
+    steps, base, common = _Steps(), plan.base.holder, dict[str, int]()
+    if plan.mode is Mode.CARDINALITY and len(plan.sides) == 2:
+        (joined,) = (side.holder for side in plan.joined)
+        offer = steps.add(Kind.OFFER, base, joined)
+        steps.add(Kind.SIZE, base, merchant, [steps.add(Kind.REPLY, joined, base, [offer])])
+    elif plan.mode is not Mode.HIDDEN:
+        tokens = _add_tokens(steps, plan.holders)
+        if plan.mode is Mode.CARDINALITY:
+            steps.add(Kind.SIZE, OPERATOR, merchant, tokens)
+        else:
+            common = {holder: steps.add(Kind.COMMON, OPERATOR, holder, tokens) for holder in plan.holders}
+    for side in plan.joined if plan.mode is not Mode.CARDINALITY else ():
+        _add_pair(steps, base, side.holder, merchant, common)
     return tuple(steps)
+
+
+def _add_tokens(steps: _Steps, holders: Sequence[str]) -> list[int]:
+    """Everybody has its subjects evaluated by everybody else; the numbers of the messages with their tokens."""
+    pairs = [(owner, other) for owner in holders for other in holders if other != owner]
+    blinded = {pair: steps.add(Kind.BLINDED, *pair) for pair in pairs}
+    evaluated = {
+        (owner, other): steps.add(Kind.EVALUATED, other, owner, [blinded[owner, other]]) for owner, other in pairs
+    }
+    return [
+        steps.add(Kind.TOKENS, owner, OPERATOR, [number for pair, number in evaluated.items() if pair[0] == owner])
+        for owner in holders
+    ]
+
+
+def _add_pair(steps: _Steps, base: str, joined: str, merchant: str, common: Mapping[str, int]) -> None:
+    """`common`: by holder, the message that says which of its subjects all know, if there is one."""
+    sent = dict[Kind, int]()
+    for kind in OF_PAIR:
+        sender, other = (base, joined) if kind in BY_BASE else (joined, base)
+        needs = list(sent.values())[-1:]
+        if kind in (Kind.GROUPS, Kind.ROWS) and sender in common:
+            needs.append(common[sender])
+        if kind is Kind.BASE_SHARE:  # it is of what the joined holder decided, and comes after that one's share
+            needs.append(sent[Kind.RELEASED])
+        sent[kind] = steps.add(kind, sender, merchant if kind in TO_MERCHANT else other, needs, joined)
 
 
 # --- 1. the merchant describes the job -------------------------------------------------------------------------
@@ -224,7 +321,14 @@ class JointQuestion:
 
     @property
     def holders(self) -> list[str]:
-        return sorted(side.holder for side in self.plan.sides)
+        return self.plan.holders
+
+    @property
+    def fewest_in_common(self) -> int:
+        """With fewer subjects at all holders nothing is said of them, not even how many they are."""
+        assert self.agreement.joint is not None
+        minimum = self.rules.minimum_subjects if self.rules.has_gate else 1
+        return max(minimum, self.agreement.joint.smallest_intersection)
 
     @property
     def merchant(self) -> Descriptor:
@@ -257,7 +361,7 @@ def make_joint_manifest(
         raise DatasetMissing(holders=", ".join(side.holder for side in missing), table=missing[0].table)
     pins = [
         DatasetPin(holder=name, version=offers[name].version, row_capacity=offers[name].row_capacity)
-        for name in sorted(side.holder for side in plan.sides)
+        for name in plan.holders
     ]
     return JointManifest(
         job_id=job_id,
@@ -291,7 +395,7 @@ def read_joint_manifest(
     check_window(manifest, now)
     check_cites(manifest, agreement)
     check_parties(agreement, roster)
-    if [pin.holder for pin in manifest.datasets] != sorted(side.holder for side in manifest.plan.sides):
+    if [pin.holder for pin in manifest.datasets] != manifest.plan.holders:
         raise SetMismatch(problem="it does not pin one dataset of each of its holders")
     check_joint_covers(agreement, manifest.plan)
     for side in manifest.plan.sides:
@@ -334,12 +438,12 @@ def announced(subjects: int) -> int:
     return max(1, -(-subjects // step) * step)
 
 
-def shapes_of(programs: Sequence[Program], capacity: int, *, is_base: bool) -> tuple[CellShape, ...]:
+def shapes_of(programs: Sequence[Program], capacity: int, *, encrypts: bool) -> tuple[CellShape, ...]:
     """What a holder announces of its cells. `capacity`: the published bound on its rows."""
     return tuple(
         CellShape(
             cells=one.cells,
-            widths=() if is_base else tuple(width(capacity * sums.row_bound) for sums in one.sums),
+            widths=tuple(width(capacity * sums.row_bound) for sums in one.sums) if encrypts else (),
         )
         for one in programs
     )
@@ -357,9 +461,9 @@ class JointSet:
     question: JointQuestion
     approvals: Mapping[str, JointApproval]
 
-    def context(self, pair: str) -> bytes:
-        """32 bytes to which everything between the base and this joined holder is bound."""
-        ends = (self.question.plan.base.holder, pair)
+    def context(self, pair: str = "") -> bytes:
+        """32 bytes to which everything between the base and this joined holder is bound, or between all holders."""
+        ends = (self.question.plan.base.holder, pair) if pair else self.question.holders
         digests = [bytes.fromhex(self.approvals[name].digest()) for name in ends]
         return sha256("ceiba/v1/join", bytes.fromhex(self.question.digest), *digests)
 
@@ -386,6 +490,17 @@ class JointSet:
             joined_subjects=joined.subjects,
         )
 
+    @cached_property
+    def linkage(self) -> Linkage:
+        """By whose keys subjects are linked. Raises MalformedMessage, BadGroupElement, BadKeyUse, LinkageTooLarge, and
+        SetMismatch for one that announced different numbers."""
+        keys = {name: bytes.fromhex(one.token_key or "") for name, one in self.approvals.items()}
+        linkage = Linkage.of(bytes.fromhex(self.question.digest), keys, MOST_LINKED)
+        for name, one in self.approvals.items():
+            if linkage.sizes[name] != one.subjects:
+                raise SetMismatch(problem=f"{name} announced two different numbers of subjects")
+        return linkage
+
     @property
     def log_size(self) -> int:
         """The longest log that one of the holders has witnessed."""
@@ -398,10 +513,12 @@ def check_joint_approval(question: JointQuestion, signer: str, approval: JointAp
     stated = (approval.holder, approval.job_id, approval.manifest_digest, approval.dataset_version)
     if stated != (signer, question.manifest.job_id, question.digest, pin.version):
         raise SetMismatch(problem=f"the approval of {signer} is for another job, manifest or dataset")
-    is_base = signer == question.plan.base.holder
-    side = question.plan.side_of(signer)
-    if (approval.encryption_key is None) != is_base or len(approval.shapes) != len(side.plans):
+    plan, side = question.plan, question.plan.side_of(signer)
+    keys = (approval.encryption_key is not None, approval.token_key is not None)
+    if keys != (plan.encrypts(signer), plan.mode is not Mode.HIDDEN) or len(approval.shapes) != len(side.plans):
         raise SetMismatch(problem=f"the approval of {signer} has not the key or the shapes of its side")
+    if approval.subjects > announced(pin.row_capacity):
+        raise SetMismatch(problem=f"{signer} announced more subjects than its dataset can have")
     if sum(shape.cells * (1 + len(shape.widths)) for shape in approval.shapes) > MAX_SUMS:
         raise SetMismatch(problem=f"the approval of {signer} announces more cells than a job may have")
 
@@ -437,16 +554,52 @@ def message_of(agreed: JointSet, step: Step, sealed: bytes) -> JointMessage:
     )
 
 
+def sealed_for(agreed: JointSet, step: Step, payload: bytes) -> bytes:
+    """Run by the sender of a step. What is for the operator, which has no sealing key, is protected by TLS alone."""
+    if step.receiver == OPERATOR:
+        return payload
+    receiver = agreed.question.roster.by_name[step.receiver]
+    return seal_to(bytes.fromhex(receiver.sealing_key), payload, sealing_info(agreed, step))
+
+
 def sealing_info(agreed: JointSet, step: Step) -> bytes:
     """What a step's payload is sealed for: it opens as nothing else."""
     return sha256("ceiba/v1/joint-payload", agreed.context(step.pair), step.number.to_bytes(4, "big"))
 
 
 def check_message(agreed: JointSet, step: Step, signed: Signed, sealed: bytes) -> None:
-    """Run by the coordinator and by the receiver. Raises UnknownMember, BadSignature, SetMismatch."""
-    message = agreed.question.roster.open(signed, JointMessage, Role.HOLDER)
-    if signed.signer != step.sender or message != message_of(agreed, step, sealed):
+    """Run by the coordinator and by the receiver. Raises UnknownMember, BadSignature, MalformedMessage, SetMismatch."""
+    if check_document(agreed, step, signed) != message_of(agreed, step, sealed):
+        raise SetMismatch(problem=f"the message of step {step.number} is not about the payload that came with it")
+
+
+def check_document(agreed: JointSet, step: Step, signed: Signed) -> JointMessage:
+    """Of a message without its payload: it is this step's, signed by who sends it. Raises as `check_message`."""
+    roster = agreed.question.roster
+    if step.sender == OPERATOR:
+        message = open_operators(signed, JointMessage, roster)
+    else:
+        message = roster.open(signed, JointMessage, Role.HOLDER)
+    wanted = message_of(agreed, step, b"")
+    without = message.model_copy(update={"size": wanted.size, "payload_digest": wanted.payload_digest})
+    if signed.signer != step.sender or without != wanted:
         raise SetMismatch(problem=f"the message of step {step.number} is another job's, step's or holder's")
+    return message
+
+
+def check_documents(agreed: JointSet, messages: Iterable[Signed]) -> list[JointMessage]:
+    """Run by who verifies a receipt: one message of every step, in their order. Raises as `check_message`."""
+    signed, steps = list(messages), agreed.question.steps
+    if len(signed) != len(steps):
+        raise SetMismatch(problem="the messages are not one of each step")
+    return [check_document(agreed, step, one) for step, one in zip(steps, signed, strict=True)]
+
+
+def total_digest(question: JointQuestion, messages: Iterable[JointMessage]) -> Digest:
+    """What stands for the answer in the log: of the payloads that the merchant gets, in the order of their steps."""
+    to_merchant = [one for one in messages if one.receiver == question.manifest.merchant]
+    ordered = sorted(to_merchant, key=lambda one: one.step)
+    return Digest(sha256("ceiba/v1/joint-total", *(bytes.fromhex(one.payload_digest) for one in ordered)).hex())
 
 
 # --- 4. the merchant opens -------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ order. All state is in memory; what fails is not resumed, and a new attempt has 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property, reduce
 from itertools import pairwise
 
@@ -51,6 +50,7 @@ from ceiba_protocol.linkage.ristretto import (
     random_scalar,
 )
 from ceiba_protocol.sums.randomness import Random
+from ceiba_protocol.trust.agreement import Mode
 
 BATCH = 4096
 """Identifiers under one blind, in one message of 128 KiB and with one proof (PROTOCOL §5.2)."""
@@ -61,15 +61,6 @@ ROUNDED_BELOW = 1000
 
 HASH_TO_GROUP_DST = b"HashToGroup-" + SUITE
 _SIZE_BYTES = 8
-
-
-class Mode(StrEnum):
-    """What comes of a linkage by tokens."""
-
-    CARDINALITY = "cardinality"
-    """How many subjects are at all holders, and nobody learns which."""
-    REVEALED = "revealed"
-    """Each holder learns which of its subjects are at all holders; the agreement must say so."""
 
 
 # --- what the holders agree on ---------------------------------------------------------------------------------
@@ -386,7 +377,8 @@ class Found:
 def run_linkage(
     identifiers: Mapping[str, Sequence[str]], mode: Mode, minimum: int, limit: int, random: Random
 ) -> Found:
-    """A whole linkage without a network: the first page for a newcomer, and an oracle for tests.
+    """A whole linkage in the mode CARDINALITY or REVEALED without a network: the first page for a newcomer, and an
+    oracle for tests.
 
     Left out, because they happen elsewhere: normalising identifiers, signatures, and sealing what goes from holder
     to holder through the coordinator (`trust.hpke`).

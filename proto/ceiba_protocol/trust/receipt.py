@@ -10,8 +10,17 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from ceiba_protocol.canonical import MAX_BODY_BYTES, Digest, Document, Hex, HexDigest, MemberName, Text
+from ceiba_protocol.canonical import MAX_BODY_BYTES, Digest, Document, Hex, HexDigest, MemberName, Text, digest_of
 from ceiba_protocol.errors import CeibaError, ReceiptRejected
+from ceiba_protocol.linkage.joint import (
+    JointManifest,
+    JointQuestion,
+    JointSet,
+    check_documents,
+    commit_jointly,
+    read_joint_manifest,
+    total_digest,
+)
 from ceiba_protocol.rounds import (
     Commitment,
     Question,
@@ -37,6 +46,7 @@ from ceiba_protocol.trust.log import (
 )
 from ceiba_protocol.trust.merkle import check_inclusion
 from ceiba_protocol.trust.roster import Roster
+from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.log_pb2 import ReceiptParts
 
@@ -87,10 +97,12 @@ class Receipt(Document):
     MAX_BYTES: ClassVar[int] = 16 * MAX_BODY_BYTES
     """A manifest of the largest size, and the papers of a thousand holders: about 1,800 bytes each."""
 
-    format: Annotated[int, Field(ge=2, le=2)] = 2
+    format: Annotated[int, Field(ge=3, le=3)] = 3
     roster_digest: HexDigest
     """Of the roster under which the signatures verify; a newer one serves as well."""
     schema_text: str
+    other_schema_texts: tuple[str, ...]
+    """Of a joint job: those of the joined tables. None of other jobs."""
     agreement: SharedText
     manifest: SignedText
     approvals: tuple[SignedText, ...]
@@ -98,6 +110,7 @@ class Receipt(Document):
     shares: tuple[SignedText, ...]
     """Of the gate, without their words."""
     submissions: tuple[SignedText, ...]
+    """Of a joint job: the messages of all steps, without their payloads."""
     release: SignedText
     entry: str
     index: Annotated[int, Field(ge=0, lt=2**53)]
@@ -112,6 +125,7 @@ def read_parts(parts: ReceiptParts, roster: Roster) -> Receipt:
         return Receipt(
             roster_digest=roster.digest(),
             schema_text=parts.schema.decode(),
+            other_schema_texts=tuple(schema.decode() for schema in parts.other_schemas),
             agreement=SharedText.of(parts.agreement),
             manifest=SignedText.of(parts.manifest),
             approvals=_texts(parts.approvals),
@@ -157,8 +171,8 @@ class _Reading:
     receipt: Receipt
     roster: Roster
     agreement: Agreement = field(init=False)
-    question: Question = field(init=False)
-    commitment: Commitment = field(init=False)
+    question: Question | JointQuestion = field(init=False)
+    commitment: Commitment | JointSet = field(init=False)
     release: Release = field(init=False)
     checkpoint: Checkpoint = field(init=False)
 
@@ -171,43 +185,73 @@ def _agreement(reading: _Reading) -> None:
 
 
 def _manifest(reading: _Reading) -> None:
-    schema = Schema.parse_pinned(reading.receipt.schema_text.encode(), reading.agreement.schema_digest)
-    signed = reading.receipt.manifest.signed()
+    signed, agreement = reading.receipt.manifest.signed(), reading.agreement
+    if signed.type == type_of(JointManifest):
+        pinned = {side.schema_digest for side in agreement.sides}
+        texts = [text.encode() for text in (reading.receipt.schema_text, *reading.receipt.other_schema_texts)]
+        schemas = [Schema.parse_pinned(text, digest_of(Schema, text)) for text in texts]
+        if {schema.digest() for schema in schemas} - pinned:
+            raise _fails("a schema is not one of the agreement's.")
+        by_table = {schema.table: schema for schema in schemas}
+        asked_at = JointManifest.parse(signed.body).not_before
+        question = read_joint_manifest(signed, agreement, reading.roster, by_table, asked_at)
+        if {side.table for side in question.plan.sides} != by_table.keys():
+            raise _fails("it has not the schema of every table that was asked.")
+        reading.question = question
+        return
+    if reading.receipt.other_schema_texts:
+        raise _fails("it has schemas of other tables than the one that was asked.")
+    schema = Schema.parse_pinned(reading.receipt.schema_text.encode(), agreement.schema_digest)
     asked_at = Manifest.parse(signed.body).not_before
-    reading.question = read_manifest(signed, reading.agreement, reading.roster, schema, asked_at)
+    reading.question = read_manifest(signed, agreement, reading.roster, schema, asked_at)
 
 
 def _set(reading: _Reading) -> None:
     approvals = [text.signed() for text in reading.receipt.approvals]
     aborts = [text.signed() for text in reading.receipt.aborts]
-    reading.commitment = commit_to_set(reading.question, approvals, aborts)
+    if isinstance(reading.question, JointQuestion):
+        if aborts:
+            raise _fails("somebody left the job, and nobody can leave a joint one.")
+        reading.commitment = commit_jointly(reading.question, approvals)
+    else:
+        reading.commitment = commit_to_set(reading.question, approvals, aborts)
 
 
 def _gate(reading: _Reading) -> None:
-    shares = [text.signed() for text in reading.receipt.shares]
-    if reading.commitment.gate is not None:
-        check_shares(shares, reading.question, reading.commitment)
-        reading.commitment = reading.commitment.after_gate(shares)
+    shares, commitment = [text.signed() for text in reading.receipt.shares], reading.commitment
+    if isinstance(commitment, Commitment) and commitment.gate is not None:
+        assert isinstance(reading.question, Question)
+        check_shares(shares, reading.question, commitment)
+        reading.commitment = commitment.after_gate(shares)
     elif shares:
         raise _fails("there are shares of a gate, and the job has none.")
 
 
 def _submissions(reading: _Reading) -> None:
-    submissions = [text.signed() for text in reading.receipt.submissions]
-    found = [check_submitted(one, reading.question, reading.commitment).holder for one in submissions]
-    if sorted(found) != reading.commitment.holders:
+    submissions, commitment = [text.signed() for text in reading.receipt.submissions], reading.commitment
+    if isinstance(commitment, JointSet):
+        check_documents(commitment, submissions)
+        return
+    assert isinstance(reading.question, Question)
+    found = [check_submitted(one, reading.question, commitment).holder for one in submissions]
+    if sorted(found) != commitment.holders:
         raise _fails("the submissions are not those of the whole set, each once.")
-    read_released(reading.commitment, submissions)
+    read_released(commitment, submissions)
 
 
 def _release(reading: _Reading) -> None:
     signed = reading.receipt.release.signed()
     reading.release = open_operators(signed, Release, reading.roster)
     manifest, digest = reading.question.manifest, reading.question.digest
-    wanted = (manifest.job_id, digest, manifest.agreement_digest, reading.commitment.context.attempt)
+    attempt = reading.commitment.context.attempt if isinstance(reading.commitment, Commitment) else 0
+    wanted = (manifest.job_id, digest, manifest.agreement_digest, attempt)
     release = reading.release
     if (release.job_id, release.manifest_digest, release.agreement_digest, release.attempt) != wanted:
         raise _fails("the release is of another job.")
+    if isinstance(reading.commitment, JointSet):
+        messages = check_documents(reading.commitment, [text.signed() for text in reading.receipt.submissions])
+        if total_digest(reading.commitment.question, messages) != release.total_digest:
+            raise _fails("the release is of other messages.")
     # Its time decides who counts as revoked, and is the operator's word. The window is what the holders have compared
     # with their own clocks before they approved.
     check_window(manifest, release.at)
@@ -239,7 +283,10 @@ STEPS: tuple[tuple[str, Callable[[_Reading], None]], ...] = (
     ("the merchant signed the manifest, and it keeps to the agreement", _manifest),
     ("the agreement's whole set approved it; whoever is missing signed that it left", _set),
     ("each of them signed its share of the gate, where there is one", _gate),
-    ("each of them signed its submission, for this manifest, this set and the gate's one decision", _submissions),
+    (
+        "each of them signed its submission or messages, for this manifest, this set and the gate's one decision",
+        _submissions,
+    ),
     ("the operator signed the release of their total", _release),
     ("the release stands in the log", _inclusion),
     ("enough of the agreement's holders witnessed that log", _witnesses),

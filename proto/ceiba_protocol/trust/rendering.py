@@ -39,8 +39,10 @@ def render(
     ]
 
 
-def rules_of(rules: Disclosure) -> list[tuple[str, str]]:
+def rules_of(rules: Disclosure, *, is_joint: bool = False) -> list[tuple[str, str]]:
     """What is agreed on released cells: a label and a sentence for each rule."""
+    if is_joint:
+        return _joint_rules(rules)
     many = f"at least {rules.minimum_subjects} subjects and {rules.minimum_holders} holders in every released cell"
     if not rules.has_gate:
         return [("small cells", "grade public: every cell is released as it is")]
@@ -60,6 +62,18 @@ def rules_of(rules: Disclosure) -> list[tuple[str, str]]:
         ("differencing", "no answer differs by fewer subjects or holders than that from an earlier one"),
         ("exact answers", exact),
         ("noise", f"{rules.noise}; at most ρ {as_rho(rules.rho_per_year)} in any 365 days"),
+    ]
+
+
+def _joint_rules(rules: Disclosure) -> list[tuple[str, str]]:
+    """Likewise where nobody knows which subjects are behind a cell."""
+    shows = "looks the same" if rules.hides_zeros else "shows"
+    few = f"at least {rules.minimum_subjects} subjects in every released cell; an empty one {shows}"
+    return [
+        ("small cells", f"grade {rules.grade}: {few}"),
+        ("dominance", "NOT LOOKED AT: nobody sees whose values a joined figure adds up"),
+        ("differencing", "NOT LOOKED AT: nobody sees by whom two joined answers differ; their number is limited"),
+        ("exact answers", f"at most {rules.exact_jobs} for each version of a dataset"),
     ]
 
 
@@ -104,7 +118,7 @@ def _facts(agreement: Agreement, roster: Roster) -> list[str]:
         _line("until", moment(agreement.not_after)),
         _line("who answers", _smallest(agreement)),
         _line("tolerated", f"{agreement.tolerated} of the holders may collude with the merchant and the coordinator"),
-        *(_line(label, text) for label, text in rules_of(agreement.disclosure)),
+        *(_line(label, text) for label, text in rules_of(agreement.disclosure, is_joint=agreement.joint is not None)),
         *(_line(label, text) for label, text in (_joint(agreement.joint) if agreement.joint else ())),
         _line("schema", _schemas(agreement)),
         _line("suite", agreement.suite),

@@ -246,6 +246,7 @@ class ReceiptParts(_message.Message):
     INCLUSION_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
+    OTHER_SCHEMAS_FIELD_NUMBER: _builtins.int
     SHARES_FIELD_NUMBER: _builtins.int
     entry: _builtins.bytes
     """The release's LogEntry, RFC 8785 JSON."""
@@ -286,6 +287,12 @@ class ReceiptParts(_message.Message):
         """A checkpoint that covers the entry, with as many holders' signatures as there are for one that does."""
 
     @_builtins.property
+    def other_schemas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Of a joint job, likewise: the schemas of the joined tables, in the order of its joined holders. Each MUST be compared
+        with the digest in the agreement.
+        """
+
+    @_builtins.property
     def shares(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Signed]:
         """The GateShares, each signed by its holder, without their words; none where there is no gate."""
 
@@ -303,11 +310,12 @@ class ReceiptParts(_message.Message):
         inclusion: _abc.Iterable[_builtins.bytes] | None = ...,
         checkpoint: Global___WitnessedCheckpoint | None = ...,
         schema: _builtins.bytes = ...,
+        other_schemas: _abc.Iterable[_builtins.bytes] | None = ...,
         shares: _abc.Iterable[_common_pb2.Signed] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "manifest", b"manifest", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborts", b"aborts", "agreement", b"agreement", "approvals", b"approvals", "checkpoint", b"checkpoint", "entry", b"entry", "inclusion", b"inclusion", "index", b"index", "manifest", b"manifest", "release", b"release", "schema", b"schema", "shares", b"shares", "submissions", b"submissions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborts", b"aborts", "agreement", b"agreement", "approvals", b"approvals", "checkpoint", b"checkpoint", "entry", b"entry", "inclusion", b"inclusion", "index", b"index", "manifest", b"manifest", "other_schemas", b"other_schemas", "release", b"release", "schema", b"schema", "shares", b"shares", "submissions", b"submissions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

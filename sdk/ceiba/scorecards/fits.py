@@ -1,8 +1,8 @@
 """Log-odds from counts: what each fit assumes stands at it.
 
 Three kinds of counts lead to three kinds of fits. From single features alone, `fit_naive`; with pairs of features as
-well, `fit_discriminant` and `fit_linear`, exact for what they are, and `fit_logistic`, which comes within a few
-hundredths of the regression on everybody's rows in one place. None needs a row, and none a second round of jobs.
+well, `fit_discriminant` and `fit_linear`, exact for what they are, and `fit_logistic`, which comes within a unit of
+log-likelihood of the regression on everybody's rows. None needs a row, and none a second round of jobs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ LARGEST = 30.0
 """A log-odds ratio beyond it is on its way to infinity."""
 WIDE = 3.0
 """Standard deviation of log-odds beyond which normality within bins costs more than sampling does."""
+DEPENDENT = 1e-9
+"""An eigenvalue of columns' correlations below which one is a combination of others."""
 ROUNDING = 1e-9
 """What rounding can leave of a variance that is 0."""
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
@@ -68,8 +70,9 @@ def fit_linear(
     ConstantColumn.
     """
     design = _Design.of(features, pairs, coding, smoothing)
-    found = _solved(design, design.squares(), design.codes.T @ design.moments.counts[GOOD], ridge)
-    return design.model("least squares", LinkFunction.IDENTITY, found, None, ())
+    squares = design.codes.T @ design.moments.pairs.sum(axis=0) @ design.codes
+    found = _solved(design, squares, design.codes.T @ design.moments.counts[GOOD], ridge)
+    return design.model("least squares", LinkFunction.IDENTITY, found, [None] * len(design.names))
 
 
 def fit_discriminant(
@@ -95,7 +98,7 @@ def fit_discriminant(
     slopes = _solved(design, within / sizes.sum(), means[GOOD] - means[BAD], ridge / sizes.sum(), intercept=False)
     start = np.log(sizes[GOOD] / sizes[BAD]) - slopes @ (means[GOOD] + means[BAD]) / 2
     notes = ("Odds assume normal features; the ranks are those of least squares.",)
-    return design.model("discriminant", LinkFunction.LOGIT, np.array([start, *slopes]), None, notes)
+    return design.model("discriminant", LinkFunction.LOGIT, np.array([start, *slopes]), [None] * len(slopes), notes)
 
 
 def fit_logistic(
@@ -109,12 +112,11 @@ def fit_logistic(
     """Logistic regression, near to that of pooled rows, from counts of pairs.
 
     Its equations ask, for every bin, how many good subjects the model expects in it: the mean of 1/(1 + e^−z) over the
-    bin's subjects. Counts of pairs say exactly what mean z has in the bin, for each label, and nearly what variance;
-    beyond these, z is taken to be normal there. It is a sum over the other features, so the more there are, and the
-    less one of them dominates, the better that is. Exact for one feature. On the lender's data of the story
-    (13 features, 5 folds) the log-likelihood is below the pooled maximum by 0.8 of 1550 with `coding` "woe", and
-    1.4 with "bins": less than a tenth of what sampling costs the pooled fit itself, half a unit for each
-    coefficient. Probabilities differ by 0.006 and 0.008 on average, AUC by less than 0.001.
+    bin's subjects. Counts of pairs say exactly what mean z has there among the good and among the bad, and nearly what
+    variance; beyond these, z is taken as normal (ADR 0022). z is a sum over all features, so that is good for many of
+    them with an AUC up to about 0.9, coarse for two or three strong ones, exact for one. On a lender's applications
+    (12 features, out of sample) AUC is the pooled fit's to the third decimal, probabilities differ by 0.005 on average,
+    and 0.8 of 1,542 of log-likelihood is lost, where sampling costs the pooled fit half a unit for each coefficient.
 
     `coding`: "woe", one slope for each feature, so points follow the evidence; "bins", one value for each bin.
     `ridge` penalises with ridge/2·Σ slope². Standard errors are those of the expected information, as near as the rest.
@@ -131,8 +133,9 @@ def fit_logistic(
         gap = wanted - expected - penalty * found
         _require_finite(design, found)
         if np.abs(gap).max() <= CONVERGED * sizes.sum():
-            covariance = np.asarray(np.linalg.inv(information + np.diag(penalty)), np.float64)
-            return design.model("logistic", LinkFunction.LOGIT, found, covariance, _wide(design, found))
+            variances = np.diag(np.linalg.inv(information + np.diag(penalty)))
+            errors = np.sqrt(variances[1:]).tolist()
+            return design.model("logistic", LinkFunction.LOGIT, found, errors, _wide(design, found))
         found = found + _solved(design, information, gap, ridge)
     raise NotConverged(iterations=ITERATIONS)
 
@@ -169,37 +172,29 @@ class _Design:
             columns, names = _indicators(moments)
         return cls(moments, evidence, np.hstack([intercept, columns]), tuple(names))
 
-    def squares(self) -> Vector:
-        """float64 [columns, columns]: sums of products over all subjects."""
-        return np.asarray(self.codes.T @ self.moments.pairs.sum(axis=0) @ self.codes, dtype=np.float64)
-
     def model(
-        self, method: str, link: LinkFunction, found: Vector, covariance: Vector | None, notes: Sequence[str]
+        self, method: str, link: LinkFunction, found: Vector, errors: Sequence[float | None], notes: Sequence[str] = ()
     ) -> BinModel:
-        """With values so that a neutral bin has 0: by indicators, that is the mean over all subjects."""
+        """`found`: the intercept and the slopes; `errors`: of the slopes."""
         values = self.codes[:, 1:] @ found[1:]
-        intercept = float(found[0])
-        parts = [values[bins] for bins in self.moments.slices]
-        if self.names != tuple(one.name for one in self.evidence.features):
-            for place in range(len(parts)):
-                shown = self.evidence.features[place].counts.shown().sum(axis=0)
-                mean = float(np.average(parts[place], weights=shown))
-                parts[place] = np.where(shown > 0, parts[place] - mean, 0.0)
-                intercept += mean
-        errors = [None] * len(found) if covariance is None else [float(one) for one in np.sqrt(np.diag(covariance))]
-        slopes = tuple(Slope(*row) for row in zip(self.names, map(float, found[1:]), errors[1:], strict=True))
-        all_values = tuple(tuple(map(float, part)) for part in parts)
-        return BinModel(method, link, self.evidence, intercept, all_values, slopes, (*self.moments.notes, *notes))
+        parts = tuple(tuple(map(float, values[bins])) for bins in self.moments.slices)
+        slopes = tuple(Slope(*row) for row in zip(self.names, map(float, found[1:]), errors, strict=True))
+        return BinModel(method, link, self.evidence, float(found[0]), parts, slopes, (*self.moments.notes, *notes))
 
 
 def _indicators(moments: Moments) -> tuple[Vector, list[str]]:
-    """A column for each bin with subjects of which nothing was withheld, but for each feature's largest bin."""
+    """A column for each bin with subjects of which nothing was withheld, but for each feature's largest bin.
+
+    Less its mean, so that 0 is neutral, and what a bin without subjects or with a withheld count has.
+    """
     columns, names = [], []
     for feature, bins in zip(moments.features, moments.slices, strict=True):
         sizes = feature.shown().sum(axis=0)
         for place in np.flatnonzero(sizes):
             if place != sizes.argmax():
-                columns.append(np.eye(moments.counts.shape[1])[bins.start + place])
+                column = np.zeros(moments.counts.shape[1])
+                column[bins] = np.where(sizes > 0, (np.arange(len(sizes)) == place) - sizes[place] / sizes.sum(), 0.0)
+                columns.append(column)
                 names.append(f"{feature.name}: {feature.binning.labels[place]}")
     return np.array(columns).T.reshape(moments.counts.shape[1], len(columns)), names
 
@@ -213,10 +208,10 @@ def _solved(design: _Design, matrix: Vector, wanted: Vector, ridge: float, *, in
     names = ["the intercept"] * first + list(design.names)
     scale = np.sqrt(np.maximum(np.diag(penalised), 1e-300))
     reduced = penalised / np.outer(scale, scale)
-    for place in range(len(reduced)):
-        block = reduced[: place + 1, : place + 1]
-        if np.linalg.eigvalsh(block)[0] < 1e-9:
-            raise Collinear(column=names[place])
+    if np.linalg.eigvalsh(reduced)[0] < DEPENDENT:
+        places = range(1, len(reduced) + 1)
+        first_dependent = next(size for size in places if np.linalg.eigvalsh(reduced[:size, :size])[0] < DEPENDENT)
+        raise Collinear(column=names[first_dependent - 1])
     return np.asarray(np.linalg.solve(reduced, wanted / scale) / scale, dtype=np.float64)
 
 
@@ -232,9 +227,9 @@ def _wide(design: _Design, found: Vector) -> list[str]:
 
 
 def _require_finite(design: _Design, found: Vector) -> None:
-    values = np.abs(design.codes[:, 1:] * found[1:]).max(axis=0)
-    if not values.max() <= LARGEST:
-        raise Separation(column=design.names[int(np.argmax(values))])
+    ratios = np.ptp(design.codes[:, 1:] * found[1:], axis=0)
+    if ratios.size and not ratios.max() <= LARGEST:
+        raise Separation(column=design.names[int(np.argmax(ratios))])
 
 
 # --- what a logistic model expects ------------------------------------------------------------------------------

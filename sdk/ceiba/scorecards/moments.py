@@ -1,4 +1,4 @@
-"""Second moments of the bins from counts of pairs: what linear and logistic fits are made of (PROTOCOL §5.6).
+"""Second moments of the bins from counts of pairs: what linear and logistic fits are made of.
 
 For each label a matrix with a row and a column for every bin of every feature: how many subjects are in both. Tables
 of pairs are raked to the single features' counts (Deming and Stephan 1940), which changes nothing where all were

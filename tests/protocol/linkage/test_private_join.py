@@ -1,8 +1,10 @@
 """The private join: equal to the plain one, silent about everything else, and deaf to whatever is malformed."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -26,13 +28,17 @@ from ceiba_protocol.errors import (
     TotalRejected,
     ValueOutOfRange,
 )
+from ceiba_protocol.linkage.cores import on_all_cores
 from ceiba_protocol.linkage.full_obfuscators import FullObfuscators
 from ceiba_protocol.linkage.join_messages import write_share
 from ceiba_protocol.linkage.join_terms import JoinTerms, padded
-from ceiba_protocol.linkage.masked_fields import FieldShape, Row, check_rows
+from ceiba_protocol.linkage.masked_fields import FieldShape, MaskedFields, Row, check_rows
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, merchant_open, run_join
+from ceiba_protocol.linkage.ristretto import hash_to_group, multiply
 from ceiba_protocol.sums.key_proof import prove_key
+from ceiba_protocol.sums.layout import split_digits
 from ceiba_protocol.sums.paillier import Encryptor, ciphertext_bytes
+from ceiba_protocol.sums.randomness import Random, random_order
 from tests.support.joins import KEY_CONTEXT, STEPS, Join, plain_join, proven, short_keys, terms_for
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
@@ -40,6 +46,7 @@ from tests.support.seeded import seeded
 PRIVATE = keypair(1024)[1]
 N = int(PRIVATE.public_key.n)
 COUNT, SUMS = FieldShape(6), FieldShape(6, (12, 20))
+COUNT_AS_NOISY = FieldShape(10, noise=(16,))
 IDS = [b"%d" % number for number in range(70)]
 GROUPS = [IDS[:9], IDS[9:11], [], IDS[20:30]]
 ROWS: dict[bytes, Row] = {
@@ -136,6 +143,32 @@ def test_several_joined_holders_are_a_star() -> None:
         assert Join(terms, GROUPS, rows).run() == plain_join(terms, GROUPS, rows)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.integers(1, 6), st.sampled_from([bytes, lambda size: b"\xff" * size, seeded("masks")]))
+def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int, random: Random) -> None:
+    """Without encryption: rows and masks, also the smallest and largest, are added as integers below half of n."""
+    widths = st.lists(st.integers(2, 40), max_size=4).map(tuple)
+    shapes = tuple(FieldShape(data.draw(st.integers(2, 20)), data.draw(widths)) for _ in range(cells))
+    fields = MaskedFields(shapes, 1024)
+    largest = [tuple(2 ** (width - 1) - 1 for width in shape.value_widths) for shape in shapes]
+    sign = data.draw(st.sampled_from((1, -1)))
+    rows: list[Row] = [[(cell, [sign * value for value in largest[cell]])] for cell in range(cells)]
+    rows += [[(cell, [0] * len(largest[cell])) for cell in range(cells)]]
+    masks = [shape.draw_mask(random) for shape in shapes]
+    parts = [*map(fields.pack_row, rows), fields.pack_masks(masks)]
+    sums = [sum(column) for column in zip(*parts, strict=True)]
+    assert all(0 <= total < 2**1022 for total in sums)
+    for shape, share, mask, values in zip(shapes, fields.split(sums), masks, largest, strict=True):
+        assert share[0] - mask[0] == 2
+        assert split_digits(share[1] - mask[1], shape.value_widths) == [sign * value for value in values]
+
+
+def test_a_plaintext_stays_below_half_of_the_modulus() -> None:
+    half, one_more = FieldShape(469, ()), FieldShape(470, ())  # 511 and 512 bits of 1022
+    assert MaskedFields((half, half), 1024).plaintexts == 1
+    assert MaskedFields((half, one_more), 1024).plaintexts == 2
+
+
 # --- noise -----------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +258,21 @@ def test_the_same_identifiers_are_other_points_in_another_join(honest: Join) -> 
     assert len(points[0] & points[1]) == padding
 
 
+def test_no_message_shows_an_order() -> None:
+    """Neither that of A's subjects in a group, nor that of B's rows, with padding in between."""
+    join = Join(terms_for(1, COUNT, joined_subjects=40), [IDS[:20]], {identifier: [] for identifier in IDS[:20]})
+    join.run("rows")
+    for side, message, start, size in (
+        (join.base, join.sent["groups"], 36, 32),
+        (join.joined, join.sent["rows"], 32 + 33 * 32, 40),
+    ):
+        points = [message[at : at + 32] for at in range(start, start + size * 32, 32)]
+        hashed = [hash_to_group(identifier, join.terms.hash_domain()) for identifier in IDS[:20]]
+        places = [points.index(multiply(side._secret, point)) for point in hashed]
+        assert places != sorted(places)
+        assert 2 < sum(place < size // 2 for place in places) < 18
+
+
 def test_no_ciphertext_comes_twice(honest: Join) -> None:
     width = ciphertext_bytes(N)
     rows = honest.sent["rows"][-20 * width :]
@@ -264,6 +312,15 @@ def test_a_message_of_another_context_is_refused(kind: str) -> None:
     other.run()
     with pytest.raises(MalformedMessage, match="another"):
         changed(kind, lambda _: other.sent[kind]).run()
+
+
+def test_a_message_of_another_step_is_refused_though_it_has_the_length() -> None:
+    """Four cells of 64 bytes in each group are as long as one ciphertext of 256."""
+    join = Join(terms_for(2, COUNT, COUNT, COUNT, COUNT), [[], []], {})
+    join.run("tests")
+    assert len(join.sent["tests"]) == len(join.sent["masked sums"])
+    with pytest.raises(MalformedMessage, match="another step"):
+        join.base.test(join.sent["masked sums"])
 
 
 def test_a_message_under_another_key_is_refused() -> None:
@@ -327,7 +384,7 @@ def test_a_point_that_comes_twice_is_refused(kind: str, start: int) -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "problem"),
-    [((16, 16, 16, 0), "smaller"), ((16, 16, 16, 15), "not padded"), ((16, 16, 16, 96), "more subjects"),
+    [((16, 16, 16, 0), "smaller"), ((16, 16, 16, 17), "not padded"), ((16, 16, 16, 96), "more subjects"),
      ((16, 16, 16, 2**32 - 16), "more subjects"), ((16, 16, 16, 32), "bytes instead")],
 )  # fmt: skip
 def test_groups_that_are_not_as_announced_are_refused(sizes: tuple[int, ...], problem: str) -> None:
@@ -505,6 +562,20 @@ def test_everything_is_in_the_digest(name: str) -> None:
     assert replace(TERMS, **changed).hash_domain() != TERMS.hash_domain()
 
 
+def test_digest_by_hand() -> None:
+    def lengths_first(*parts: bytes) -> bytes:
+        return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+    def numbers(*given: int) -> bytes:
+        return lengths_first(*(number.to_bytes(8, "big") for number in given))
+
+    terms = terms_for(5, FieldShape(9, (8, 7), noise=(16, 17, 18)), COUNT_AS_NOISY)
+    parts = [b"ceiba/v1/join", bytes(32), b"register", b"tax", numbers(5, 3, 0, 0, 60, 20)]
+    cells = [numbers(9, 2, 8, 7, 3, 16, 17, 18), numbers(10, 0, 1, 16)]
+    assert terms.digest() == hashlib.sha256(lengths_first(*parts, *cells)).digest()
+    assert terms.hash_domain() == b"ceiba/v1/join" + terms.digest()
+
+
 def test_widths_and_noise_are_in_the_digest() -> None:
     shapes = [FieldShape(12, (16, 17)), FieldShape(12, (17, 16)), FieldShape(13, (16, 17))]
     shapes += [FieldShape(12, (16, 17), noise=(16, 16, 16)), FieldShape(12, (16, 17), noise=(16, 16, 17))]
@@ -537,6 +608,25 @@ def test_what_was_made_ahead_is_used_and_must_be_for_the_key() -> None:
         BaseSide(TERMS, GROUPS, proven(2048), os.urandom, obfuscators)
     with pytest.raises(BadJoin, match="encryptor of tax"):
         JoinedSide(TERMS, ROWS, other, os.urandom, joiner_is_semi_honest=True, encryptor=encryptor)
+
+
+# --- order, cores ----------------------------------------------------------------------------------------------
+
+
+def test_every_order_is_as_likely() -> None:
+    random, seen = seeded("order"), dict[tuple[int, ...], int]()
+    for _ in range(1200):
+        order = tuple(random_order(random, 4))
+        seen[order] = seen.get(order, 0) + 1
+    assert all(sorted(order) == [0, 1, 2, 3] for order in seen)
+    assert sum((seen.get(order, 0) - 50) ** 2 for order in permutations(range(4))) / 50 < 59  # 23 d.o.f.: once in 10^4
+    assert random_order(random, 0) == []
+
+
+def test_work_on_all_cores_keeps_its_order_and_its_errors() -> None:
+    assert list(on_all_cores(lambda part: part * part, range(100))) == [part * part for part in range(100)]
+    with pytest.raises(ZeroDivisionError):
+        list(on_all_cores(lambda part: 1 // part, [1, 0, 1]))
 
 
 # --- the merchant ----------------------------------------------------------------------------------------------

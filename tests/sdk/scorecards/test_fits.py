@@ -210,6 +210,21 @@ def test_withheld_cells_cost_little() -> None:
     assert not any("cells of pairs were withheld" in note for note in full.notes())
 
 
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_withheld_bin_is_neutral_in_every_fit(coding: Any) -> None:
+    """Neutral is the mean: by bins, of all whose bin is known; by evidence, a WOE of 0."""
+    frame, bad = small(4)
+    features, pairs = counted(frame, bad)
+    hidden = BinCounts(BINNINGS[0], (features[0].good[0], None, *features[0].good[2:]), features[0].bad)
+    for fit in (fit_linear, fit_discriminant, fit_logistic):
+        found = fit([hidden, *features[1:]], pairs, coding=coding)
+        assert found.values[0][1] == 0 and found.values[0][0] != 0
+        if coding == "bins":
+            for one, values in zip([hidden, *features[1:]], found.values, strict=True):
+                assert np.dot(one.shown().sum(axis=0), values) == pytest.approx(0, abs=1e-9)
+        assert any("x: withheld" in note for note in found.notes())
+
+
 def test_what_was_not_counted_is_said() -> None:
     frame, bad = small(1)
     features, pairs = counted(frame, bad)
