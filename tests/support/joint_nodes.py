@@ -179,8 +179,10 @@ class JointNodes:
 
     # --- asking
 
-    def plan(self, mode: Mode, base: str, *joined: str, linked: tuple[str, ...] = (), **plans: Plan) -> JointPlan:
-        """By holder the plan it is asked, or how many rows there are."""
+    def plan(
+        self, mode: Mode, base: str, *joined: str, linked: tuple[str, ...] = (), **plans: Plan | tuple[Plan, ...]
+    ) -> JointPlan:
+        """By holder the plan or plans that it is asked, or how many rows there are."""
         sides = {name: self._side(name, plans.get(name)) for name in (base, *joined, *linked)}
         return JointPlan(
             mode=mode,
@@ -189,8 +191,9 @@ class JointNodes:
             linked=tuple(sides[name] for name in sorted(linked)),
         )
 
-    def _side(self, name: str, plan: Plan | None) -> SidePlan:
-        return SidePlan(holder=name, on="uscc", plans=(plan or self.counts(name),))
+    def _side(self, name: str, plans: Plan | tuple[Plan, ...] | None) -> SidePlan:
+        asked = plans if isinstance(plans, tuple) else (plans or self.counts(name),)
+        return SidePlan(holder=name, on="uscc", plans=asked)
 
     def counts(self, name: str, **parts: Any) -> Plan:
         """How many rows of a holder's table pass."""
