@@ -200,7 +200,7 @@ class JointCount(JointQuery[Result]):
     def outcome(self, opened: Opened, **about: Any) -> Result:
         ((table,),) = opened.values()
         labels = dict.fromkeys(self.names, "subjects in common")
-        rounded = "Note: below 1,000 to the nearest ten."
+        rounded = "Note: a number below 1,000 is rounded to the nearest ten."
         return Result(self.names, [tuple(table.subjects)], labels=labels, remarks=(*self.remarks, rounded), **about)
 
 
