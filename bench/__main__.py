@@ -11,7 +11,7 @@ import phe
 from rich.console import Console
 from rich.table import Table
 
-from bench import crypto, disclosure, fits, joins, linkage, space
+from bench import crypto, disclosure, fits, joins, linkage, scoring, space
 from bench.audit import measure_audit
 from bench.crypto import Figure
 
@@ -56,10 +56,12 @@ def main() -> None:
     show("Linkage against openmined-psi: seconds; ratio above 1: ours is slower", linked)
     joined = joins.measure_joins()
     show("A private join of two holders, without a baseline", joined)
+    scored = scoring.measure() | scoring.measure_space()
+    show("Private scores: seconds, of CPU for one role, on the clock in a space; without a baseline", scored)
     spaces = space.measure_all()
     show("A space against plain DuckDB: seconds; ratio above 1: ours is slower", spaces)
     results = {"conditions": measured, "cryptography": cryptography, "safety": safety, "fits": models}
-    results |= {"linkage": linked, "joins": joined, "space": spaces}
+    results |= {"linkage": linked, "joins": joined, "scores": scored, "space": spaces}
     RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     print(f"Written to {RESULTS}.")
 

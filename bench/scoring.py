@@ -1,7 +1,7 @@
-"""What a score costs each role, without a network: `python -m bench.scoring`.
+"""What a score costs each role, and from end to end: `python -m bench.scoring`.
 
-One run, one thread, CPU time, 3072-bit key, 30 features of 10 bins at 3 holders. A holder's part is measured with its
-pool filled, which is what happens when somebody asks, and without.
+3072-bit key, 30 features of 10 bins at 3 holders. The roles' parts in CPU time of one thread, a holder's with its pool
+filled, which is what happens when somebody asks, and without; then a running space on loopback, by the clock.
 """
 
 import os
@@ -9,9 +9,15 @@ import statistics
 import time
 from collections.abc import Callable
 
+import pandas as pd
+
 from bench.crypto import Figure, cpu
+from ceiba.consents import give, new_issuer
+from ceiba.scoring import Feature
+from ceiba.terms import Grouping
 from ceiba_protocol.canonical import Digest, sha256
 from ceiba_protocol.expression import ColumnValue, Number
+from ceiba_protocol.identifiers import IdentifierKind
 from ceiba_protocol.linkage.consent import (
     ConsentTerms,
     check_consent,
@@ -44,7 +50,7 @@ from ceiba_protocol.linkage.scoring import (
     score_context,
 )
 from ceiba_protocol.plan import ByBucket
-from ceiba_protocol.schema import Column, ColumnType, Schema
+from ceiba_protocol.schema import Column, ColumnType, Identifier, Schema
 from ceiba_protocol.sums.key_proof import key_context, prove_key
 from ceiba_protocol.sums.paillier import (
     Encryptor,
@@ -54,23 +60,31 @@ from ceiba_protocol.sums.paillier import (
     key_id,
     multiply,
 )
+from ceiba_protocol.trust.agreement import ConsentIssuer
 from ceiba_protocol.trust.keys import SigningKey, x25519_public_key
 from ceiba_protocol.trust.roster import EncryptionKey
+from ceiba_scenarios import Sandbox
 
 HOLDERS, FEATURES, BINS = ("insurance", "register", "tax"), 10, 10
 SCORES = 20
+PREPARING_SECONDS = 5.0
+"""Until idle nodes have filled their pools."""
 NOW = 1_700_000_000
 
 
 def _schema(table: str) -> Schema:
     columns = tuple(Column(name=f"x{at}", type=ColumnType.INT, minimum="0", maximum="99999") for at in range(FEATURES))
-    return Schema(table=table, subject_key="uscc", columns=columns)
+    identifiers = (Identifier(column="uscc", kind=IdentifierKind.TEXT),)
+    return Schema(table=table, subject_key="uscc", identifiers=identifiers, columns=columns)
 
 
 def _feature(holder: str, at: int) -> ScoreFeature:
-    value, bounds = ColumnValue(name=f"x{at}"), (Number(value="100"), Number(value="80000"))
-    key = ByBucket(name=f"f{at}", value=value, low=bounds[0], high=bounds[1], count=BINS - 3)
-    return feature_of(holder, key, _schema(f"{holder}.firms"))
+    return feature_of(holder, _bucket(at), _schema(f"{holder}.firms"))
+
+
+def _bucket(at: int) -> ByBucket:
+    value, low, high = ColumnValue(name=f"x{at}"), Number(value="10000"), Number(value="80000")
+    return ByBucket(name=f"f{at}", value=value, low=low, high=high, count=BINS - 3)
 
 
 def median(actions: list[Callable[[], object]]) -> float:
@@ -176,13 +190,58 @@ def _consents(terms: ConsentTerms) -> dict[str, Figure]:
     }
 
 
+# --- end to end ------------------------------------------------------------------------------------------------
+
+
+def measure_space(rows: int = 2_000) -> dict[str, Figure]:
+    """Seconds on the clock in a running space on loopback: three agencies of `rows` firms, a bank, an issuer."""
+    schemas = {f"{holder}.firms": _schema(f"{holder}.firms") for holder in HOLDERS}
+    codes = [f"firm {firm}" for firm in range(rows)]
+    values = {f"x{at}": [(7919 * firm + at) % 100_000 for firm in range(rows)] for at in range(FEATURES)}
+    frames = {holder: {f"{holder}.firms": pd.DataFrame({"uscc": codes, **values})} for holder in HOLDERS}
+    with Sandbox(frames, schemas=schemas) as lab:
+        bank, issuer = lab.merchant("bank", agreed=False), new_issuer("chamber")
+        issuers = [ConsentIssuer(name=issuer.name, key=issuer.key.public.hex())]
+        agreement = bank.agreements.propose_joint(
+            list(schemas), purpose="bench", operations=["score"], consent_issuers=issuers, scores_per_day=1_000
+        )
+        for holder in HOLDERS:
+            lab.sign_agreement(holder, agreement.id)
+        agreement.wait(60)
+        features = [
+            Feature(f"{holder}.firms", Grouping(_bucket(at)), [(7 * at + place) % 100 for place in range(BINS)])
+            for holder in HOLDERS
+            for at in range(FEATURES)
+        ]
+        registering = time.perf_counter()
+        model = bank.register_model(features, on="uscc").wait(60)
+        registered = time.perf_counter() - registering
+        time.sleep(PREPARING_SECONDS)
+        consents = [(give(model.consent_request(), code, issuer), code) for code in codes[: 2 * SCORES]]
+        model.score(*consents[0])
+        each = [_clock(lambda one=one: model.score(*one)) for one in consents[1:SCORES]]
+        time.sleep(PREPARING_SECONDS)
+        batch = _clock(lambda: model.score_all(consents[SCORES:])) / SCORES
+    return {
+        "space: register a model, approved by 3 holders": _figure(registered, None),
+        "space: one score, from call to number": _figure(statistics.median(each), "≤ 60 ms"),
+        f"space: one of {SCORES} in one call": _figure(batch, None),
+    }
+
+
+def _clock(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
 def _figure(seconds: float, reach: str | None) -> Figure:
     return {"ours": seconds, "baseline": None, "ratio": None, "reach": reach}
 
 
 def main() -> None:
     started = time.monotonic()
-    for name, figure in measure().items():
+    for name, figure in (measure() | measure_space()).items():
         print(f"{name:50} {1000 * float(figure['ours'] or 0):9.2f} ms  {figure['reach'] or ''}")
     print(f"{time.monotonic() - started:.1f} s in all")
 

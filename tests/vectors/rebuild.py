@@ -23,7 +23,7 @@ from ceiba_protocol.sums.secure_sum import RoundContext, set_digest
 from ceiba_protocol.sums.wide import add_wide, from_wide, negate_wide, to_wide
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
-from tests.vectors import receipts
+from tests.vectors import receipts, scores
 from tests.vectors.documents import documents
 
 FOLDER = Path(__file__).parent
@@ -427,6 +427,7 @@ vector(documents)
 vector(receipts.log_checkpoints)
 vector(receipts.receipt)
 vector(receipts.receipt_too_few_witnesses)
+vector(scores.score)
 
 
 def render(content: Vector) -> str:

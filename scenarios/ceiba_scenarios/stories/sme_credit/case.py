@@ -10,10 +10,11 @@ import duckdb
 
 import ceiba
 from ceiba.agreements import AgreementHandle
-from ceiba.consents import new_issuer
+from ceiba.consents import GivenConsent, IssuerKey, give, new_issuer
 from ceiba.joint_queries import JointQuery, JointResult
 from ceiba.result import Result
 from ceiba.scorecards import Binning
+from ceiba.scoring import RegisteredModel
 from ceiba_protocol.trust.agreement import ConsentIssuer
 from ceiba_scenarios.report import HtmlReport, Listing
 from ceiba_scenarios.sandbox import Sandbox
@@ -45,8 +46,6 @@ class Case:
         )
         self._asked: list[str] = []
         self._sections: list[tuple[str, tuple[Any, ...]]] = []
-        self.scored = 0
-        """Scores that were given."""
 
     def agree(self) -> None:
         """One agreement for lending and one for the index, each with everybody who has a part in it."""
@@ -85,6 +84,12 @@ class Case:
         """The next of the story's steps."""
         self._asked.append(title)
         self.lab.say(f"\n{len(self._asked)}. {title}")
+
+    def consent_of(
+        self, model: RegisteredModel, uscc: str, *, hours: float = 24, issuer: IssuerKey | None = None
+    ) -> GivenConsent:
+        """What the chamber of commerce attests once this applicant, or firm, has said yes to being scored once."""
+        return give(model.consent_request(), uscc, issuer or self.issuer, hours)
 
     def write(self, heading: str, *parts: Any) -> None:
         """Keep a section of the report; its first page is written last."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ceiba.plots.style import GREY, LINE_STYLES, SERIES, new_figure, tidy, words
@@ -48,4 +48,16 @@ def draw_evidence(evidence: Evidence) -> Figure:
     for start in starts[1:]:
         axes.axhline(start - 0.5, color=GREY, linewidth=0.6)
     tidy(axes, x="weight of evidence: right of 0 better than average", grid="x")
+    return figure
+
+
+def draw_scores(scores: Sequence[int], bad: Sequence[bool]) -> Figure:
+    """How many of the good and of the bad have about so many points."""
+    figure = new_figure(7.0, 3.2)
+    axes = figure.subplots()
+    sides = [[score for score, one in zip(scores, bad, strict=True) if one is side] for side in (False, True)]
+    edges = range(min(scores) // 50 * 50, max(scores) + 51, 50)
+    axes.hist(sides, bins=list(edges), color=list(SERIES[:2]), label=["good", "bad"])
+    tidy(axes, x="points", y="applicants")
+    axes.legend(frameon=False)
     return figure

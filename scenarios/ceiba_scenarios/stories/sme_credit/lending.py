@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 from typing import Any
 
 import pandas
 
 from ceiba import scorecards
-from ceiba.joint_queries import JointResult
-from ceiba.result import Result
-from ceiba.scorecards import BinCounts, BinModel, Binning, Judgement, PairCounts, Scorecard, pair_key
+from ceiba.scorecards import BinCounts, BinModel, Binning, Judgement, PairCounts, Scorecard
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.stories.sme_credit.alone import RATING, regression_on_rows
 from ceiba_scenarios.stories.sme_credit.case import Case, sql_of
@@ -21,8 +18,6 @@ LABEL: dict[str, Any] = {"bad": "status", "value": "bad", "n": "subjects"}
 """What tables of borrowers call the label, and how many there are."""
 WEAK = 0.02
 """Features with less information value say nothing, and are left out."""
-WITHHELD_COUNT = 2
-"""What a withheld cell counts where cells are added up: it has one to four subjects."""
 
 
 # --- bins -------------------------------------------------------------------------------------------------------
@@ -57,12 +52,14 @@ class Lending:
         self.joined = case.space.join(*tables, on="uscc")
         self.knows = {column: one.knows for one in OF_OWNERS for column in one.owners}
         """By column, which column says whom the agency knows that has it."""
+        self.pairs: list[PairCounts] = []
 
     def make_card(self) -> Scorecard:
-        """Bins of everything in one linkage; coarse bins and their pairs in another; a regression; points."""
+        """Bins of everything in one linkage; pairs in three others; a regression; points."""
         self.count_bins()
         self.count_pairs()
-        model = scorecards.fit_logistic(self.features, self.pairs)
+        rating = BinCounts.of_rows(RATING, self.borrowers, list(self.borrowers["bad"]))
+        model = scorecards.fit_logistic([rating, *self.coarse], self.pairs)
         self.card = Scorecard.of(model, name="sole proprietors")
         self.case.lab.say(f"\n{model}")
         self.case.lab.say("\n" + self.card.to_frame().to_string(index=False))
@@ -77,22 +74,14 @@ class Lending:
         title = f"All bins of all {len(bins)} features of all agencies, by whether the loan was repaid, in one linkage"
         tables = self.case.ask(title, self.joined.group_by("status").tabulate(*(one.group_key() for one in bins)))
         for one in bins:
-            self.check_counts(one.name, tables[one.name], [one], "status")
+            known = f"part = '{BORROWER}' AND {self.knows[one.name]}"
+            select = f"SELECT status, {sql_of(one)} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
+            self.case.check_cells(f"status and {one.name}", tables[one.name], select)
         counts = [self.with_absent(BinCounts.from_frame(one, tables[one.name].to_pandas(), **LABEL)) for one in bins]
         self.evidence = scorecards.woe(*counts)
         self.case.lab.say("\n" + "\n".join(self.evidence.parts()[0].lines()))
         told = [one for one in counts if self.evidence.iv[one.name] >= WEAK]
         self.coarse = [scorecards.coarse(one, least=self.case.least) for one in told]
-
-    def check_counts(self, name: str, found: Result, bins: Sequence[Binning], *groups: str) -> None:
-        """Every cell is DuckDB's, or withheld because it has fewer subjects than may be shown."""
-        keys = " || ' & ' || ".join(sql_of(one) for one in bins)
-        known = self.knows[bins[0].name]
-        base = ", ".join(sql_of(RATING) if one == "rating" else one for one in groups)
-        select = (
-            f"SELECT {base}, {keys} AS bin, COUNT(*) FROM owners WHERE part = '{BORROWER}' AND {known} GROUP BY ALL"  # noqa: S608
-        )
-        self.case.check_cells(f"{name}: borrowers by {' and '.join(groups)}", found, select)
 
     def with_absent(self, counts: BinCounts) -> BinCounts:
         """Borrowers whom an agency does not know count as those of whom it knows nothing: so they will be scored. The
@@ -104,61 +93,32 @@ class Lending:
             sides.append((*side[:-1], (side[-1] or 0) + total - shown))
         return BinCounts(counts.binning, *sides)
 
-    # --- coarse bins and pairs
+    # --- pairs
 
     def count_pairs(self) -> None:
-        """Pairs of coarse bins, in jobs that run side by side: of the bank's rating and every feature, and of two
-        features of one agency, by the label; of two agencies' features without it, because a join has two ends."""
-        bins = [one.binning for one in self.coarse]
-        within = [pair for pair in combinations(bins, 2) if pair[0].table == pair[1].table]
-        keys = [*(one.group_key() for one in bins), *(pair_key(*pair) for pair in within)]
+        """What two agencies know of the same people, in jobs that run side by side: how often each bin of one's best
+        feature goes with each bin of the others'. Over everybody whom both know, and without the bank's label, because
+        a join has two ends."""
+        stars = list(self.stars([one.binning for one in self.coarse]))
         questions = {
-            f"Coarse bins of {len(bins)} features, and {len(within)} pairs of one agency's, by loan and rating": (
-                self.joined.group_by("status", RATING.group_key()).tabulate(*keys)
+            f"Pairs of {own.name} with {len(others)} features of other agencies": (
+                self.joined.group_by(own.group_key()).tabulate(*(one.group_key() for one in others))
             )
+            for own, others in stars
         }
-        stars = list(self.stars(bins))
-        for own, others in stars:
-            names = " and ".join(one.name for one in own)
-            base = self.joined.group_by(*(one.group_key() for one in own))
-            title = f"Pairs of {names} with {len(others)} features of other agencies, of everybody whom both know"
-            questions[title] = base.tabulate(*(one.group_key() for one in others))
-        by_label, *across = self.case.ask_all(questions)
-        for one in bins:
-            self.check_counts(one.name, by_label[one.name], [one], "status", "rating")
-        for pair in within:
-            name = pair_key(*pair).key.name
-            self.check_counts(name, by_label[name], pair, "status", "rating")
-        self.features = [BinCounts.of_rows(RATING, self.borrowers, list(self.borrowers["bad"])), *self.coarse]
-        self.pairs = [
-            *(PairCounts.from_frame(RATING, one, _filled(by_label[one.name]), **LABEL) for one in bins),
-            *(PairCounts.from_frame(*pair, _filled(by_label[pair_key(*pair).key.name]), **LABEL) for pair in within),
-        ]
-        for (own, others), tables in zip(stars, across, strict=True):
-            self.check_pairs(own, others, tables)
-            frames = {one.name: _filled(tables[one.name]) for one in others}
-            self.pairs += [
-                PairCounts.from_frame(one, other, frames[other.name], n="subjects") for one in own for other in others
-            ]
+        for (own, others), tables in zip(stars, self.case.ask_all(questions), strict=True):
+            for one in others:
+                known = f"{self.knows[own.name]} AND {self.knows[one.name]}"
+                select = f"SELECT {sql_of(own)}, {sql_of(one)} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
+                self.case.check_cells(f"{own.name} and {one.name}", tables[one.name], select)
+                self.pairs.append(PairCounts.from_frame(own, one, tables[one.name].to_pandas(), n="subjects"))
 
-    def stars(self, bins: Sequence[Binning]) -> Iterator[tuple[list[Binning], list[Binning]]]:
-        """Features of one agency, and those of the agencies after it: every two agencies once. A weak third feature of
-        one agency stays out, so that groups are not too small."""
+    def stars(self, bins: Sequence[Binning]) -> Iterator[tuple[Binning, list[Binning]]]:
+        """Each agency's feature with most information, and all features of the agencies after it."""
         tables = list(dict.fromkeys(one.table for one in bins))
-        best = sorted(bins, key=lambda one: -self.evidence.iv[one.name])
         for place, table in enumerate(tables[:-1]):
-            own = [one for one in best if one.table == table][:2]
-            yield own, [one for one in bins if one.table in tables[place + 1 :]]
-
-    def check_pairs(self, own: Sequence[Binning], others: Sequence[Binning], tables: JointResult) -> None:
-        """Counts of two agencies' features over everybody whom both know, borrowers or not."""
-        groups = ", ".join(f"{sql_of(one)} AS {one.name}_" for one in own)
-        knows = self.knows[own[0].name]
-        names = " and ".join(one.name for one in own)
-        for one in others:
-            known = f"{knows} AND {self.knows[one.name]}"
-            select = f"SELECT {groups}, {sql_of(one)} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
-            self.case.check_cells(f"{one.name}: by {names}", tables[one.name], select)
+            best = max((one for one in bins if one.table == table), key=lambda one: self.evidence.iv[one.name])
+            yield best, [one for one in bins if one.table in tables[place + 1 :]]
 
     # --- how well it ranks
 
@@ -187,9 +147,3 @@ class Lending:
         gap, close = abs(self.judgement.auc - pooled.auc), self.case.world.size.close
         self.case.lab.check(f"AUC within {close} of the regression's on pooled rows", gap <= close, True)
         self.case.lab.check("joined, it ranks better than the bank alone", self.judgement.auc > self.alone.auc, True)
-
-
-def _filled(found: Result) -> pandas.DataFrame:
-    """Where pairs are added up over a third group, a withheld cell counts as two subjects: it has one to four."""
-    frame = found.to_pandas()
-    return frame.assign(subjects=frame["subjects"].fillna(WITHHELD_COUNT))

@@ -26,6 +26,8 @@ PROPRIETORS, FIRMS = "92", "91"
 """How codes of sole proprietors and of firms begin."""
 UNKNOWN = 1 / 40
 """The share of applicants whom an agency does not know."""
+RARE = 0.01
+"""Of a missing value."""
 FULL_WIDTH = {ord(one): ord(one) + 0xFEE0 for one in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 BORROWER, NEWCOMER, STRANGER = "borrower", "newcomer", "stranger"
 """Whose loan has ended; who applies now; who never applied, and is in some agencies' files only."""
@@ -128,8 +130,10 @@ class World:
         borrowers = len(applicants) - size.newcomers
         applicants["part"] = [BORROWER] * borrowers + [NEWCOMER] * size.newcomers
         rows = pandas.concat([applicants, strangers], ignore_index=True)
-        # Of these, nine cells in all are empty: fewer than a bin may have, so an agency enters them as another value.
-        rows = rows.fillna({"job": "others", "marital": "single", "home": "ignore"})
+        for column in (name for one in OF_OWNERS for name in one.owners):
+            # What hardly anybody lacks would be a bin of too few people: an agency enters the most frequent value.
+            if 0 < rows[column].isna().mean() < RARE:
+                rows[column] = rows[column].fillna(rows[column].mode()[0])
         known = {
             one.knows: np.where(rows["part"] == STRANGER, chance < 0.5, chance >= UNKNOWN)
             for one, chance in ((one, self._draws(rows, one.name)) for one in OF_OWNERS)
