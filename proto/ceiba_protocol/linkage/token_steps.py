@@ -167,7 +167,7 @@ class TokenSide:
 def coordinator_link(agreed: JointSet, submissions: Mapping[str, bytes]) -> bytes:
     """COMMON, the same to each holder, or SIZE; `submissions`: by holder, its TOKENS.
 
-    1 s for a million subjects. Raises BadTokens, CountNotKept, IntersectionTooSmall, and what `JointSet.linkage` does.
+    1 s for each million tokens. Raises BadTokens, CountNotKept, IntersectionTooSmall, and what `JointSet.linkage` does.
     """
     question = agreed.question
     common = intersect(agreed.linkage.sizes, submissions, question.fewest_in_common)
