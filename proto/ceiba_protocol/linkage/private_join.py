@@ -18,7 +18,8 @@ of it in order; with several joined holders each has the same exchange with the 
 **Who learns what.** A: how many subjects of each group B has, and which cells are released. B: the padded sizes of the
 groups, and which cells are released. The merchant: the released counts and sums. The lengths of messages follow from
 the terms and the padded sizes. This rests on decisional Diffie–Hellman in ristretto255 with H as a random oracle, on
-DCR, and on short exponents for what B encrypts (PROTOCOL §2.3); the masks of step 3 hide a field to 2^-41.
+DCR, and on short exponents for what B encrypts (PROTOCOL §2.3). What B decrypts in step 4 is uniform, whatever it sent
+as rows.
 
 With several groupings B learns the padded sizes of each one's groups. Under another a the same subject is another
 point, so B cannot see which points of two groupings are one subject. A must not see either which rows of B are one, or
@@ -181,11 +182,10 @@ class BaseSide:
             # 2. Too few in common in a grouping: end here. That there were too few is all that B learns.
             if min(matched) < terms.smallest_intersection:
                 raise IntersectionTooSmall(minimum=terms.smallest_intersection)
-            # 3. Mask every field, then randomise: a uniform ciphertext of sum + mask, whichever rows were multiplied.
-            self._masks = [cell.draw_mask(self._random) for cell in terms.shapes]
-            width = len(terms.cells)
-            of_groups = [self._masks[start : start + width] for start in range(0, len(self._masks), width)]
-            packed = [mask for masks in of_groups for mask in fields.pack_masks(masks)]
+            # 3. Mask, then randomise: a uniform ciphertext of a uniform plaintext, whichever rows were multiplied.
+            of_groups = [fields.draw_masks(int(n), self._random) for _ in range(terms.groups)]
+            self._masks = [mask for masks in of_groups for mask in fields.split(masks)]
+            packed = [mask for masks in of_groups for mask in masks]
             obfuscators = on_all_cores(lambda _: self._obfuscators.take(), packed)
             masked = [
                 product * (1 + n * mask) * obfuscator % n**2

@@ -38,7 +38,7 @@ from ceiba_protocol.linkage.ristretto import hash_to_group, multiply
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.layout import split_digits
 from ceiba_protocol.sums.paillier import Encryptor, ciphertext_bytes
-from ceiba_protocol.sums.randomness import Random, random_order
+from ceiba_protocol.sums.randomness import random_order
 from tests.support.joins import KEY_CONTEXT, STEPS, Join, plain_join, proven, short_keys, terms_for
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
@@ -144,9 +144,9 @@ def test_several_joined_holders_are_a_star() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.data(), st.integers(1, 6), st.sampled_from([bytes, lambda size: b"\xff" * size, seeded("masks")]))
-def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int, random: Random) -> None:
-    """Without encryption: rows and masks, also the smallest and largest, are added as integers below half of n."""
+@given(st.data(), st.integers(1, 6), st.integers(0, 2**32))
+def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int, seed: int) -> None:
+    """Without encryption: rows, also the largest, and masks are added as integers below n."""
     widths = st.lists(st.integers(2, 40), max_size=4).map(tuple)
     shapes = tuple(FieldShape(data.draw(st.integers(2, 20)), data.draw(widths)) for _ in range(cells))
     fields = MaskedFields(shapes, 1024)
@@ -154,13 +154,37 @@ def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int
     sign = data.draw(st.sampled_from((1, -1)))
     rows: list[Row] = [[(cell, [sign * value for value in largest[cell]])] for cell in range(cells)]
     rows += [[(cell, [0] * len(largest[cell])) for cell in range(cells)]]
-    masks = [shape.draw_mask(random) for shape in shapes]
-    parts = [*map(fields.pack_row, rows), fields.pack_masks(masks)]
-    sums = [sum(column) for column in zip(*parts, strict=True)]
-    assert all(0 <= total < 2**1022 for total in sums)
-    for shape, share, mask, values in zip(shapes, fields.split(sums), masks, largest, strict=True):
+    masks = fields.draw_masks(N, seeded(f"masks {seed}"))
+    sums = [sum(column) for column in zip(*map(fields.pack_row, rows), masks, strict=True)]
+    assert all(0 <= total < N for total in sums)
+    for shape, share, mask, values in zip(shapes, fields.split(sums), fields.split(masks), largest, strict=True):
         assert share[0] - mask[0] == 2
         assert split_digits(share[1] - mask[1], shape.value_widths) == [sign * value for value in values]
+
+
+ROOM = FieldShape(6, (12, 20))
+"""Fields of 6 + 42 and 32 + 42 bits."""
+TOO_NEAR = {
+    "the count's field ends": (2**48 - 2**6 + 1) + (2**40 << 48),
+    "the values' field begins": (2**31 - 1) << 48,
+    "the values' field ends": (2**74 - 2**31 + 1) << 48,
+    "the modulus ends": N - 1 - ((N - 1) % 2**122) + (2**40 << 48),
+}
+
+
+@pytest.mark.parametrize("what", TOO_NEAR)
+def test_a_mask_that_leaves_no_room_is_drawn_again(what: str) -> None:
+    wanted, later = MaskedFields((ROOM,), 1024), seeded("again")
+    width, shift = -(-N.bit_length() // 8), -N.bit_length() % 8
+    first = iter([(TOO_NEAR[what] << shift).to_bytes(width, "big")])
+    masks = wanted.draw_masks(N, lambda size: next(first, None) or later(size))
+    assert masks == wanted.draw_masks(N, seeded("again")) != [TOO_NEAR[what]]
+
+
+def test_masks_are_as_long_as_the_modulus() -> None:
+    """Bits that no field has are masked as well."""
+    drawn = [mask for seed in range(200) for mask in MaskedFields((ROOM,), 1024).draw_masks(N, seeded(f"long {seed}"))]
+    assert max(drawn) > N - N // 50 and min(drawn) < N // 50
 
 
 def test_a_plaintext_stays_below_half_of_the_modulus() -> None:
@@ -233,7 +257,7 @@ def test_shares_of_the_joined_holder_look_uniform() -> None:
     rows: dict[bytes, Row] = {IDS[0]: [(cell, (127, 2047)) for cell in range(20)]}
     join = Join(terms, [[IDS[0]], *[[]] * 7], rows)
     join.run("tests")
-    for place, bits in ((0, 6 + 41), (1, 20 + 41)):
+    for place, bits in ((0, 6 + 42), (1, 20 + 42)):
         bins = [0] * 8
         for share in join.joined._shares:
             bins[min(share[place] >> (bits - 3), 7)] += 1
