@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,10 +35,10 @@ class Case:
         self.space = sandbox.merchant(ANALYST, agreed=False)
         self.issuer = new_issuer("chamber of commerce")
         """Who attests that an applicant, or a firm, has said yes."""
-        self.pool = duckdb.connect()
+        self._pool = duckdb.connect()
         """All rows, as `owners` and `firms`. Only a laboratory can have them."""
-        self.pool.register("owners", world.owners)
-        self.pool.register("firms", world.firms)
+        self._pool.register("owners", world.owners)
+        self._pool.register("firms", world.firms)
         self.report = HtmlReport(
             "One score for firms of which every agency knows one thing",
             "A bank asked four agencies about its borrowers, made a scorecard from counts, and scored applicants who "
@@ -97,9 +97,13 @@ class Case:
 
     # --- comparing
 
+    def select(self, text: str) -> list[tuple[Any, ...]]:
+        """What DuckDB finds in all rows together."""
+        return self._pool.sql(text).fetchall()
+
     def check_cells(self, name: str, found: Result, select: str) -> None:
         """Every cell is DuckDB's over all rows, or withheld because it has fewer subjects than may be shown."""
-        rows = self.pool.sql(select).fetchall()
+        rows = self.select(select)
         truth = [(*row[:-1], ceiba.WITHHELD if row[-1] < self.least else row[-1]) for row in rows]
         hidden = sum(row[-1] is ceiba.WITHHELD for row in truth)
         name = f"{name}: {len(truth) - hidden} cells exact, {hidden} withheld"
@@ -124,6 +128,10 @@ class Case:
 
     def parties(self) -> list[tuple[str, str]]:
         """Party, what it saw."""
+        rows = {name: report.rows for (name, table), report in self.sandbox.reports.items() if table != FIRMS_TABLE}
+        scored = self.world.size.scored + SINGLE_SCORES
+        agencies = ", ".join(f"{one.name} {self.rows_of(one.name, one.owners_table)}" for one in OF_OWNERS)
+        asked = ", ".join(f"{one.name} {self.rows_of(one.name, one.firms_table)}" for one in OF_FIRMS)
         return []
 
     def say_who_saw_what(self) -> None:
@@ -133,20 +141,20 @@ class Case:
         self.lab.say(NOT_PROTECTED)
 
 
-def sql_of(binning: Binning) -> str:
-    """The bins as DuckDB has them, with the bins' labels."""
-    name, (*named, missing) = binning.name, binning.labels
+NOT_PROTECTED = ""
+
+
+def sql_of(binning: Binning, values: Sequence[str] = ()) -> str:
+    """What DuckDB is to make of each bin, in their order: `values`, or the bins' labels."""
+    name, (*named, missing) = binning.name, values or list(map(_quoted, binning.labels))
     tests = [f"{name} IN ({', '.join(map(_quoted, group))})" for group in binning.groups]
     tests = tests or [*(f"{name} < {edge}" for edge in binning.edges), f"{name} IS NOT NULL"]
-    whens = " ".join(f"WHEN {test} THEN {_quoted(label)}" for test, label in zip(tests, named, strict=True))
-    return f"CASE {whens} ELSE {_quoted(missing)} END"
+    whens = " ".join(f"WHEN {test} THEN {value}" for test, value in zip(tests, named, strict=True))
+    return f"CASE {whens} ELSE {missing} END"
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-NOT_PROTECTED = ""
 
 
 def _listed(names: Iterable[str]) -> str:

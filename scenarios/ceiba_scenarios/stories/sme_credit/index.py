@@ -6,25 +6,23 @@ says little good of a firm, to about 10, and the best of everything adds up to 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
 
 import pandas
 
 import ceiba
-from ceiba.result import Result
 from ceiba.scorecards import Binning
 from ceiba.scoring import Feature
 from ceiba.terms import Term
 from ceiba_protocol.schema import Schema
-from ceiba_scenarios.report import Captioned, Listing
-from ceiba_scenarios.stories.sme_credit.case import INDEX, Case, sql_of
+from ceiba_scenarios.report import Listing
+from ceiba_scenarios.stories.sme_credit.case import INDEX, Case
 from ceiba_scenarios.stories.sme_credit.world import OF_FIRMS
 
-NUMBERS = {
+NUMBERS: dict[str, tuple[list[float], list[int]]] = {
     "employment": ([0.5, 2, 10], [0, 4, 8, 11]),
     "sales": ([50, 200, 1_000, 5_000], [0, 4, 8, 11, 13]),
     "capital": ([20, 100, 500], [0, 3, 6, 8]),
@@ -41,6 +39,10 @@ SP500 = (0, 6, 0)
 REASONS = 2
 """How many of its features each agency may name."""
 FIRM = "3COM CORP"
+SECTORS = {
+    "21": "21 mining", "31": "31 food, textiles", "32": "32 wood, paper, chemicals", "33": "33 metal, machines, computers",
+    "42": "42 wholesale", "51": "51 information", "52": "52 finance", "54": "54 professional services", "99": "99 other",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,17 +133,74 @@ class Index:
     # --- sectors
 
     def ask_sectors(self) -> None:
-        """Points of every agency by the register's sector, over all firms that both know."""
-        base, *others = ("register.firms", *(table for table in self.parts if table != "register.firms"))
-        asked = {table.partition(".")[0]: ceiba.sum(_sum(self.parts[table])) for table in others}
-        by_sector = self.case.space.join(base, *others, on="uscc").group_by("sector")
-        own = self.case.space.join("tax.firms", base, on="uscc").group_by("sector")
-        points = own.agg(firms=ceiba.count(), register=ceiba.sum(_sum(self.parts[base])))
-        first, second = self.case.ask_all(
-            {"Points of four agencies, by the register's sector": by_sector.agg(**asked),
-             "Firms, and the register's own points, by sector": points}
-        )  # fmt: skip
-        print(first, second)
+        """The mean index of each sector, from points that were added up at each agency: firms are linked, not shown."""
+        register, *others = ("register.firms", *(table for table in self.parts if table != "register.firms"))
+        points = {_name(table): ceiba.sum(_sum(self.parts[table])) for table in others}
+        space = self.case.space
+        theirs = space.join(register, *others, on="uscc").group_by("sector").agg(**points)
+        own = space.join("tax.firms", register, on="uscc").group_by("sector")
+        found, counted = self.case.ask_all(
+            {
+                "The index by sector: points of four agencies for the firms of each sector in the register": theirs,
+                "The register's own points, and how many firms": own.agg(
+                    firms=ceiba.count(), register=ceiba.sum(_sum(self.parts[register]))
+                ),
+            }
+        )
+        self.check_sums(found, others)
+        self.check_sums(counted, [register])
+        rows = list(_means(found, counted))
+        self.case.lab.check("mean index of each sector that can be shown", rows, self.pooled_means())
+        listing = [(SECTORS.get(sector, sector), firms, f"{mean:.1f}") for sector, firms, mean in rows]
+        for name, firms, text in listing:
+            self.case.lab.say(f"  {name:44} {firms:4} firms  {text}")
+        hidden = len(found) - len(rows)
+        self.case.lab.say(f"  {hidden} sectors are withheld: fewer than {self.case.least} firms, at one agency at least.")
+        means = Listing(("sector (NAICS)", "firms", "mean index"), listing)
+        text = (
+            "The agencies know the points of this product and have approved them; the points are made up. With a firm's "
+            f"consent an agency adds up its own, and names the {REASONS} features that cost the firm most. For the mean "
+            f"of a sector no firm is named: the register's firms are linked with every agency's, and of {hidden} sectors "
+            "with too few firms nothing was released."
+        )
+        self.case.write("A health index", text, *self.told, means)
+
+    def check_sums(self, found: Result, tables: Sequence[str]) -> None:
+        """Sums of points are DuckDB's on all rows, or withheld for too few firms."""
+        least, shown = self.case.least, []
+        for table in tables:
+            points = " + ".join(sql_of(one.binning, list(map(str, one.points))) for one in self.parts[table])
+            knows = next(one.knows for one in OF_FIRMS if one.firms_table == table)
+            select = f"SELECT sector, COUNT(*), SUM({points}) FROM firms WHERE {knows} GROUP BY sector"  # noqa: S608
+            truth = {sector: total if firms >= least else ceiba.WITHHELD for sector, firms, total in self.case.select(select)}
+            place = found.columns.index(_name(table))
+            shown.append((table, {row[0]: row[place] for row in found.rows}, truth))
+        for table, got, truth in shown:
+            exact = sum(one is not ceiba.WITHHELD for one in truth.values())
+            name = f"points of {table} by sector: {exact} sectors exact, {len(truth) - exact} withheld"
+            self.case.lab.check(name, sorted(got.items()), sorted(truth.items()))
+
+    def pooled_means(self) -> list[tuple[str, int, float]]:
+        """Of sectors of which every agency knows enough firms."""
+        rows = self.rows.assign(index=np.sum([part.of(self.rows) for part in self.every_part], axis=0))
+        found = []
+        for sector, group in rows.groupby("sector"):
+            if min(int(group[one.knows].sum()) for one in OF_FIRMS) >= self.case.least:
+                found.append((str(sector), len(group), int(group["index"].sum()) / len(group)))
+        return found
+
+
+def _means(found: Result, counted: Result) -> Iterator[tuple[str, int, float]]:
+    """(sector, firms, mean index) where nothing is withheld. Whom an agency does not know, it gives no points."""
+    of_register = {row[0]: row[1:] for row in counted.rows}
+    for sector, *points in found.rows:
+        firms, own = of_register.get(sector, (ceiba.WITHHELD, ceiba.WITHHELD))
+        if ceiba.WITHHELD not in (firms, own, *points):
+            yield sector, firms, (sum(points) + own) / firms
+
+
+def _name(table: str) -> str:
+    return table.partition(".")[0]
 
 
 def _sum(parts: Sequence[Part]) -> Term:
