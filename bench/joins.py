@@ -77,7 +77,8 @@ class Bench:
             context=os.urandom(32),
             base="register",
             joined="tax",
-            groups=GROUPS,
+            groupings=(GROUPS,),
+            one_row_for_all=False,
             cells=(FieldShape(count.bit_length(), (count.bit_length() + 11,)),),
             minimum_subjects=MINIMUM,
             hides_zeros=False,
@@ -88,7 +89,7 @@ class Bench:
 
     def run(self, ahead: Ahead) -> dict[str, float]:
         """CPU seconds of each step, after checking the answer."""
-        base = BaseSide(self.terms, self.groups, self.key, os.urandom, ahead.obfuscators)
+        base = BaseSide(self.terms, [self.groups], self.key, os.urandom, ahead.obfuscators)
         joined = JoinedSide(
             self.terms, self.rows, self.private_key, os.urandom, joiner_is_semi_honest=True, encryptor=ahead.encryptor
         )

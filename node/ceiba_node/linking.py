@@ -27,7 +27,6 @@ from ceiba_protocol.linkage.joint import (
     JointQuestion,
     JointSet,
     Kind,
-    SidePlan,
     Step,
     announced,
     check_message,
@@ -324,7 +323,7 @@ class Linking(Responding):
     def _compute(self, session: Session, agreed: JointSet, step: Step, before: Mapping[Step, bytes]) -> bytes:
         """What a step sends. The kinds are the steps of `token_steps` and `private_join`, in their order."""
         if step.kind not in OF_PAIR:
-            return self._link(session, agreed, step, before)
+            return self._token_side(session, agreed).send(step, before)
         by_kind = {one.kind: payload for one, payload in before.items()}
         revealed = by_kind.pop(Kind.COMMON, None)
         if revealed is not None and session.common is None:
@@ -349,25 +348,7 @@ class Linking(Responding):
                 return session.share
             case Kind.BASE_SHARE:
                 return session.base[step.pair].share(received)
-        raise SetMismatch(problem=f"step {step.number} is no holder's")
-
-    def _link(self, session: Session, agreed: JointSet, step: Step, before: Mapping[Step, bytes]) -> bytes:
-        """Likewise, where subjects are linked by tokens."""
-        side, received = self._token_side(session, agreed), next(iter(before.values()), b"")
-        match step.kind:
-            case Kind.OFFER:
-                return side.offer()
-            case Kind.REPLY:
-                return side.reply(received)
-            case Kind.SIZE:
-                return side.size(received)
-            case Kind.BLINDED:
-                return side.blinded()
-            case Kind.EVALUATED:
-                return side.evaluated(step.receiver, received)
-            case Kind.TOKENS:
-                return side.tokens({one.sender: payload for one, payload in before.items()})
-        raise SetMismatch(problem=f"step {step.number} is no holder's")
+        raise SetMismatch(problem=f"step {step.number} is no holder's of a join")
 
     def _token_side(self, session: Session, agreed: JointSet) -> TokenSide:
         if session.tokens is None:
@@ -379,30 +360,40 @@ class Linking(Responding):
     def _linked(self, question: JointQuestion, snapshot: Snapshot) -> list[bytes]:
         """Whom this holder links by tokens: who passes its filter, if they are only counted. But if it is revealed who
         is at all holders, everybody: else the others would learn who passes."""
+        return self._subjects(question, snapshot, is_filtered=question.plan.mode is Mode.CARDINALITY)
+
+    def _subjects(self, question: JointQuestion, snapshot: Snapshot, *, is_filtered: bool = False) -> list[bytes]:
+        """Everybody of whom this holder has a row; or a row that passes the filter of its first plan."""
         side = question.plan.side_of(self.name)
         program = programs_of(side, snapshot.schema)[0]
-        condition = program.condition if question.plan.mode is Mode.CARDINALITY else None
-        everybody = replace(program, keys=(), condition=condition)
-        return list(cells_of_subjects(self._house.engine, snapshot, everybody, side.on))
+        ungrouped = replace(program, keys=(), condition=program.condition if is_filtered else None)
+        return list(cells_of_subjects(self._house.engine, snapshot, ungrouped, side.on))
 
     def _base_side(self, session: Session, agreed: JointSet, pair: str) -> BaseSide:
         key = agreed.approvals[pair].encryption_key
         assert key is not None  # `check_joint_approval` has seen it
-        side = session.question.plan.base
-        (program,) = programs_of(side, session.snapshot.schema)
-        groups = base_groups(self._house.engine, session.snapshot, program, side.on)
-        if session.common is not None:
-            groups = [[one for one in group if one in session.common] for group in groups]
-        session.base[pair] = BaseSide(agreed.terms(pair), groups, self._prove(pair, key), self._random)
+        groupings = self._groupings(session)
+        session.base[pair] = BaseSide(agreed.terms(pair), groupings, self._prove(pair, key), self._random)
         return session.base[pair]
+
+    def _groupings(self, session: Session) -> list[list[list[bytes]]]:
+        """For each of the base's plans, whom each of its groups has; of those alone that all know, if it is said."""
+        side, snapshot, common = session.question.plan.base, session.snapshot, session.common
+        groupings = [
+            base_groups(self._house.engine, snapshot, program, side.on)
+            for program in programs_of(side, snapshot.schema)
+        ]
+        if common is None:
+            return groupings
+        return [[[one for one in group if one in common] for group in groups] for groups in groupings]
 
     def _joined_side(self, session: Session, agreed: JointSet) -> JoinedSide:
         if session.joined is None:
-            side, key, joint = session.question.plan.side_of(self.name), self._key(), agreed.question.agreement.joint
+            key, joint = self._key(), agreed.question.agreement.joint
             assert joint is not None
             if agreed.approvals[self.name].encryption_key != key.announced:  # it was made before a restart
                 raise LinkageLost(holder=self.name)
-            rows = self._rows(session.snapshot, side)
+            rows = self._rows(session.question, session.snapshot)
             if session.common is not None:
                 rows = {identifier: row for identifier, row in rows.items() if identifier in session.common}
             session.joined = JoinedSide(
@@ -415,14 +406,18 @@ class Linking(Responding):
             )
         return session.joined
 
-    def _rows(self, snapshot: Snapshot, side: SidePlan) -> dict[bytes, list[tuple[int, list[int]]]]:
-        """What each subject adds to the cells of all plans, which stand one after the other."""
-        rows, first = dict[bytes, list[tuple[int, list[int]]]](), 0
+    def _rows(self, question: JointQuestion, snapshot: Snapshot) -> dict[bytes, list[tuple[int, list[int]]]]:
+        """What each subject adds to the cells of all plans, which stand one after the other.
+
+        Whom a filter leaves out is there with nothing to add: else the base would see how many of its subjects pass.
+        """
+        side, first = question.plan.side_of(self.name), 0
+        rows: dict[bytes, list[tuple[int, list[int]]]] = {one: [] for one in self._subjects(question, snapshot)}
         for program in programs_of(side, snapshot.schema):
             found = joined_rows(self._house.engine, snapshot, program, side.on)
             for subject, identifier in enumerate(found.identifiers):
                 entries = ((first + cell, sums) for cell, sums in found.entries(subject))
-                rows.setdefault(identifier, []).extend(entries)
+                rows[identifier].extend(entries)
             first += program.cells
         return rows
 

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -66,8 +67,8 @@ class KeptJoin(BaseModel):
     """Of its tables."""
     names: tuple[str, ...]
     """What is asked for, in order."""
-    tabulates: bool
-    """Whether the answer is many tables."""
+    shown_as: Literal["figures", "tables", "pairs"]
+    """One table of figures, a table of counts for each feature, or for each pair of features."""
 
 
 class KeptJob(BaseModel):

@@ -11,14 +11,15 @@ means the one table that has such a column; `firms["tax.firms"].sales` says whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ceiba.display import html_table, text_table
+from ceiba.joint_pairs import AllPairs, JointPairs
 from ceiba.joint_queries import JointAggregate, JointCount, JointTables
 from ceiba.query import COLUMN_FACTS, UnknownAttribute, facts, named
-from ceiba.star import JoinSide, Parts, Place, Star, free_name, star_of
+from ceiba.star import JoinSide, Parts, Place, Star, star_of
 from ceiba.terms import Grouping, Term, built, expression_of, grouping, require_shallow
 from ceiba_protocol.canonical import Document
 from ceiba_protocol.errors import AmbiguousColumn, BadQuestion, UnknownColumn
@@ -26,7 +27,6 @@ from ceiba_protocol.expression import ColumnValue, Expression, Logic, lower_cond
 from ceiba_protocol.plan import ByCalendar, ByColumn, GroupKey, Named
 from ceiba_protocol.schema import nearest
 from ceiba_protocol.statistics import Statistic
-from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.subjects import Subjects
 
 if TYPE_CHECKING:
@@ -213,20 +213,52 @@ class Join:
 
         The keys are columns of joined tables; every table is grouped by those of `group_by` as well, the base's.
         """
+        located = self._features("tabulate", keys, named_keys)
+        star = star_of(self._parts, [place for place, _ in located])
+        if own := [key.name for place in star.joined for key in star.keys_of(place)]:
+            hint = "Group by columns of another table."
+            raise BadQuestion(problem=f"{', '.join(own)} is a group of a table that is tabulated", hint=hint)
+        plans = {one: [star.counting(one, [key]) for at, key in located if at == one] for one in star.joined}
+        return JointTables(self._schemas, self.runner, star.joint_plan(plans), tuple(key.name for _, key in located))
+
+    def pairs(self, *keys: Key, **named_keys: Key) -> AllPairs:
+        """How many subjects there are by each two keys of different tables: a table of counts for each pair.
+
+        >>> pairs = firms.pairs("industry", "size", income=ceiba.width_bucket("income", 0, 100, 10)).run()
+        >>> pairs["industry", "size"].to_pandas()
+
+        It takes one job less than there are tables with keys, whatever the number of keys. Each table's filter and
+        groups of `group_by` are in all of its pairs: after `group_by("status")` those with the bank's columns are by
+        the bank's label as well. Pairs of one table's columns are no questions to several: use `tabulate`.
+        """
+        located = self._features("pairs", keys, named_keys)
+        tables = sorted({place for place, _ in located})
+        if len(tables) < 2:
+            hint = "Name columns of at least two tables; for two of one table, group by one, or by both together."
+            raise BadQuestion(problem=f"all keys of pairs() are of {self._parts.names(tables)}", hint=hint)
+        stars = [Star(self._parts, base, tuple(tables[at:])) for at, base in enumerate(tables[:-1], start=1)]
+        return AllPairs(tuple(key.name for _, key in located), tuple(self._pairs_of(star, located) for star in stars))
+
+    def _pairs_of(self, star: Star, located: Sequence[tuple[int, GroupKey]]) -> JointPairs:
+        """Of the features of the base, with those of each joined table."""
+        plans = {
+            one: [star.counting(one, [*star.keys_of(one), key]) for at, key in located if at == one]
+            for one in (star.base, *star.joined)
+        }
+        names = tuple(key.name for at, key in located if at in plans)
+        return JointPairs(self._schemas, self.runner, star.joint_plan(plans), names)
+
+    def _features(self, method: str, keys: Iterable[Key], named_keys: Mapping[str, Key]) -> list[tuple[int, GroupKey]]:
+        """The keys that tables are made of, each with the place of its table. Raises BadQuestion."""
         located = [self._key(key) for key in keys]
         for name, key in named_keys.items():
             place, made = self._key(key)
             located.append((place, _called(made, name)))
-        if not located or None in (places := [place for place, _ in located]):
-            hint = 'Name columns of joined tables: tabulate("seniority", income=...).'
-            raise BadQuestion(problem="tabulate() was given no keys, or one that reads no column", hint=hint)
-        star = star_of(self._parts, places)
-        if own := [key.name for place in star.joined for key in star.keys_of(place)]:
-            hint = "Group by columns of another table."
-            raise BadQuestion(problem=f"{', '.join(own)} is a group of a table that is tabulated", hint=hint)
-        rows = [Named(name=free_name("rows", [key.name for _, key in located]), statistic=Count())]
-        plans = {one: [star.plan(one, [key], rows) for at, key in located if at == one] for one in star.joined}
-        return JointTables(self._schemas, self.runner, star.joint_plan(plans), tuple(key.name for _, key in located))
+        found = [(place, key) for place, key in located if place is not None]
+        if not found or len(found) < len(located):
+            hint = f'Name columns of joined tables: {method}("seniority", income=...).'
+            raise BadQuestion(problem=f"{method}() was given no keys, or one that reads no column", hint=hint)
+        return found
 
     @property
     def _schemas(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class JointExplanation:
     tables: int
     """0 where all that is asked is how many subjects there are."""
     cells: int
-    """Of all tables together: groups of the base times those of the joined table."""
+    """Of all tables together: groups of the base times those of the joined tables."""
     jobs_asked: int
     """Of the agreement, by this folder's own count."""
 
@@ -85,7 +85,7 @@ class JointExplanation:
 def explain_jointly(query: JointQuery[Any], agreement: Agreement | CeibaError, jobs_asked: int) -> JointExplanation:
     """What follows from the question and the agreement alone; no row is read, and nothing is sent."""
     plan = query.asked
-    (base,) = query.programs[plan.base.holder]
+    groups = sum(program.cells for program in query.programs[plan.base.holder])
     programs = [program for side in plan.joined for program in query.programs[side.holder]]
     is_counted = plan.mode is Mode.CARDINALITY
     return JointExplanation(
@@ -93,8 +93,8 @@ def explain_jointly(query: JointQuery[Any], agreement: Agreement | CeibaError, j
         agreement=agreement,
         holders=tuple(plan.holders),
         parties=_counting(plan) if is_counted else _joining(plan),
-        tables=0 if is_counted else len(programs),
-        cells=1 if is_counted else base.cells * sum(program.cells for program in programs),
+        tables=0 if is_counted else len(plan.base.plans) * len(programs),
+        cells=1 if is_counted else groups * sum(program.cells for program in programs),
         jobs_asked=jobs_asked,
     )
 
@@ -146,7 +146,7 @@ def _joining(plan: JointPlan) -> dict[str, str]:
             f"released; not which {'of them pass a filter' if is_revealed else 'subjects match'}"
             for side in plan.joined
         },
-        **{side.holder: f"{who}nothing else" for side in plan.linked},
+        **{side.holder: "how many subjects each other holder has, rounded up; nothing else" for side in plan.linked},
         "coordinator": f"{_TOKENS}; {_TRAFFIC}; every other message is sealed" if is_revealed else _SEALED,
         **_EVERYBODY_ELSE,
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ceiba.agreements import AgreementHandle
 from ceiba.choosing import uncovered
 from ceiba.home import AskedJob, KeptJob, KeptJoin
 from ceiba.joint_explanation import JointExplanation, explain_jointly
+from ceiba.joint_pairs import JointPairs
 from ceiba.joint_queries import JointAggregate, JointCount, JointQuery, JointTables, Opened
 from ceiba.progress import wanted_progress
 from ceiba.receipts import Receipt
@@ -289,7 +290,7 @@ _SPARE_BYTES = 32
 
 def _largest_payload(question: JointQuestion, programs: Programs) -> int:
     """Bytes that no payload to the merchant exceeds."""
-    (base,) = programs[question.plan.base.holder]
+    groups = sum(one.cells for one in programs[question.plan.base.holder])
     sizes = []
     for side in question.plan.joined:
         capacity = question.pin_of(side.holder).row_capacity
@@ -297,7 +298,7 @@ def _largest_payload(question: JointQuestion, programs: Programs) -> int:
             shape.cells * (_SPARE_BYTES + (capacity.bit_length() + sum(shape.widths)) // 8)
             for shape in shapes_of(programs[side.holder], capacity, encrypts=True)
         ]
-        sizes.append(base.cells * sum(for_cells))
+        sizes.append(groups * sum(for_cells))
     return 1024 + max(sizes)
 
 
@@ -334,8 +335,19 @@ def keep_joint(query: JointQuery[Any], manifest: JointManifest, signed: Signed, 
         until=manifest.not_after,
         manifest=SignedText.of(signed),
         agreement=agreement.body().decode(),
-        join=KeptJoin(schemas=tuple(bodies), names=query.names, tabulates=isinstance(query, JointTables)),
+        join=KeptJoin(schemas=tuple(bodies), names=query.names, shown_as=_shown_as(query)),
     )
+
+
+_SHOWN: dict[Literal["figures", "tables", "pairs"], type[JointQuery[Any]]] = {
+    "figures": JointAggregate,
+    "tables": JointTables,
+    "pairs": JointPairs,
+}
+
+
+def _shown_as(query: JointQuery[Any]) -> Literal["figures", "tables", "pairs"]:
+    return next((name for name, kind in _SHOWN.items() if isinstance(query, kind)), "figures")
 
 
 def taken_up_jointly(space: Space, kept: KeptJob, join: KeptJoin) -> JointJob[Any]:
@@ -345,12 +357,12 @@ def taken_up_jointly(space: Space, kept: KeptJob, join: KeptJoin) -> JointJob[An
     schemas = {}
     for side, body in zip(plan.sides, join.schemas, strict=True):
         schemas[side.table] = Schema.parse_pinned(body.encode(), side.plans[0].schema_digest)
-    made = JointRunner(space, {}), plan, join.names
+    made = schemas, JointRunner(space, {}), plan, join.names
     query: JointQuery[Any]
     if plan.mode is Mode.CARDINALITY:
-        query = JointCount(schemas, *made, None)
+        query = JointCount(*made, None)
     else:
-        query = (JointTables if join.tabulates else JointAggregate)(schemas, *made)
+        query = _SHOWN[join.shown_as](*made)
     return JointJob(space, query, signed, Agreement.parse(kept.agreement.encode()), kept.at)
 
 
@@ -377,7 +389,7 @@ def open_answer(question: JointQuestion, programs: Programs, answer: JointAnswer
     for side in question.plan.joined:
         shares = [payloads[side.holder, kind] for kind in (Kind.BASE_SHARE, Kind.JOINED_SHARE)]
         cells = merchant_open(agreed.terms(side.holder), *shares)
-        opened[side.holder] = tables_of(programs[base.holder][0], side, programs[side.holder], cells)
+        opened[side.holder] = tables_of(programs[base.holder], side, programs[side.holder], cells)
     return opened
 
 

@@ -14,7 +14,7 @@ from ceiba.released import Released
 from ceiba.result import Result
 from ceiba.terms import require_shallow
 from ceiba_protocol.errors import BadQuestion
-from ceiba_protocol.linkage.joint import JoinedTable, JointPlan, SidePlan, programs_of
+from ceiba_protocol.linkage.joint import JoinedTable, JointPlan, SidePlan, check_tables, programs_of
 from ceiba_protocol.linkage.joint_wording import describe_joint
 from ceiba_protocol.plan import Label, Plan, Program, finish_one
 from ceiba_protocol.schema import Schema, nearest
@@ -55,7 +55,9 @@ class JointQuery(ABC, Generic[Outcome]):
                 hint = 'Name them apart: .alias("name") for groups, agg(name=...) for statistics.'
                 problem = f"two columns of the result have the same name: {', '.join(columns)}"
                 raise BadQuestion(problem=problem, hint=hint)
-        _ = self.programs
+        groups = [program.cells for program in self.programs[self.asked.base.holder]]
+        for side in self.asked.joined:
+            check_tables(groups, [(program.cells, len(program.sums)) for program in self.programs[side.holder]])
 
     @abstractmethod
     def _titles(self) -> Iterator[tuple[str, ...]]:
@@ -76,7 +78,7 @@ class JointQuery(ABC, Generic[Outcome]):
 
     @property
     def base(self) -> Plan:
-        """What the base is asked: its groups."""
+        """What the base is asked first: its groups."""
         return self.asked.base.plans[0]
 
     @property
@@ -198,7 +200,7 @@ class JointCount(JointQuery[Result]):
     def outcome(self, opened: Opened, **about: Any) -> Result:
         ((table,),) = opened.values()
         labels = dict.fromkeys(self.names, "subjects in common")
-        rounded = "Note: below 1,000 to the nearest ten."
+        rounded = "Note: a number below 1,000 is rounded to the nearest ten."
         return Result(self.names, [tuple(table.subjects)], labels=labels, remarks=(*self.remarks, rounded), **about)
 
 
@@ -269,22 +271,22 @@ class JointTables(JointQuery[JointResult]):
         made = {}
         for side in self.asked.joined:
             for plan, table in zip(side.plans, opened[side.holder], strict=True):
-                made[plan.groups[0].name] = self._result(plan, table, about)
+                made[plan.groups[0].name] = counts_of(self, (self.base, plan), side, table, about)
         return JointResult({name: made[name] for name in self.names})
 
-    def _result(self, plan: Plan, table: JoinedTable, about: Mapping[str, Any]) -> Result:
-        keys = (*self.base.groups, *plan.groups)
-        groups = tuple(key.name for key in keys)
-        rows = []
-        for cell, count in zip(table.program.labels(), table.subjects, strict=True):
-            labels = (python_label(key, label) for key, label in zip(keys, cell, strict=True))
-            if count != 0:
-                rows.append((*labels, WITHHELD if count is None else count))
-        labels_of = {
-            **axis_labels(self.base, self.schemas[self.base.table]),
-            **axis_labels(plan, self.schemas[plan.table]),
-            SUBJECTS: "subjects in common",
-        }
-        (side,) = (one for one in self.asked.joined if one.table == plan.table)
-        remarks = (self.remark_on(side),)
-        return Result((*groups, SUBJECTS), rows, groups=groups, labels=labels_of, remarks=remarks, **about)
+
+def counts_of(
+    query: JointQuery[Any], plans: tuple[Plan, Plan], side: SidePlan, table: JoinedTable, about: Mapping[str, Any]
+) -> Result:
+    """How many subjects are in each cell of a plan of the base with one of a joined side; empty ones are left out."""
+    keys = tuple(key for plan in plans for key in plan.groups)
+    groups = tuple(key.name for key in keys)
+    rows = []
+    for cell, count in zip(table.program.labels(), table.subjects, strict=True):
+        labels = (python_label(key, label) for key, label in zip(keys, cell, strict=True))
+        if count != 0:
+            rows.append((*labels, WITHHELD if count is None else count))
+    labels_of = {name: text for plan in plans for name, text in axis_labels(plan, query.schemas[plan.table]).items()}
+    labels_of[SUBJECTS] = "subjects in common"
+    remarks = (query.remark_on(side),)
+    return Result((*groups, SUBJECTS), rows, groups=groups, labels=labels_of, remarks=remarks, **about)

@@ -85,14 +85,12 @@ class Star:
         )
 
     def joint_plan(self, plans: Mapping[int, Sequence[Plan]]) -> JointPlan:
-        """`plans`: of each joined table."""
-        keys = self.keys_of(self.base)
-        rows = Named(name=free_name("rows", [key.name for key in keys]), statistic=Count())
-        base = self.plan(self.base, keys, [rows])
+        """`plans`: of each joined table, and of the base if it has another one than for its groups."""
+        own = plans.get(self.base) or [self.counting(self.base, self.keys_of(self.base))]
         return built(
             JointPlan,
             mode=Mode.REVEALED if self.parts.reveals else Mode.HIDDEN,
-            base=self._side(self.base, [base]),
+            base=self._side(self.base, own),
             joined=_sorted(self._side(place, plans[place]) for place in self.joined),
             linked=_sorted(self._counted(place) for place in self._linked),
         )
@@ -108,8 +106,12 @@ class Star:
         used = (self.base, *self.joined)
         return [place for place in range(len(self.parts.sides)) if place not in used and self.parts.reveals]
 
+    def counting(self, place: int, keys: Sequence[GroupKey]) -> Plan:
+        """How many rows a table has in each group."""
+        return self.plan(place, keys, [Named(name=free_name("rows", [key.name for key in keys]), statistic=Count())])
+
     def _counted(self, place: int) -> SidePlan:
-        return self._side(place, [self.plan(place, (), [Named(name="rows", statistic=Count())])])
+        return self._side(place, [self.counting(place, ())])
 
     def _side(self, place: int, plans: Sequence[Plan]) -> SidePlan:
         side = self.parts.sides[place]

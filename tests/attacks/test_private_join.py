@@ -3,6 +3,7 @@
 A is the base holder, B the joined one, who owns the Paillier key; `tests.support.joins.Join` plays both honestly.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -33,7 +34,7 @@ from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.paillier import ciphertext_bytes
 from ceiba_protocol.sums.randomness import Random, random_below
 from tests.attacks.test_malformed_modulus import Trapdoor, combine, discrete_logarithm, trapdoor
-from tests.support.joins import KEY_CONTEXT, Join, proven, short_keys, terms_for
+from tests.support.joins import KEY_CONTEXT, Join, by_grouping, proven, short_keys, terms_for
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 
@@ -54,7 +55,7 @@ class GreedyBase(BaseSide):
 
     times = 3
 
-    def _match(self, *arguments: Any) -> tuple[int, list[mpz]]:
+    def _match(self, *arguments: Any) -> tuple[list[int], list[mpz]]:
         matched, products = super()._match(*arguments)
         return matched, [gmpy2.powmod(product, self.times, mpz(self._exchange.n) ** 2) for product in products]
 
@@ -63,7 +64,7 @@ def answer_about_one(
     terms: JoinTerms, rows: Mapping[bytes, Row], flag: bool, noise: Sequence[Sequence[int]], kind: type[BaseSide]
 ) -> Any:
     """What such an A and the merchant read together about the one subject."""
-    base = kind(terms, [[IDS[0]]], proven(1024), seeded("greedy"))
+    base = kind(terms, [[[IDS[0]]]], proven(1024), seeded("greedy"))
     private_key = keypair(1024)[1]
     joined = JoinedSide(terms, rows, private_key, seeded("tax"), joiner_is_semi_honest=flag, noise=noise)
     decision, share = joined.decide(base.test(joined.tests(base.mask(joined.rows(base.groups())))))
@@ -124,7 +125,7 @@ def linked_by_place(label: str) -> tuple[set[bytes], set[bytes]]:
     join = Join(terms_for(1, FieldShape(6)), [IDS[:32]], rows, label=label)
     join.run("rows")
     sent, reply = join.sent["groups"][36:], join.sent["rows"][32 : 33 * 32]
-    domain, secret = join.terms.hash_domain(), join.base._secret
+    domain, (secret,) = join.terms.hash_domain(), join.base._secrets
     own = {multiply(secret, private_join.hash_to_group(identifier, domain)): identifier for identifier in IDS[:32]}
     rows_of_joined = [join.sent["rows"][at : at + 32] for at in range(34 * 32, 54 * 32, 32)]
     common = {multiply(secret, point) for point in rows_of_joined}
@@ -143,6 +144,76 @@ def test_shuffled_replies_say_only_how_many_are_in_common() -> None:
     assert all(len(taken) == len(true) == 16 for taken, true in guesses)
     right = sum(len(taken & true) for taken, true in guesses)
     assert 30 < right < 66  # 48 are expected of 96 by chance, with a standard deviation of 3.5
+
+
+# --- several groupings -----------------------------------------------------------------------------------------
+
+
+def digits(place: int) -> tuple[int, int, int]:
+    return place % 3, place // 3 % 3, place // 9
+
+
+THREE_FEATURES = [[IDS[at] for at in range(27) if digits(at)[of] == value] for of in range(3) for value in range(3)]
+"""27 subjects by three features of three values: together these say who it is."""
+
+
+class OneKey(BaseSide):
+    """The weakened build: the same a for all groupings."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._secrets = self._secrets[:1] * len(self._secrets)
+
+
+def profiles_read(kind: type[BaseSide]) -> list[int]:
+    """Of how many of A's subjects B reads a group in one, in two and in all three groupings."""
+    terms = terms_for((3, 3, 3), FieldShape(6))
+    sent = kind(terms, by_grouping(terms, THREE_FEATURES), proven(1024), seeded("three")).groups()
+    points = [sent[at : at + 32] for at in range(32 + 9 * 4, len(sent), 32)]
+    groupings = Counter(point for grouping in range(3) for point in set(points[grouping * 48 : grouping * 48 + 48]))
+    seen = Counter(groupings.values())
+    return [seen[number] for number in (1, 2, 3)]
+
+
+def test_under_one_key_the_joined_holder_links_groupings() -> None:
+    """63 points are padding, 27 subjects each one's whole profile."""
+    assert profiles_read(OneKey) == [3 * 48 - 3 * 27, 0, 27]
+
+
+def test_under_a_key_for_each_grouping_it_links_none() -> None:
+    assert profiles_read(BaseSide) == [3 * 48, 0, 0]
+
+
+def members_found(one_row_for_all: bool) -> tuple[list[bytes], list[bytes]]:
+    """Whom A takes for B's subjects if it puts together the groups of the rows in the same places; and who they are."""
+    rows: dict[bytes, Row] = {IDS[at]: [(0, ())] for at in (0, 2, 3, 7, 11, 13, 14, 20, 22, 26)}
+    terms = terms_for((3, 3, 3), FieldShape(6), one_row_for_all=one_row_for_all)
+    join = Join(terms, THREE_FEATURES, rows)
+    join.run("rows")
+    group_of, points, _ = join.base._read_rows(join.sent["rows"])
+    read = [
+        [group_of.get(multiply(secret, points[row_set * 20 + place])) for place in range(20)]
+        for grouping, secret in enumerate(join.base._secrets)
+        for row_set in [terms.row_set_of(grouping)]
+    ]
+    for grouping, groups in enumerate(read):  # in either case A learns how many of each group B has
+        known = [grouping * 3 + digits(int(identifier))[grouping] for identifier in rows]
+        assert sorted(group for group in groups if group is not None) == sorted(known)
+    found = [groups for groups in zip(*read, strict=True) if None not in groups]
+    who = {tuple(grouping * 3 + digit for grouping, digit in enumerate(digits(at))): IDS[at] for at in range(27)}
+    return sorted(who[groups] for groups in found), sorted(rows)
+
+
+def test_one_row_for_all_groupings_says_who_is_in_common() -> None:
+    """So the terms have it only where that is revealed anyway."""
+    taken, true = members_found(one_row_for_all=True)
+    assert taken == true
+
+
+def test_rows_of_their_own_say_only_how_many_are_in_each_group() -> None:
+    taken, true = members_found(one_row_for_all=False)
+    assert len(taken) < len(true)
+    assert len({*taken} & {*true}) < 3
 
 
 # --- short exponents against the key's owner -------------------------------------------------------------------
@@ -219,7 +290,7 @@ def rows_found(obfuscators: FullObfuscators, base: mpz) -> tuple[list[int], int]
     rows: dict[bytes, Row] = {identifier: [(0, (7,))] for identifier in IDS[:5]}
     terms = terms_for(1, FieldShape(6, (20,)), joined_subjects=5)
     secret_place = 3
-    side = BaseSide(terms, [[IDS[secret_place]]], proven_key(private_key), seeded("base"), obfuscators)
+    side = BaseSide(terms, [[[IDS[secret_place]]]], proven_key(private_key), seeded("base"), obfuscators)
     joined = JoinedSide(terms, rows, private_key, seeded("tax"), joiner_is_semi_honest=True)
     sent = joined.rows(side.groups())
     masked = mpz.from_bytes(side.mask(sent)[32:], "big")
@@ -239,7 +310,7 @@ def proven_key(private_key: phe.PaillierPrivateKey) -> ProvenKey:
 
 def joined_place(joined: JoinedSide, identifier: bytes, sent: bytes) -> int:
     """Where B put a row of its own."""
-    point = multiply(joined._secret, private_join.hash_to_group(identifier, joined._exchange.terms.hash_domain()))
+    point = multiply(joined._secrets[0], private_join.hash_to_group(identifier, joined._exchange.terms.hash_domain()))
     return (sent.index(point) - 32 - 17 * 32) // 32
 
 
@@ -310,7 +381,7 @@ def test_under_an_unproven_modulus_the_owner_reads_who_matched(monkeypatch: pyte
     joined = JoinedSide(terms, rows, private_key, seeded("b"), joiner_is_semi_honest=True, encryptor=encryptor)
     monkeypatch.setattr(private_join, "verify_key", lambda n, proof, context: None)
     matched = [0, 3, 4, 11, 17]
-    base = BaseSide(terms, [[IDS[place] for place in matched]], ProvenKey(n, b"", KEY_CONTEXT), seeded("a"))
+    base = BaseSide(terms, [[[IDS[place] for place in matched]]], ProvenKey(n, b"", KEY_CONTEXT), seeded("a"))
     answer = mpz.from_bytes(base.mask(joined.rows(base.groups()))[32:], "big")
     assert [row for row in selection_read(key, answer, 20) if row] == matched[1:]  # padding stands in row 0's place
 

@@ -39,6 +39,7 @@ WATCHED = {
         ("ceiba_coordinator.jobs", "Jobs", "share_fit"),
         ("ceiba_coordinator.store.database", "Store", "add_fit_share"),
         ("ceiba_coordinator.jobs", "Jobs", "contribute"),
+        ("ceiba_coordinator.jobs", "Jobs", "take_message"),
     ],
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import phe
@@ -30,13 +31,14 @@ def short_keys() -> Iterator[None]:
         yield
 
 
-def terms_for(groups: int, *cells: FieldShape, **changes: Any) -> JoinTerms:
-    """Terms of a small join with k = 3, zeros shown, and no smallest intersection."""
+def terms_for(groups: int | tuple[int, ...], *cells: FieldShape, **changes: Any) -> JoinTerms:
+    """Terms of a small join with k = 3, zeros shown, and no smallest intersection; of one grouping, or of several."""
     fields: dict[str, Any] = {
         "context": bytes(32),
         "base": "register",
         "joined": "tax",
-        "groups": groups,
+        "groupings": (groups,) if isinstance(groups, int) else groups,
+        "one_row_for_all": False,
         "cells": cells,
         "minimum_subjects": 3,
         "hides_zeros": False,
@@ -54,9 +56,16 @@ def proven(bits: int) -> ProvenKey:
     return ProvenKey(private_key.public_key.n, prove_key(private_key, KEY_CONTEXT), KEY_CONTEXT)
 
 
+def by_grouping(terms: JoinTerms, groups: Sequence[Sequence[bytes]]) -> list[Sequence[Sequence[bytes]]]:
+    """The groups of each grouping; the last one has whatever is left."""
+    ends = [*accumulate(terms.groupings)][:-1]
+    return [groups[start:end] for start, end in zip([0, *ends], [*ends, None], strict=True)]
+
+
 @dataclass
 class Join:
-    """One join. `change` is called with the kind and the bytes of every message, and what it returns is delivered."""
+    """One join. `groups`: of all groupings, one after the other. `change` is called with the kind and the bytes of
+    every message, and what it returns is delivered."""
 
     terms: JoinTerms
     groups: Sequence[Sequence[bytes]]
@@ -69,7 +78,8 @@ class Join:
 
     def __post_init__(self) -> None:
         random = seeded(f"{self.label} base"), seeded(f"{self.label} joined")
-        self.base = BaseSide(self.terms, self.groups, proven(self.private_key.public_key.n.bit_length()), random[0])
+        groupings = by_grouping(self.terms, self.groups)
+        self.base = BaseSide(self.terms, groupings, proven(self.private_key.public_key.n.bit_length()), random[0])
         self.joined = JoinedSide(
             self.terms, self.rows, self.private_key, random[1], joiner_is_semi_honest=True, noise=self.noise
         )

@@ -20,7 +20,7 @@ from ceiba_node.linking import Session
 from ceiba_node.publishing import publish
 from ceiba_node.responding import Pending, Reply
 from ceiba_node.snapshots import SnapshotStore
-from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.errors import CeibaError, error_from
 from ceiba_protocol.linkage.joint import JointPlan, JointQuestion, JointSet, Kind, SidePlan, Step, make_joint_manifest
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
@@ -179,8 +179,10 @@ class JointNodes:
 
     # --- asking
 
-    def plan(self, mode: Mode, base: str, *joined: str, linked: tuple[str, ...] = (), **plans: Plan) -> JointPlan:
-        """By holder the plan it is asked, or how many rows there are."""
+    def plan(
+        self, mode: Mode, base: str, *joined: str, linked: tuple[str, ...] = (), **plans: Plan | tuple[Plan, ...]
+    ) -> JointPlan:
+        """By holder the plan or plans that it is asked, or how many rows there are."""
         sides = {name: self._side(name, plans.get(name)) for name in (base, *joined, *linked)}
         return JointPlan(
             mode=mode,
@@ -189,8 +191,9 @@ class JointNodes:
             linked=tuple(sides[name] for name in sorted(linked)),
         )
 
-    def _side(self, name: str, plan: Plan | None) -> SidePlan:
-        return SidePlan(holder=name, on="uscc", plans=(plan or self.counts(name),))
+    def _side(self, name: str, plans: Plan | tuple[Plan, ...] | None) -> SidePlan:
+        asked = plans if isinstance(plans, tuple) else (plans or self.counts(name),)
+        return SidePlan(holder=name, on="uscc", plans=asked)
 
     def counts(self, name: str, **parts: Any) -> Plan:
         """How many rows of a holder's table pass."""
@@ -274,6 +277,12 @@ class JointNodes:
         """Who refused, and the code of its error."""
         signed = self.office.jobs.status(self.id, MERCHANT, set()).refusal
         return signed.signer, Refusal.parse(signed.body).code
+
+    @property
+    def error(self) -> CeibaError:
+        """What it said."""
+        refusal = Refusal.parse(self.office.jobs.status(self.id, MERCHANT, set()).refusal.body)
+        return error_from(refusal.code, dict(refusal.fields))
 
     def kept(self) -> list[bytes]:
         """Payloads of the job that the coordinator still has."""

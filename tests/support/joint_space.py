@@ -211,11 +211,11 @@ class JointWorld(World):
         width = len(terms.cells)
         counts = [0] * len(terms.shapes)
         sums = [[0] * len(shape.value_widths) for shape in terms.shapes]
-        (groups,) = self.programs(agreed.question, base.holder)
+        groupings = self.programs(agreed.question, base.holder)
         theirs, everybody = self.datasets[side.holder].rows, self.datasets[base.holder].rows
         linked = everybody if agreed.question.plan.mode is Mode.HIDDEN else self.common(agreed.question)
         for subject, rows in ((one, rows) for one, rows in everybody.items() if one in linked):
-            for group in _cells(groups, rows):
+            for group in _groups(groupings, rows):
                 first = 0
                 for program in self.programs(agreed.question, side.holder):
                     for cell, values in _cells(program, theirs.get(subject, [])).items():
@@ -233,6 +233,14 @@ class JointWorld(World):
             Kind.BASE_SHARE: write_share(terms, base.holder, released, masks),
             Kind.JOINED_SHARE: write_share(terms, side.holder, released, masked),
         }
+
+
+def _groups(groupings: Sequence[Program], rows: Sequence[Row]) -> Iterator[int]:
+    """Those that one subject of the base is in, of all of its plans."""
+    first = 0
+    for program in groupings:
+        yield from (first + cell for cell in _cells(program, rows))
+        first += program.cells
 
 
 def _cells(program: Program, rows: Sequence[Row]) -> dict[int, list[int]]:

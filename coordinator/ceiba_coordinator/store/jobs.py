@@ -182,11 +182,12 @@ class JobRows(Rows):
             return bytes(connection.execute(query).scalar() or b"")
 
     def forget_joint_payloads(self, job_id: bytes, steps: Iterable[int]) -> None:
-        """Their documents stay."""
+        """Their documents stay; of the payloads no byte is left in the file."""
         table = tables.joint_messages
         with self.transaction() as connection:
             statement = update(table).where(_is(table, job_id), table.c.step.in_(list(steps)))
             connection.execute(statement.values(payload=None))
+            self._has_erased = True
 
     # --- the gate's words
 

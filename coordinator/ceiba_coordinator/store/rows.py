@@ -15,6 +15,7 @@ class Rows:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._connection: Connection | None = None
+        self._has_erased = False
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -28,6 +29,15 @@ class Rows:
                 yield connection
             finally:
                 self._connection = None
+        if self._has_erased:
+            self._truncate_log()
+
+    def _truncate_log(self) -> None:
+        """After something was erased: SQLite's write-ahead log still has the pages as they were."""
+        self._has_erased = False
+        if self.engine.dialect.name == "sqlite":
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def read_signed(blob: bytes | None) -> Signed | None:

@@ -79,7 +79,7 @@ def accounts_of(here: Desk) -> list[dict[str, Any]]:
         agreed = [
             one.disclosure
             for one in agreements
-            if (one.table, organisation_of(one, here.roster)) == (table, organisation)
+            if (one.side_of(here.name).table, organisation_of(one, here.roster)) == (table, organisation)
         ]
         limit = max((policy.tightened(rules).rho_per_year for rules in agreed), default=0)
         own, everybody = here.ledger.spent(table, organisation, now())

@@ -22,11 +22,16 @@ MAX_TESTS = 200_000
 class JoinTerms:
     """The public facts of one join of two holders; each role derives them from the signed manifest.
 
-    `context` is 32 bytes, a digest of the manifest and of whatever names this exchange in it. `groups` is the number of
-    A's groups, empty ones included; `cells` the shapes of B's cells, into any number of which each of its subjects may
-    fall. A cell of a group is released if its count is at least `minimum_subjects`, or 0 where that is not hidden. With
-    fewer than `smallest_intersection` subjects at both, nothing is computed. `base_subjects` and `joined_subjects` are
-    announced: A has at most so many, B sends exactly so many rows, so that their number tells nothing.
+    `context` is 32 bytes, a digest of the manifest and of whatever names this exchange in it. `groupings` has for each
+    of A's groupings the number of its groups, empty ones included; a subject is in at most one group of each. `cells`
+    has the shapes of B's cells, into any number of which each of its subjects may fall. A cell of a group is released
+    if its count is at least `minimum_subjects`, or 0 where that is not hidden. With fewer than `smallest_intersection`
+    subjects at both in any grouping, nothing is computed. `base_subjects` and `joined_subjects` are announced: A has at
+    most so many, B sends exactly so many rows, so that their number tells nothing.
+
+    With `one_row_for_all` groupings B encrypts each row once, and A sees in which combination of its groups it is: only
+    for subjects of whom A may know that B has them. Otherwise B sends its rows anew for each grouping, and A sees no
+    more than in as many joins.
 
     Raises BadJoin for terms that cannot be, GateTooLarge.
     """
@@ -34,7 +39,8 @@ class JoinTerms:
     context: bytes
     base: str
     joined: str
-    groups: int
+    groupings: tuple[int, ...]
+    one_row_for_all: bool
     cells: tuple[FieldShape, ...]
     minimum_subjects: int
     hides_zeros: bool
@@ -46,7 +52,7 @@ class JoinTerms:
         most = min(self.base_subjects, self.joined_subjects)
         if len(self.context) != 32 or self.base == self.joined:
             raise self.bad("its context is not a digest, or its two holders are one")
-        if not self.cells or min(self.groups, self.minimum_subjects, most) < 1:
+        if not (self.cells and self.groupings) or min(*self.groupings, self.minimum_subjects, most) < 1:
             raise self.bad("it has no groups, no cells, no subjects or no minimum of them")
         if len({bool(cell.noise) for cell in self.cells}) > 1:
             raise self.bad("some of its cells have noise and some have not")
@@ -71,6 +77,25 @@ class JoinTerms:
         return bool(self.cells[0].noise)
 
     @property
+    def groups(self) -> int:
+        """How many there are in all groupings."""
+        return sum(self.groupings)
+
+    @cached_property
+    def grouping_of(self) -> tuple[int, ...]:
+        """Which grouping each group is of: grouping after grouping, the order in all messages."""
+        return tuple(grouping for grouping, groups in enumerate(self.groupings) for _ in range(groups))
+
+    @property
+    def row_sets(self) -> int:
+        """How many times B sends its rows."""
+        return 1 if self.one_row_for_all else len(self.groupings)
+
+    def row_set_of(self, grouping: int) -> int:
+        """The rows that serve a grouping."""
+        return 0 if self.one_row_for_all else grouping
+
+    @property
     def smallest_group(self) -> int:
         """How many points a group has at least."""
         return padded(self.minimum_subjects)
@@ -93,13 +118,14 @@ class JoinTerms:
 
     @cached_property
     def _digest(self) -> bytes:
-        rules = (self.groups, self.minimum_subjects, self.hides_zeros, self.smallest_intersection)
+        rules = (self.minimum_subjects, self.hides_zeros, self.smallest_intersection)
         return sha256(
             "ceiba/v1/join",
             self.context,
             self.base.encode(),
             self.joined.encode(),
-            _packed((*rules, self.base_subjects, self.joined_subjects)),
+            _packed(self.groupings),
+            _packed((self.one_row_for_all, *rules, self.base_subjects, self.joined_subjects)),
             *(_packed(cell.numbers()) for cell in self.cells),
         )
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from itertools import islice
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -64,7 +65,7 @@ MOST_PAYLOAD = 512 * 1024 * 1024
 MOST_LINKED = MOST_PAYLOAD // 32
 """Subjects of one holder: each is a point in a message."""
 MOST_TABLES = 100
-"""Plans of one joined holder in one job."""
+"""Plans of one holder in one job."""
 
 
 class SidePlan(Document):
@@ -74,7 +75,8 @@ class SidePlan(Document):
     on: FieldName
     """The column by whose values subjects are the same."""
     plans: Annotated[tuple[Plan, ...], Field(min_length=1, max_length=MOST_TABLES)]
-    """All of one table. The base has one, whose groups are those of every table that is made."""
+    """All of one table. Each plan of the base is a grouping of its subjects, and makes a table with each plan of each
+    joined holder."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -98,18 +100,20 @@ class JointPlan(Document):
     joined: Annotated[tuple[SidePlan, ...], Field(min_length=1)]
     """Sorted by holder."""
     linked: tuple[SidePlan, ...] = ()
-    """Others, sorted by holder, of which nothing is asked but which of their subjects all know; only in REVEALED."""
+    """Others, sorted by holder: figures are of subjects that these know as well, and that is all. Which ones, they do
+    not learn. Only in the mode REVEALED."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         names, linked = [side.holder for side in self.joined], [side.holder for side in self.linked]
-        if names != sorted(set(names)) or self.base.holder in names or len(self.base.plans) != 1:
-            raise ValueError("one base with one plan, and others, sorted and distinct")
+        if names != sorted(set(names)) or self.base.holder in names:
+            raise ValueError("one base, and others, sorted and distinct")
         if linked != sorted(set(linked) - {self.base.holder, *names}) or (linked and self.mode is not Mode.REVEALED):
             raise ValueError("those that are only linked are others, sorted, where the intersection is revealed")
         if self.mode is Mode.CARDINALITY and any(len(side.plans) > 1 or not _only_counts(side) for side in self.sides):
             raise ValueError("only how many subjects there are is asked")
-        if any(not isinstance(output.statistic, Count) for output in self.base.plans[0].outputs):
+        outputs = [output for plan in self.base.plans for output in plan.outputs]
+        if any(not isinstance(output.statistic, Count) for output in outputs):
             raise ValueError("the base's own figures are no part of a join")
         return self
 
@@ -271,7 +275,8 @@ def steps_of(plan: JointPlan, merchant: str) -> tuple[Step, ...]:
         if plan.mode is Mode.CARDINALITY:
             steps.add(Kind.SIZE, OPERATOR, merchant, tokens)
         else:
-            common = {holder: steps.add(Kind.COMMON, OPERATOR, holder, tokens) for holder in plan.holders}
+            ends = sorted({base, *(side.holder for side in plan.joined)})  # who is only linked need not know
+            common = {holder: steps.add(Kind.COMMON, OPERATOR, holder, tokens) for holder in ends}
     for side in plan.joined if plan.mode is not Mode.CARDINALITY else ():
         _add_pair(steps, base, side.holder, merchant, common)
     return tuple(steps)
@@ -424,9 +429,15 @@ def programs_of(side: SidePlan, schema: Schema) -> tuple[Program, ...]:
     if side.on not in schema.identifier_columns:
         raise ManifestMismatch(problem=f"{side.on} is no identifier of {side.table}")
     programs = tuple(compile_plan(plan, schema) for plan in side.plans)
-    if sum(one.cells * (1 + len(one.sums)) for one in programs) > MAX_SUMS:
-        raise PlanTooLarge(what="number of sums in all tables", limit=MAX_SUMS)
+    check_tables([1], [(one.cells, len(one.sums)) for one in programs])
     return programs
+
+
+def check_tables(groups: Iterable[int], cells: Iterable[tuple[int, int]]) -> None:
+    """All tables of a base and one joined holder have no more sums than one plan may. `groups`: of each of the base's
+    plans; `cells`: of each of the other's, with how many sums a cell has beside its count. Raises PlanTooLarge."""
+    if sum(groups) * sum(number * (1 + sums) for number, sums in cells) > MAX_SUMS:
+        raise PlanTooLarge(what="number of sums in all tables", limit=MAX_SUMS)
 
 
 # --- 2. each holder approves -----------------------------------------------------------------------------------
@@ -468,16 +479,22 @@ class JointSet:
         return sha256("ceiba/v1/join", bytes.fromhex(self.question.digest), *digests)
 
     def terms(self, pair: str) -> JoinTerms:
-        """What the base and this joined holder compute with."""
+        """What the base and this joined holder compute with. Raises PlanTooLarge, and what `JoinTerms` does.
+
+        Where it is revealed to the base whom all holders know, one row of the joined holder serves all of its plans.
+        """
         question = self.question
         base, joined = self.approvals[question.plan.base.holder], self.approvals[pair]
         joint, rules = question.agreement.joint, question.agreement.disclosure
         assert joint is not None
+        groupings = tuple(shape.cells for shape in base.shapes)
+        check_tables(groupings, [(shape.cells, len(shape.widths)) for shape in joined.shapes])
         return JoinTerms(
             context=self.context(pair),
             base=base.holder,
             joined=pair,
-            groups=base.shapes[0].cells,
+            groupings=groupings,
+            one_row_for_all=question.plan.mode is Mode.REVEALED,
             cells=tuple(
                 FieldShape(count_bits=joined.subjects.bit_length(), value_widths=shape.widths)
                 for shape in joined.shapes
@@ -516,7 +533,7 @@ def check_joint_approval(question: JointQuestion, signer: str, approval: JointAp
     plan, side = question.plan, question.plan.side_of(signer)
     keys = (approval.encryption_key is not None, approval.token_key is not None)
     if keys != (plan.encrypts(signer), plan.mode is not Mode.HIDDEN) or len(approval.shapes) != len(side.plans):
-        raise SetMismatch(problem=f"the approval of {signer} has not the key or the shapes of its side")
+        raise SetMismatch(problem=f"the approval of {signer} has not the keys or the shapes of its side")
     if approval.subjects > announced(pin.row_capacity):
         raise SetMismatch(problem=f"{signer} announced more subjects than its dataset can have")
     if sum(shape.cells * (1 + len(shape.widths)) for shape in approval.shapes) > MAX_SUMS:
@@ -619,25 +636,29 @@ class JoinedTable:
 
 
 def tables_of(
-    base: Program, side: SidePlan, programs: Sequence[Program], cells: Sequence[Sequence[Cell | None]]
+    base: Sequence[Program], side: SidePlan, programs: Sequence[Program], cells: Sequence[Sequence[Cell | None]]
 ) -> list[JoinedTable]:
-    """What the merchant makes of a joined holder's released cells: `cells` [groups of the base][cells of all plans].
+    """What the merchant makes of a joined holder's released cells: `cells` [groups of all plans of the base][cells of
+    all plans]. For each plan of the base, a table with each of the joined holder's.
 
     The keys of the base and of the joined holder differ in name; `joined_program` says so.
     """
-    tables, first = [], 0
-    for program in programs:
-        totals, sent, subjects = list[int](), list[list[bool]](), list[int | None]()
-        for group in cells:
-            for cell in group[first : first + program.cells]:
-                totals += [0] * len(program.sums) if cell is None else cell[1]
-                sent.append([cell is not None] * len(program.sums))
-                subjects.append(None if cell is None else cell[0])
-        tables.append(
-            JoinedTable(side.holder, joined_program(base, program), totals, np.array(sent, dtype=bool), subjects)
-        )
-        first += program.cells
+    tables, groups = [], iter(cells)
+    for grouping in base:
+        own, first = list(islice(groups, grouping.cells)), 0
+        for program in programs:
+            found = [cell for group in own for cell in group[first : first + program.cells]]
+            tables.append(_table_of(side.holder, joined_program(grouping, program), found))
+            first += program.cells
     return tables
+
+
+def _table_of(holder: str, program: Program, cells: Sequence[Cell | None]) -> JoinedTable:
+    totals, width = list[int](), len(program.sums)
+    for cell in cells:
+        totals += [0] * width if cell is None else cell[1]
+    sent = np.array([[cell is not None] * width for cell in cells], dtype=bool)
+    return JoinedTable(holder, program, totals, sent, [None if cell is None else cell[0] for cell in cells])
 
 
 def joined_program(base: Program, joined: Program) -> Program:

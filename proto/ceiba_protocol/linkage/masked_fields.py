@@ -6,9 +6,10 @@ never straddles two. The base holder adds to each field of an encrypted sum its 
 decrypts the sum: then each of the two holds an integer share of every field, and single cells can be released while the
 others stay hidden.
 
-For a field of b bits the number is uniform below 2^(b + 41), so the share that is seen, sum + number, has nearly the
-same distribution whatever the sum is: the statistical distance is below 2^-41 a field. The field is b + 42 bits wide,
-so no addition carries into the next one.
+The numbers of one plaintext together are uniform in Z_n, so that what the key's owner decrypts tells it nothing at all,
+also if its rows are no rows but whatever it likes, with bits beyond the last field or beyond what a field may hold. A
+field that may hold b bits is b + 42 bits wide: but for one mask in 2^40, which is drawn again, nothing that is added to
+it carries into the next one, and a sum is the difference of two shares.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,12 +19,10 @@ from functools import cached_property
 from ceiba_protocol.disclosure.noise import tail
 from ceiba_protocol.errors import MalformedMessage, SlotOverflow, ValueOutOfRange
 from ceiba_protocol.sums.layout import join_digits
-from ceiba_protocol.sums.randomness import Random, random_bits
+from ceiba_protocol.sums.randomness import Random, random_below
 
-MASK_BITS = 41
-"""By so many bits a mask is longer than what it hides."""
-_FIELD_BITS = MASK_BITS + 1
-"""A sum of b bits and its mask of b + 41 bits are together below 2^(b + 42)."""
+_ROOM_BITS = 42
+"""By so many bits a field is wider than what it may hold, so that masks seldom lie too near to its end."""
 _HEADROOM_BITS = 2
 """A plaintext stays below 2^(bits(n) − 2), hence below n/2."""
 
@@ -53,7 +52,7 @@ class FieldShape:
     @property
     def masked_bits(self) -> tuple[int, int]:
         """Width of the count field and of the values field with their masks; 0 for no values."""
-        return self.count_bits + _FIELD_BITS, self.value_bits + _FIELD_BITS if self.value_widths else 0
+        return self.count_bits + _ROOM_BITS, self.value_bits + _ROOM_BITS if self.value_widths else 0
 
     @property
     def count_tail(self) -> int:
@@ -68,12 +67,10 @@ class FieldShape:
         """Σ v_j·2^(offset_j), signed. Each value must be within its width."""
         return join_digits(values, self.value_widths)
 
-    def draw_mask(self, random: Random) -> Share:
-        """What hides one cell. To the values' mask 2^(bits−1) is added, so that their field is never negative."""
-        count = random_bits(random, self.count_bits + MASK_BITS)
-        if not self.value_widths:
-            return count, 0
-        return count, random_bits(random, self.value_bits + MASK_BITS) + (1 << self.value_bits >> 1)
+    def has_room(self, mask: Share) -> bool:
+        """Whether whatever the fields may hold can be added to these masks without leaving the fields."""
+        (count, values), (count_bits, values_bits), half = mask, self.masked_bits, 1 << self.value_bits >> 1
+        return count + (1 << self.count_bits) <= 1 << count_bits and half <= values <= (1 << values_bits) - half
 
 
 @dataclass(frozen=True)
@@ -105,15 +102,17 @@ class MaskedFields:
             packed[plaintext] += (1 + (cell.values_field(values) << cell.masked_bits[0])) << offset
         return packed
 
-    def pack_masks(self, masks: Sequence[Share]) -> list[int]:
-        """Run by the base holder: one mask for each cell, as `plaintexts` integers below 2^(key_bits − 2)."""
-        packed = [0] * self.plaintexts
-        for cell, (plaintext, offset), (count, values) in zip(self.cells, self._places, masks, strict=True):
-            packed[plaintext] += (count + (values << cell.masked_bits[0])) << offset
-        return packed
+    def draw_masks(self, n: int, random: Random) -> list[int]:
+        """Run by the base holder: for each plaintext of one sum a number that is uniform in Z_n."""
+        sums_end = n - (1 << self._capacity - _ROOM_BITS + 1)
+        while True:
+            masks = [random_below(random, n) for _ in range(self.plaintexts)]
+            shares = zip(self.cells, self.split(masks), strict=True)
+            if max(masks) < sums_end and all(cell.has_room(share) for cell, share in shares):
+                return masks
 
     def split(self, plaintexts: Sequence[int]) -> list[Share]:
-        """Run by the joined holder: the share of every cell from the decrypted plaintexts of one masked sum.
+        """Each holder's share of every cell, from its plaintexts of one sum: the masks, or what was decrypted.
 
         What lies above the last field is dropped without a word: a refusal would tell the sender something of the sum.
         """

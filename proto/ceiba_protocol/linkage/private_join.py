@@ -1,11 +1,12 @@
 """Grouped private join and compute: GROUP BY an attribute of one holder, SUM values of another (PROTOCOL §5.4).
 
 The *base* holder A knows each subject's group, the *joined* holder B its cells and values. `run_join` at the end is all
-of it in order; with several joined holders each has the same exchange with the base, a star.
+of it in order; with several joined holders each has the same exchange with the base, a star. A may have several
+*groupings* of its subjects, by one feature each; then there is a table of B's cells for each of them.
 
 | step | message | from → to |
 |---|---|---|
-| 1 | `groups`: a·H(id) for each subject of each group, padded, shuffled within the group | A → B |
+| 1 | `groups`: a·H(id) for each subject of each group, padded, shuffled within; a for each grouping | A → B |
 | 2 | `rows`: b·(a·H(id)), shuffled; and (b·H(id), Enc_B(row)) for each subject of B, padded, shuffled | B → A |
 | 3 | `mask`: for each group Π Enc_B(row) of those that match, times Enc_B(mask)·r^n | A → B |
 | 4 | `tests`: B decrypts sum + mask, its share; ElGamal encryptions of its share of each count | B → A |
@@ -17,7 +18,15 @@ of it in order; with several joined holders each has the same exchange with the 
 **Who learns what.** A: how many subjects of each group B has, and which cells are released. B: the padded sizes of the
 groups, and which cells are released. The merchant: the released counts and sums. The lengths of messages follow from
 the terms and the padded sizes. This rests on decisional Diffie–Hellman in ristretto255 with H as a random oracle, on
-DCR, and on short exponents for what B encrypts (PROTOCOL §2.3); the masks of step 3 hide a field to 2^-41.
+DCR, and on short exponents for what B encrypts (PROTOCOL §2.3). What B decrypts in step 4 is uniform, whatever it sent
+as rows.
+
+With several groupings B learns the padded sizes of each one's groups. Under another a the same subject is another
+point, so B cannot see which points of two groupings are one subject. A must not see either which rows of B are one, or
+it would learn how many subjects of each *combination* of its groups B has; of many groupings that is who they are. So
+the rows of step 2 are there once for each grouping, with another b, encrypted and shuffled anew, and A learns what it
+would learn from as many joins. Only if A knows anyway which of its subjects B has, as in the mode that reveals the
+intersection, the terms say `one_row_for_all`: B encrypts each row once, and A multiplies its point by every a.
 
 **What is taken on trust.** B cannot see how many subjects are in a "group" of A. If it is one, and random points, A
 learns from the decision which cells that subject is in, and with the merchant its values. Padding, the smallest size of
@@ -114,43 +123,47 @@ class ProvenKey:
 class BaseSide:
     """A: knows the groups. Its steps, each once: `groups`, `mask`, `test`, `share`.
 
-    `groups` has the normalised identifiers of each group, in the order of the terms' groups. `obfuscators` may be made
-    ahead; what is missing is made when it is needed. Raises BadJoin if the groups are not as announced,
-    RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
+    `groupings` has, for each grouping of the terms, the normalised identifiers of each group; an identifier is in at
+    most one group of each. `obfuscators` may be made ahead; what is missing is made when it is needed. Raises BadJoin
+    if the groups are not as announced, RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
     """
 
     def __init__(
         self,
         terms: JoinTerms,
-        groups: Sequence[Sequence[bytes]],
+        groupings: Sequence[Sequence[Sequence[bytes]]],
         key: ProvenKey,
         random: Random,
         obfuscators: FullObfuscators | None = None,
     ) -> None:
-        everyone = [identifier for group in groups for identifier in group]
-        if len(groups) != terms.groups or len(everyone) > terms.base_subjects:
-            raise terms.bad(f"{terms.base} has more subjects than it announced, or another number of groups")
-        if len(set(everyone)) != len(everyone):
-            raise RepeatedIdentifier(holder=terms.base)
+        if tuple(map(len, groupings)) != terms.groupings:
+            raise terms.bad(f"{terms.base} has another number of groups than it announced")
+        for groups in groupings:
+            everyone = [identifier for group in groups for identifier in group]
+            if len(everyone) > terms.base_subjects:
+                raise terms.bad(f"{terms.base} has more subjects than it announced")
+            if len(set(everyone)) != len(everyone):
+                raise RepeatedIdentifier(holder=terms.base)
         if obfuscators is not None and obfuscators.n != key.n:
             raise terms.bad(f"the obfuscators of {terms.base} are for another key")
         self._exchange = Exchange(terms, terms.base, key.n, ("groups", "mask", "test", "share"))
         self._obfuscators = obfuscators or FullObfuscators(key.n, random)
-        self._groups = groups
-        self._sizes = [max(padded(len(group)), terms.smallest_group) for group in groups]
+        self._groups = [group for groups in groupings for group in groups]
+        self._sizes = [max(padded(len(group)), terms.smallest_group) for group in self._groups]
         self._random = random
-        self._secret = random_scalar(random)
+        self._secrets = [random_scalar(random) for _ in groupings]
 
     def groups(self) -> bytes:
         """Step 1, to B: the padded size of each group, 4 bytes; then the points of all groups, 32 bytes each.
 
-        Random points pad: nobody can tell them from blinded identifiers, and they match nothing. 0.1 ms a subject.
+        Random points pad: nobody can tell them from blinded identifiers, and they match nothing. 0.1 ms for each
+        subject and grouping.
         """
         with self._exchange.step("groups"):
-            domain, random = self._exchange.terms.hash_domain(), self._random
+            terms, random = self._exchange.terms, self._random
             points: list[Point] = []
-            for group, size in zip(self._groups, self._sizes, strict=True):
-                blinded = multiply_all(self._secret, hash_all(group, domain))
+            for grouping, group, size in zip(terms.grouping_of, self._groups, self._sizes, strict=True):
+                blinded = multiply_all(self._secrets[grouping], hash_all(group, terms.hash_domain()))
                 blinded += [random_point(random) for _ in range(size - len(group))]
                 points += [blinded[place] for place in random_order(random, size)]
             return self._exchange.seal("groups", write_sizes(self._sizes), encode_points(points))
@@ -160,20 +173,19 @@ class BaseSide:
 
         Randomised with full entropy, because B owns the key and knows every row: from a short exponent it could find
         out which rows were multiplied (PROTOCOL §2.3 rule 3). Raises MalformedMessage, BadGroupElement, BadCiphertext,
-        IntersectionTooSmall. 0.1 ms a row; 33 ms for each ciphertext that has no obfuscator ready.
+        IntersectionTooSmall. 0.1 ms for each row and grouping; 33 ms for each ciphertext without an obfuscator ready.
         """
         with self._exchange.step("mask"):
             terms, fields, n = self._exchange.terms, self._exchange.fields, mpz(self._exchange.n)
             # 1. Multiply B's points by a, and in each group the ciphertexts of those that are in it.
             matched, products = self._match(*self._read_rows(rows), progress)
-            # 2. Too few in common: end here. That there were too few is all that B learns.
-            if matched < terms.smallest_intersection:
+            # 2. Too few in common in a grouping: end here. That there were too few is all that B learns.
+            if min(matched) < terms.smallest_intersection:
                 raise IntersectionTooSmall(minimum=terms.smallest_intersection)
-            # 3. Mask every field, then randomise: a uniform ciphertext of sum + mask, whichever rows were multiplied.
-            self._masks = [cell.draw_mask(self._random) for cell in terms.shapes]
-            width = len(terms.cells)
-            of_groups = [self._masks[start : start + width] for start in range(0, len(self._masks), width)]
-            packed = [mask for masks in of_groups for mask in fields.pack_masks(masks)]
+            # 3. Mask, then randomise: a uniform ciphertext of a uniform plaintext, whichever rows were multiplied.
+            of_groups = [fields.draw_masks(int(n), self._random) for _ in range(terms.groups)]
+            self._masks = [mask for masks in of_groups for mask in fields.split(masks)]
+            packed = [mask for masks in of_groups for mask in masks]
             obfuscators = on_all_cores(lambda _: self._obfuscators.take(), packed)
             masked = [
                 product * (1 + n * mask) * obfuscator % n**2
@@ -184,7 +196,7 @@ class BaseSide:
     def _read_rows(self, rows: bytes) -> tuple[Mapping[Point, int], list[Point], memoryview]:
         """Which group a point is in; the points of B's rows; their ciphertexts, not yet checked."""
         exchange, joined = self._exchange, self._exchange.terms.joined
-        count, grouped = exchange.terms.joined_subjects, sum(self._sizes)
+        count, grouped = exchange.terms.row_sets * exchange.terms.joined_subjects, sum(self._sizes)
         row_bytes = POINT_BYTES + exchange.fields.plaintexts * ciphertext_bytes(exchange.n)
         body = exchange.open("rows", rows, joined, (grouped + 1) * POINT_BYTES + count * row_bytes)
         first, second, third = (POINT_BYTES * number for number in (grouped, grouped + 1, grouped + 1 + count))
@@ -196,26 +208,33 @@ class BaseSide:
 
     def _match(
         self, group_of: Mapping[Point, int], points: Sequence[Point], encoded: memoryview, progress: Progress | None
-    ) -> tuple[int, list[mpz]]:
-        """How many rows are in a group, and for each group the products of their ciphertexts.
+    ) -> tuple[list[int], list[mpz]]:
+        """How many rows are in a group of each grouping, and for each group the products of their ciphertexts.
 
         Every ciphertext is checked, not only those that match: else B would see from an error which rows do.
         """
         terms, n, plaintexts = self._exchange.terms, self._exchange.n, self._exchange.fields.plaintexts
         row_bytes, square = plaintexts * ciphertext_bytes(n), mpz(n) ** 2
 
+        def groups(place: int) -> Iterator[int]:
+            """Those that a row is in, of the groupings for which it was sent."""
+            for grouping, secret in enumerate(self._secrets):
+                if terms.row_set_of(grouping) == place // terms.joined_subjects:
+                    group = group_of.get(multiply(secret, points[place]))
+                    if group is not None:
+                        yield group
+
         def match(batch: range) -> list[tuple[int, list[mpz]]]:
             units = decode_ciphertexts(
                 bytes(encoded[batch.start * row_bytes : batch.stop * row_bytes]), n, terms.joined
             )
             rows = [units[start : start + plaintexts] for start in range(0, len(units), plaintexts)]
-            groups = [group_of.get(multiply(self._secret, points[place])) for place in batch]
-            return [(group, row) for group, row in zip(groups, rows, strict=True) if group is not None]
+            return [(group, row) for place, row in zip(batch, rows, strict=True) for group in groups(place)]
 
-        matched, products = 0, [mpz(1)] * (terms.groups * plaintexts)
+        matched, products = [0] * len(terms.groupings), [mpz(1)] * (terms.groups * plaintexts)
         for found in _in_batches(match, len(points), progress):
-            matched += len(found)
             for group, row in found:
+                matched[terms.grouping_of[group]] += 1
                 for place, unit in enumerate(row, start=group * plaintexts):
                     products[place] = products[place] * unit % square
         return matched, products
@@ -286,20 +305,22 @@ class JoinedSide:
         self._private_key = private_key
         self._encryptor = encryptor
         self._random = random
-        self._secret = random_scalar(random)
+        self._secrets = [random_scalar(random) for _ in range(terms.row_sets)]
         self._gate_key = GateKey.draw(random)
 
     def rows(self, groups: bytes, progress: Progress | None = None) -> bytes:
-        """Step 2, to A: A's points times b, shuffled within each group; B's gate key; B's rows, shuffled.
+        """Step 2, to A: A's points times b, shuffled within each group; B's gate key; B's rows, shuffled, as many times
+        as the terms say.
 
         Of the rows first all points, 32 bytes each, then all ciphertexts. Where B has fewer subjects than announced,
         random points and encryptions of zero stand for the rest. Raises MalformedMessage for groups that are not as
-        announced, BadGroupElement. A row takes 0.1 ms, and 1.4 ms for each of its plaintexts under a 3072-bit key.
+        announced, BadGroupElement. A row takes 0.1 ms, and 1.4 ms for each of its plaintexts under a 3072-bit key, each
+        time that it is sent.
         """
         with self._exchange.step("rows"):
-            evaluated: list[Point] = []
-            for group in self._read_groups(groups):
-                multiplied = multiply_all(self._secret, group)
+            terms, evaluated = self._exchange.terms, list[Point]()
+            for grouping, group in zip(terms.grouping_of, self._read_groups(groups), strict=True):
+                multiplied = multiply_all(self._secrets[terms.row_set_of(grouping)], group)
                 evaluated += [multiplied[place] for place in random_order(self._random, len(group))]
             points, ciphertexts = self._encrypt_rows(progress)
             own = encode_points([*evaluated, self._gate_key.public])
@@ -312,31 +333,34 @@ class JoinedSide:
         sizes, body = read_sizes(self._exchange.open("groups", groups, terms.base), terms.groups, what)
         if any(size % GROUP_MULTIPLE or size < terms.smallest_group for size in sizes):
             raise MalformedMessage(message=what, problem="a group is smaller than it may be, or not padded")
-        if sum(sizes) > terms.base_subjects + terms.groups * terms.smallest_group:
-            raise MalformedMessage(message=what, problem="they have more subjects than announced")
+        for grouping, groups_in_it in enumerate(terms.groupings):
+            points_in_it = sum(size for size, of in zip(sizes, terms.grouping_of, strict=True) if of == grouping)
+            if points_in_it > terms.base_subjects + groups_in_it * terms.smallest_group:
+                raise MalformedMessage(message=what, problem="they have more subjects than announced")
         check_size(body, sum(sizes) * POINT_BYTES, what)
         points = iter(distinct_points(body, "groups", terms.base))
         return [[next(points) for _ in range(size)] for size in sizes]
 
     def _encrypt_rows(self, progress: Progress | None) -> tuple[list[bytes], list[bytes]]:
-        """Points and ciphertexts of all rows in one random order, batch by batch."""
+        """Points and ciphertexts of all rows, batch by batch; each time that they are sent in another random order."""
         terms, fields, n = self._exchange.terms, self._exchange.fields, self._exchange.n
         count, domain, random = terms.joined_subjects, terms.hash_domain(), self._random
-        encryptor = self._encryptor or Encryptor.for_count(n, count * fields.plaintexts, random)
+        encryptor = self._encryptor or Encryptor.for_count(n, terms.row_sets * count * fields.plaintexts, random)
         subjects = [*self._rows.items(), *[(None, ())] * (count - len(self._rows))]
-        order = random_order(random, count)
+        order = [(secret, place) for secret in self._secrets for place in random_order(random, count)]
 
         def encrypt(batch: range) -> tuple[bytes, bytes]:
             points, ciphertexts = [], []
-            for identifier, row in (subjects[order[place]] for place in batch):
+            for secret, place in order[batch.start : batch.stop]:
+                identifier, row = subjects[place]
                 if identifier is None:
                     points.append(random_point(random))
                 else:
-                    points.append(multiply(self._secret, hash_to_group(identifier, domain)))
+                    points.append(multiply(secret, hash_to_group(identifier, domain)))
                 ciphertexts += [encryptor.encrypt(plaintext % n) for plaintext in fields.pack_row(row)]
             return encode_points(points), encode_ciphertexts(ciphertexts, n)
 
-        batches = list(_in_batches(encrypt, count, progress))
+        batches = list(_in_batches(encrypt, len(order), progress))
         return [points for points, _ in batches], [ciphertexts for _, ciphertexts in batches]
 
     def tests(self, masked: bytes) -> bytes:
@@ -395,7 +419,8 @@ def _in_batches(work: Callable[[range], _Result], count: int, progress: Progress
 
 
 def merchant_open(terms: JoinTerms, base_share: bytes, joined_share: bytes) -> list[list[Cell]]:
-    """Step 8, run by the merchant: for each group and each cell, the count and sums, or None where it is withheld.
+    """Step 8, run by the merchant: for each group of each grouping and each cell, the count and sums, or None where it
+    is withheld.
 
     Must hold before: each share's signature is verified. Raises MalformedMessage, or TotalRejected unless both released
     the same cells and every count and sum is one that the terms allow.
@@ -429,7 +454,7 @@ def _open_cell(terms: JoinTerms, cell: FieldShape, mask: Share, share: Share) ->
 
 def run_join(
     terms: JoinTerms,
-    groups: Sequence[Sequence[bytes]],
+    groupings: Sequence[Sequence[Sequence[bytes]]],
     rows: Mapping[bytes, Row],
     private_key: phe.PaillierPrivateKey,
     random: Random,
@@ -445,7 +470,7 @@ def run_join(
     key = ProvenKey(private_key.public_key.n, prove_key(private_key, context), context)
 
     # Each: fresh secrets for this join, and terms that it derived from the manifest itself.
-    base = BaseSide(terms, groups, key, random)
+    base = BaseSide(terms, groupings, key, random)
     joined = JoinedSide(terms, rows, private_key, random, joiner_is_semi_honest=True, noise=noise)
 
     # 1–3: whom both have, without showing identifiers; the encrypted sum of their rows, under a mask.

@@ -71,8 +71,6 @@ class ModelApproval(Document):
     holder: MemberName
     mask_key: Hex32
     """X25519 public key."""
-    log_size: Annotated[int, Field(ge=0)]
-    """As of Approval."""
 
 
 class ModelRefusal(Document):

@@ -11,14 +11,14 @@
 | | EVALUATED | k·r·H(id), and a proof for each batch | each other → owner |
 | | TOKENS | of all its subjects, sorted | owner → coordinator |
 | CARDINALITY, more | SIZE | how many tokens all have | coordinator → merchant |
-| REVEALED | COMMON | the tokens that all have, sorted | coordinator → each holder |
+| REVEALED | COMMON | the tokens that all have, sorted | coordinator → base, each joined |
 
 **Who learns what.** Everybody: the number of subjects that each holder announced, to which its list is filled up with
 identifiers that nobody else can have, so that nobody learns how many pass a filter. CARDINALITY between two: A learns
 the size as it is, the merchant rounded. Between more: holders learn nothing, the coordinator which tokens are at which
 holders, and so the size of every overlap; not whose they are, unless an owner tells it which tokens are its subjects'.
-REVEALED: the coordinator learns the same, and each holder which of its own subjects all others know, whatever they
-ask of them: filters are no part of it.
+REVEALED: the coordinator learns the same; the base, and each joined holder, which of its own subjects all others know,
+whatever is asked of them: filters are no part of it. A holder that is only linked learns nothing.
 
 **What is taken on trust.** An owner can announce whom it likes: one subject, and for the rest some that it knows to be
 at the others, or nobody's. Then the size tells whether the others know that one. The smallest intersection and the
@@ -27,8 +27,8 @@ rounding make it dearer; quotas, and signatures on who announced how many, are w
 
 from collections.abc import Collection, Mapping
 
-from ceiba_protocol.errors import AnswerRejected, CountNotKept, MalformedMessage
-from ceiba_protocol.linkage.joint import JointSet
+from ceiba_protocol.errors import AnswerRejected, CountNotKept, MalformedMessage, SetMismatch
+from ceiba_protocol.linkage.joint import JointSet, Kind, Step
 from ceiba_protocol.linkage.key_use import PROOF_BYTES
 from ceiba_protocol.linkage.oprf import (
     BATCH,
@@ -49,7 +49,7 @@ _SIZE_BYTES = 8
 
 
 class TokenSide:
-    """One holder's part; each method is the step of its name.
+    """One holder's part: `send` takes its steps, which are the methods of their names.
 
     `key` is the one that its approval announces. `identifiers`: whom it links, normalised and distinct, at most as many
     as it announced. Whoever holds it drops it when the linkage is done, or has failed. Raises what `JointSet.linkage`
@@ -74,6 +74,25 @@ class TokenSide:
 
     def __repr__(self) -> str:
         return f"TokenSide({self._me})"
+
+    def send(self, step: Step, before: Mapping[Step, bytes]) -> bytes:
+        """What this holder sends in a step; `before`: what it received in those that the step needs. Raises what the
+        steps do, SetMismatch for one that is not of a holder's."""
+        received = next(iter(before.values()), b"")
+        match step.kind:
+            case Kind.OFFER:
+                return self.offer()
+            case Kind.REPLY:
+                return self.reply(received)
+            case Kind.SIZE:
+                return self.size(received)
+            case Kind.BLINDED:
+                return self.blinded()
+            case Kind.EVALUATED:
+                return self.evaluated(step.receiver, received)
+            case Kind.TOKENS:
+                return self.tokens({one.sender: payload for one, payload in before.items()})
+        raise SetMismatch(problem=f"step {step.number} is no holder's of a linkage")
 
     # --- two holders that count
 
@@ -148,7 +167,7 @@ class TokenSide:
 def coordinator_link(agreed: JointSet, submissions: Mapping[str, bytes]) -> bytes:
     """COMMON, the same to each holder, or SIZE; `submissions`: by holder, its TOKENS.
 
-    1 s for a million subjects. Raises BadTokens, CountNotKept, IntersectionTooSmall, and what `JointSet.linkage` does.
+    1 s for each million tokens. Raises BadTokens, CountNotKept, IntersectionTooSmall, and what `JointSet.linkage` does.
     """
     question = agreed.question
     common = intersect(agreed.linkage.sizes, submissions, question.fewest_in_common)

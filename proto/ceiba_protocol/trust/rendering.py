@@ -158,8 +158,10 @@ def _joint(joint: JointTerms) -> list[tuple[str, str]]:
 
 _MODES = {
     Mode.HIDDEN: "nobody learns which subjects the holders have in common",
-    Mode.CARDINALITY: "the merchant and a holder may learn how many subjects the holders have in common",
-    Mode.REVEALED: "THE HOLDERS MAY LEARN WHICH OF THEIR OWN SUBJECTS ALL THE OTHERS KNOW",
+    Mode.CARDINALITY: "the merchant and a holder may learn how many subjects two holders have in common; of more, the "
+    "merchant how many all have, and the operator which pseudonyms of one job are at which holders",
+    Mode.REVEALED: "THE HOLDERS MAY LEARN WHICH OF THEIR OWN SUBJECTS ALL THE OTHERS KNOW, and the operator which "
+    "pseudonyms of one job are at which holders",
 }
 
 _APPROVAL = {

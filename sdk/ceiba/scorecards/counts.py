@@ -27,7 +27,7 @@ Count = float | None
 """A number of subjects, whole unless it carries noise (then below 0 counts as 0); None where it was withheld."""
 GOOD, BAD = 0, 1
 """Places of the labels in arrays."""
-COUNT_COLUMNS = ("n", "rows", "count")
+COUNT_COLUMNS = ("n", "rows", "count", "subjects")
 """What questions call how many there are."""
 
 
@@ -96,7 +96,8 @@ class BinCounts:
         cls, binning: Binning, frame: pandas.DataFrame, *, bad: str = "bad", value: object = True, n: str = ""
     ) -> BinCounts:
         """From a result grouped by `binning.group_key()` and by the label: `bad` is the label's column, and `value`
-        what says there that a subject is bad. `n` is the column of counts, by default `n`, `rows` or `count`.
+        what says there that a subject is bad. `n` is the column of counts, by default `n`, `rows`, `count` or
+        `subjects`.
 
         A cell without a row has nobody, one with NULL was withheld; rows without a label are left out, and what the
         frame tells apart beside the feature and the label is added up. Raises BadQuestion.

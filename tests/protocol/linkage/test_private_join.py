@@ -38,7 +38,7 @@ from ceiba_protocol.linkage.ristretto import hash_to_group, multiply
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.layout import split_digits
 from ceiba_protocol.sums.paillier import Encryptor, ciphertext_bytes
-from ceiba_protocol.sums.randomness import Random, random_order
+from ceiba_protocol.sums.randomness import random_order
 from tests.support.joins import KEY_CONTEXT, STEPS, Join, plain_join, proven, short_keys, terms_for
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
@@ -133,7 +133,7 @@ def test_sums_at_the_ends_of_their_widths() -> None:
 
 def test_the_whole_with_the_default_key() -> None:
     rows = {identifier: [(0, (-3, 40)), (2, ())] for identifier in IDS[5:12]}
-    assert run_join(TERMS, GROUPS, rows, keypair(3072)[1], os.urandom) == plain_join(TERMS, GROUPS, rows)
+    assert run_join(TERMS, [GROUPS], rows, keypair(3072)[1], os.urandom) == plain_join(TERMS, GROUPS, rows)
 
 
 def test_several_joined_holders_are_a_star() -> None:
@@ -144,9 +144,9 @@ def test_several_joined_holders_are_a_star() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.data(), st.integers(1, 6), st.sampled_from([bytes, lambda size: b"\xff" * size, seeded("masks")]))
-def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int, random: Random) -> None:
-    """Without encryption: rows and masks, also the smallest and largest, are added as integers below half of n."""
+@given(st.data(), st.integers(1, 6), st.integers(0, 2**32))
+def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int, seed: int) -> None:
+    """Without encryption: rows, also the largest, and masks are added as integers below n."""
     widths = st.lists(st.integers(2, 40), max_size=4).map(tuple)
     shapes = tuple(FieldShape(data.draw(st.integers(2, 20)), data.draw(widths)) for _ in range(cells))
     fields = MaskedFields(shapes, 1024)
@@ -154,13 +154,37 @@ def test_shares_of_every_field_differ_by_its_sum(data: st.DataObject, cells: int
     sign = data.draw(st.sampled_from((1, -1)))
     rows: list[Row] = [[(cell, [sign * value for value in largest[cell]])] for cell in range(cells)]
     rows += [[(cell, [0] * len(largest[cell])) for cell in range(cells)]]
-    masks = [shape.draw_mask(random) for shape in shapes]
-    parts = [*map(fields.pack_row, rows), fields.pack_masks(masks)]
-    sums = [sum(column) for column in zip(*parts, strict=True)]
-    assert all(0 <= total < 2**1022 for total in sums)
-    for shape, share, mask, values in zip(shapes, fields.split(sums), masks, largest, strict=True):
+    masks = fields.draw_masks(N, seeded(f"masks {seed}"))
+    sums = [sum(column) for column in zip(*map(fields.pack_row, rows), masks, strict=True)]
+    assert all(0 <= total < N for total in sums)
+    for shape, share, mask, values in zip(shapes, fields.split(sums), fields.split(masks), largest, strict=True):
         assert share[0] - mask[0] == 2
         assert split_digits(share[1] - mask[1], shape.value_widths) == [sign * value for value in values]
+
+
+ROOM = FieldShape(6, (12, 20))
+"""Fields of 6 + 42 and 32 + 42 bits."""
+TOO_NEAR = {
+    "the count's field ends": (2**48 - 2**6 + 1) + (2**40 << 48),
+    "the values' field begins": (2**31 - 1) << 48,
+    "the values' field ends": (2**74 - 2**31 + 1) << 48,
+    "the modulus ends": N - 1 - ((N - 1) % 2**122) + (2**40 << 48),
+}
+
+
+@pytest.mark.parametrize("what", TOO_NEAR)
+def test_a_mask_that_leaves_no_room_is_drawn_again(what: str) -> None:
+    wanted, later = MaskedFields((ROOM,), 1024), seeded("again")
+    width, shift = -(-N.bit_length() // 8), -N.bit_length() % 8
+    first = iter([(TOO_NEAR[what] << shift).to_bytes(width, "big")])
+    masks = wanted.draw_masks(N, lambda size: next(first, None) or later(size))
+    assert masks == wanted.draw_masks(N, seeded("again")) != [TOO_NEAR[what]]
+
+
+def test_masks_are_as_long_as_the_modulus() -> None:
+    """Bits that no field has are masked as well."""
+    drawn = [mask for seed in range(200) for mask in MaskedFields((ROOM,), 1024).draw_masks(N, seeded(f"long {seed}"))]
+    assert max(drawn) > N - N // 50 and min(drawn) < N // 50
 
 
 def test_a_plaintext_stays_below_half_of_the_modulus() -> None:
@@ -233,7 +257,7 @@ def test_shares_of_the_joined_holder_look_uniform() -> None:
     rows: dict[bytes, Row] = {IDS[0]: [(cell, (127, 2047)) for cell in range(20)]}
     join = Join(terms, [[IDS[0]], *[[]] * 7], rows)
     join.run("tests")
-    for place, bits in ((0, 6 + 41), (1, 20 + 41)):
+    for place, bits in ((0, 6 + 42), (1, 20 + 42)):
         bins = [0] * 8
         for share in join.joined._shares:
             bins[min(share[place] >> (bits - 3), 7)] += 1
@@ -251,7 +275,7 @@ def test_shares_of_withheld_cells_are_nowhere(honest: Join) -> None:
 def test_the_same_identifiers_are_other_points_in_another_join(honest: Join) -> None:
     again = Join(replace(TERMS, context=bytes([1]) * 32), GROUPS, ROWS)  # with the same secrets
     again.run("rows")
-    assert again.base._secret == honest.base._secret
+    assert again.base._secrets == honest.base._secrets
     sent = (again.sent["groups"], honest.sent["groups"])
     points = [{message[at : at + 32] for at in range(48, len(message), 32)} for message in sent]
     padding = 4 * 16 - sum(map(len, GROUPS))  # of the same randomness
@@ -268,7 +292,7 @@ def test_no_message_shows_an_order() -> None:
     ):
         points = [message[at : at + 32] for at in range(start, start + size * 32, 32)]
         hashed = [hash_to_group(identifier, join.terms.hash_domain()) for identifier in IDS[:20]]
-        places = [points.index(multiply(side._secret, point)) for point in hashed]
+        places = [points.index(multiply(side._secrets[0], point)) for point in hashed]
         assert places != sorted(places)
         assert 2 < sum(place < size // 2 for place in places) < 18
 
@@ -325,7 +349,7 @@ def test_a_message_of_another_step_is_refused_though_it_has_the_length() -> None
 
 def test_a_message_under_another_key_is_refused() -> None:
     join = Join(TERMS, GROUPS, ROWS)
-    other = BaseSide(TERMS, GROUPS, proven(2048), os.urandom)
+    other = BaseSide(TERMS, [GROUPS], proven(2048), os.urandom)
     with pytest.raises(MalformedMessage, match="another key"):
         join.joined.rows(other.groups())
 
@@ -477,9 +501,12 @@ def test_an_identifier_twice_is_refused(groups: list[list[bytes]]) -> None:
         Join(TERMS, groups, ROWS)
 
 
-@pytest.mark.parametrize("groups", [GROUPS[:3], [*GROUPS, []], [IDS[:61], [], [], []]])
-def test_other_groups_than_announced_are_not_sent(groups: list[list[bytes]]) -> None:
-    with pytest.raises(BadJoin, match="register has more subjects"):
+@pytest.mark.parametrize(
+    ("groups", "problem"),
+    [(GROUPS[:3], "another number"), ([*GROUPS, []], "another number"), ([IDS[:61], [], [], []], "more subjects")],
+)
+def test_other_groups_than_announced_are_not_sent(groups: list[list[bytes]], problem: str) -> None:
+    with pytest.raises(BadJoin, match=f"register has {problem}"):
         Join(TERMS, groups, ROWS)
 
 
@@ -517,7 +544,8 @@ def test_sums_that_could_leave_their_widths_are_refused() -> None:
     [
         {"context": bytes(31)},
         {"joined": "register"},
-        {"groups": 0},
+        {"groupings": ()},
+        {"groupings": (4, 0)},
         {"cells": ()},
         {"minimum_subjects": 0},
         {"base_subjects": 0},
@@ -536,9 +564,9 @@ def test_terms_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
 
 
 def test_more_tests_than_the_gate_can_make_are_refused() -> None:
-    replace(TERMS, groups=1000, minimum_subjects=67)
+    replace(TERMS, groupings=(400, 600), minimum_subjects=67)
     with pytest.raises(GateTooLarge):
-        replace(TERMS, groups=1000, minimum_subjects=68)
+        replace(TERMS, groupings=(400, 600), minimum_subjects=68)
 
 
 def test_a_cell_that_fills_more_than_a_plaintext_is_refused() -> None:
@@ -553,7 +581,7 @@ def test_everything_is_in_the_digest(name: str) -> None:
     value = getattr(TERMS, name)
     other: Any = {
         "context": bytes([1]) * 32, "base": "firms", "joined": "patents", "hides_zeros": True,
-        "cells": (SUMS, COUNT, SUMS),
+        "cells": (SUMS, COUNT, SUMS), "groupings": (2, 2),
     }.get(name, value)  # fmt: skip
     if other == value:
         other = value + 1
@@ -570,7 +598,7 @@ def test_digest_by_hand() -> None:
         return lengths_first(*(number.to_bytes(8, "big") for number in given))
 
     terms = terms_for(5, FieldShape(9, (8, 7), noise=(16, 17, 18)), COUNT_AS_NOISY)
-    parts = [b"ceiba/v1/join", bytes(32), b"register", b"tax", numbers(5, 3, 0, 0, 60, 20)]
+    parts = [b"ceiba/v1/join", bytes(32), b"register", b"tax", numbers(5), numbers(0, 3, 0, 0, 60, 20)]
     cells = [numbers(9, 2, 8, 7, 3, 16, 17, 18), numbers(10, 0, 1, 16)]
     assert terms.digest() == hashlib.sha256(lengths_first(*parts, *cells)).digest()
     assert terms.hash_domain() == b"ceiba/v1/join" + terms.digest()
@@ -598,14 +626,14 @@ def test_what_was_made_ahead_is_used_and_must_be_for_the_key() -> None:
     obfuscators.fill(3)
     encryptor = Encryptor.for_count(N, 20, seeded("ahead"))
     encryptor.pool.add(encryptor.obfuscators(15))
-    base = BaseSide(TERMS, GROUPS, proven(1024), os.urandom, obfuscators)
+    base = BaseSide(TERMS, [GROUPS], proven(1024), os.urandom, obfuscators)
     joined = JoinedSide(TERMS, ROWS, PRIVATE, os.urandom, joiner_is_semi_honest=True, encryptor=encryptor)
     decision, share = joined.decide(base.test(joined.tests(base.mask(joined.rows(base.groups())))))
     assert merchant_open(TERMS, base.share(decision), share) == plain_join(TERMS, GROUPS, ROWS)
     assert len(obfuscators.pool) == len(encryptor.pool) == 0
     other = keypair(2048)[1]
     with pytest.raises(BadJoin, match="obfuscators of register"):
-        BaseSide(TERMS, GROUPS, proven(2048), os.urandom, obfuscators)
+        BaseSide(TERMS, [GROUPS], proven(2048), os.urandom, obfuscators)
     with pytest.raises(BadJoin, match="encryptor of tax"):
         JoinedSide(TERMS, ROWS, other, os.urandom, joiner_is_semi_honest=True, encryptor=encryptor)
 

@@ -1,0 +1,370 @@
+"""Joint questions through the front door: three agencies that know different things about the same firms, and a bank.
+
+One space for the whole file; its processes are doubles that kill themselves where a test says (support/doubles.py).
+"""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import ceiba
+from ceiba.agreements import AgreementHandle
+from ceiba.cli import app
+from ceiba.joint_jobs import JointJob
+from ceiba.space import Space
+from ceiba_coordinator.config import Config
+from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_protocol.errors import (
+    IntersectionTooSmall,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobRefused,
+    LinkageLost,
+    NoAgreement,
+    NotAgreed,
+    ReceiptRejected,
+)
+from ceiba_protocol.linkage.joint import Step, commit_jointly, sealing_info
+from ceiba_protocol.statistics import WITHHELD
+from ceiba_protocol.trust.hpke import open_sealed
+from ceiba_scenarios import Sandbox
+from tests.support.joint_firms import HOLDERS, INDUSTRIES, SCHEMAS, TABLES, tables
+from tests.support.traces import everything_in
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
+
+DOUBLES = Path(__file__).parents[1] / "support" / "doubles.py"
+FRAMES = tables()
+TAX, INSURANCE, REGISTER = (FRAMES[name].drop(columns="uscc") for name in ("tax", "insurance", "register"))
+BY_INDUSTRY = TAX.merge(INSURANCE, on="firm")
+LARGE = [industry for industry in INDUSTRIES if industry != "mining"]
+IDS = itertools.count()
+
+
+@dataclass
+class World:
+    lab: Sandbox
+    bank: Space
+    agreement: AgreementHandle
+
+    @property
+    def two(self) -> Any:
+        return self.bank.join("tax.firms", "insurance.firms", on="uscc")
+
+    @property
+    def three(self) -> Any:
+        return self.bank.join(*TABLES, on="uscc")
+
+    def store(self) -> Any:
+        """What the coordinator has stored."""
+        engine = open_engine(Config.read(self.lab.coordinator_folder).database_url)
+        return contextlib.closing(_Reading(engine))
+
+
+class _Reading:
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.rows = Store(engine)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    launcher = {name: [str(DOUBLES), "ceiba_node"] for name in HOLDERS}
+    launcher["coordinator"] = [str(DOUBLES), "ceiba_coordinator"]
+    holders = {name: {f"{name}.firms": FRAMES[name].drop(columns="firm")} for name in HOLDERS}
+    folder = tmp_path_factory.mktemp("joint")
+    with Sandbox(holders, schemas=SCHEMAS, folder=folder, launcher=launcher) as lab:
+        bank = lab.merchant("bank-a", agreed=False)
+        yield World(lab, bank, lab.agree_jointly(bank, TABLES))
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def by_group(result: Any, keys: int = 1) -> dict[Any, tuple[Any, ...]]:
+    return {row[:keys] if keys > 1 else row[0]: row[keys:] for row in result}
+
+
+def test_figures_by_groups_of_another_table_are_pandas_own(world: World) -> None:
+    """Subjects are found though each holder writes their codes otherwise; rows of one subject are all counted; a group
+    of three is withheld."""
+    asked = world.two.group_by("industry").agg(
+        ceiba.mean("wages"), rows=ceiba.count(), firms=ceiba.subjects(), staff=ceiba.sum("employment")
+    )
+    found = by_group(asked.run())
+    groups = BY_INDUSTRY.groupby("industry")
+    for industry in LARGE:
+        rows = groups.get_group(industry)
+        assert found[industry] == (rows.wages.mean(), len(rows), rows.firm.nunique(), rows.employment.sum())
+    assert all(value is WITHHELD for value in found["mining"]) and groups.firm.nunique()["mining"] == 3
+
+
+def test_the_other_table_may_have_the_groups(world: World) -> None:
+    """Values that are missing are no part of a mean, and of a count of them."""
+    found = by_group(world.two.group_by("size").agg(ceiba.mean("sales"), n=ceiba.count("sales")).run())
+    firms = TAX.merge(INSURANCE.drop_duplicates("firm"), on="firm")
+    for size, rows in firms.groupby("size"):
+        mean = Fraction(int(rows.sales.sum()), int(rows.sales.count()))
+        assert found[size] == (float(mean), rows.sales.count()) and rows.sales.isna().any()
+
+
+def test_filters_on_either_side(world: World) -> None:
+    join = world.two
+    asked = join.filter(join["sales"] > 20_000, join["employment"] <= 40).group_by("industry").agg(ceiba.sum("wages"))
+    kept = BY_INDUSTRY[(BY_INDUSTRY.sales > 20_000).fillna(False) & (BY_INDUSTRY.employment <= 40)]
+    sums = kept.groupby("industry").wages.sum()
+    found = by_group(asked.run())
+    assert {industry: found[industry] for industry in LARGE} == {industry: (sums[industry],) for industry in LARGE}
+
+
+def test_groups_of_both_tables_make_a_crosstab(world: World) -> None:
+    found = by_group(world.two.group_by("industry", "size").agg(n=ceiba.subjects()).run(), keys=2)
+    sizes = BY_INDUSTRY.groupby(["industry", "size"]).firm.nunique()
+    for (industry, size), firms in sizes.items():
+        assert found[industry, size] == ((firms,) if firms >= 5 else (WITHHELD,))
+    assert min(sizes) < 5 < max(sizes)
+
+
+def test_three_tables_give_many_tables_in_one_linkage(world: World) -> None:
+    """Each table is about the firms that it and the base have in common."""
+    decades = ceiba.width_bucket("founded", 1980, 2030, 5)
+    found = world.three.group_by("industry").tabulate("size", "form", founded=decades).run()
+    tax = TAX[["firm", "industry"]]
+    decade = REGISTER.assign(founded=(REGISTER.founded - 1980) // 10 + 1)
+    for name, other in (("size", INSURANCE), ("form", REGISTER), ("founded", decade)):
+        sizes = tax.merge(other, on="firm").groupby(["industry", name]).firm.nunique()
+        cells = by_group(found[name], keys=2)
+        assert {cell: cells[cell] for cell in sizes.index} == {
+            cell: ((firms,) if firms >= 5 else (WITHHELD,)) for cell, firms in sizes.items()
+        }
+    assert found["size"].receipt is not None and found["size"].receipt.verify()
+
+
+def test_figures_of_two_tables_stand_side_by_side(world: World) -> None:
+    asked = world.three.group_by("industry").agg(ceiba.mean("founded"), ceiba.mean("wages"))
+    founded = TAX.merge(REGISTER, on="firm").groupby("industry").founded.mean()
+    wages = BY_INDUSTRY.groupby("industry").wages.mean()
+    found = by_group(asked.run())
+    assert {one: found[one] for one in LARGE} == {one: (founded[one], wages[one]) for one in LARGE}
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+
+def test_too_few_in_common_is_refused_by_name(world: World) -> None:
+    """Not by how many there are: the reason has the minimum alone."""
+    strict = world.lab.agree_jointly(world.bank, TABLES, purpose="strict", smallest_intersection=40)
+    join = world.two
+    asked = join.filter(join["sales"] > 70_000).agg(ceiba.mean("wages"))
+    few = BY_INDUSTRY[(BY_INDUSTRY.sales > 70_000).fillna(False)].firm.nunique()
+    assert 5 <= few < 40
+    with pytest.raises((JobRefused, JobFailed)) as caught:
+        asked.run(agreement=strict)
+    assert isinstance(caught.value.reason, IntersectionTooSmall)
+    assert "40" in str(caught.value) and str(few) not in str(caught.value).replace(caught.value.fields["job"], "")
+    assert world.bank.join("tax.firms", "insurance.firms", on="uscc").agg(ceiba.mean("wages")).run(agreement=strict)
+
+
+def test_without_an_agreement_nothing_is_asked(world: World) -> None:
+    stranger = world.lab.merchant("bank-b", agreed=False)
+    with pytest.raises(NoAgreement):
+        stranger.join("tax.firms", "insurance.firms", on="uscc").group_by("industry").agg(ceiba.mean("wages")).run()
+
+
+def test_nothing_exact_without_the_word_of_every_holder(world: World) -> None:
+    careful = world.lab.agree_jointly(world.bank, TABLES, purpose="careful", base_is_trusted=False)
+    asked = world.two.group_by("industry").agg(ceiba.mean("wages"))
+    with pytest.raises(NotAgreed, match="base"):
+        asked.run(agreement=careful)
+
+
+def test_a_base_whose_subject_is_in_two_groups_is_refused_by_name(world: World) -> None:
+    """The insurance has two rows of some firms, with different wages."""
+    with pytest.raises(JobRefused, match="two groups") as caught:
+        world.two.group_by(ceiba.width_bucket("wages", 0, 9000, 3).alias("pay")).agg(ceiba.mean("sales")).run()
+    assert caught.value.fields["holder"] == "insurance"
+
+
+# --- what is left behind -----------------------------------------------------------------------------------------
+
+
+def test_a_receipt_verifies_and_a_changed_one_does_not(world: World, tmp_path: Path) -> None:
+    result = world.two.group_by("industry").agg(ceiba.mean("wages")).run()
+    assert all(step.error is None for step in result.receipt.verify())
+    result.receipt.save(tmp_path / "receipt.json")
+    runner, home = CliRunner(), str(world.lab.merchant_home("bank-a").folder)
+    good = runner.invoke(app, ["verify", str(tmp_path / "receipt.json"), "--identity", home])
+    assert good.exit_code == 0 and "The receipt holds." in good.output
+    content = (tmp_path / "receipt.json").read_text()
+    changed = content.replace(r"\"industry\"", r"\"uscc\"") if r"\"industry\"" in content else ""
+    assert changed and changed != content
+    (tmp_path / "changed.json").write_text(changed)
+    bad = runner.invoke(app, ["verify", str(tmp_path / "changed.json"), "--identity", home])
+    assert bad.exit_code != 0 and "The receipt holds." not in bad.output
+    other = world.two.group_by("industry").agg(ceiba.mean("wages")).run()
+    other.receipt._total_digest = result.receipt._total_digest
+    with pytest.raises(ReceiptRejected, match="another total"):
+        other.receipt.verify()
+
+
+def test_each_holders_ledger_shows_what_it_was_asked(world: World) -> None:
+    job = world.two.group_by("industry").agg(ceiba.mean("wages")).submit()
+    job.wait()
+    for holder in ("tax", "insurance"):
+        ledger = world.lab.ledger(holder)
+        (line,) = [line for line in ledger.splitlines() if job.id[:8] in line]
+        assert f"{holder}.firms" in line and "bank-a" in line and "exact" in line
+        assert f"bank-a has spent ρ 0 of 1 on {holder}.firms in the last 365 days; 1 is left" in ledger
+    assert job.id[:8] not in world.lab.ledger("register")
+
+
+# --- what ends half-way ------------------------------------------------------------------------------------------
+
+
+def plan_crash(world: World, victim: str, step: tuple[str, str, int]) -> None:
+    """`step`: the method, before or after it, and after how many calls."""
+    method, when, after_calls = step
+    file = world.lab.processes[victim].home / "crash.json"
+    plan = {"id": f"joint {next(IDS)}", "method": method, "when": when, "after_calls": after_calls}
+    file.with_suffix(".new").write_text(json.dumps(plan))
+    file.with_suffix(".new").rename(file)
+
+
+def crashed(world: World, victim: str, *step: Any) -> JointJob[Any]:
+    """A job, one of whose holders has died at that step and is not started yet."""
+    plan_crash(world, victim, step)
+    job = world.two.group_by("industry").agg(ceiba.mean("wages")).submit()
+    process = world.lab.processes[victim]
+    until(lambda: not process.is_running(), f"{victim} to die at {step}")
+    assert process.wait(1) == -9
+    return job
+
+
+def half_linked(world: World, job: JointJob[Any]) -> dict[str, list[bytes]]:
+    """Pieces of every message of a job, as the coordinator has stored it, and opened with its receiver's key."""
+    pieces: dict[str, list[bytes]] = {"sealed": [], "opened": []}
+    with world.store() as reading:
+        approvals = [seat.approval for seat in reading.rows.seats(bytes.fromhex(job.id)) if seat.approval]
+        agreed = commit_jointly(job._question, approvals)
+        for number in reading.rows.joint_messages(bytes.fromhex(job.id)):
+            step = agreed.question.steps[number]
+            sealed = reading.rows.joint_payload(bytes.fromhex(job.id), number)
+            pieces["sealed"] += pieces_of(sealed)
+            pieces["opened"] += pieces_of(opened(world, step, sealed, sealing_info(agreed, step)))
+    return pieces
+
+
+def opened(world: World, step: Step, sealed: bytes, info: bytes) -> bytes:
+    receiver = world.lab.node_home(step.receiver).identity()
+    return open_sealed(bytes.fromhex(receiver.sealing_seed), sealed, info)
+
+
+def pieces_of(content: bytes) -> list[bytes]:
+    """Points are 32 bytes, after a header of 32; the last ones of a message are ciphertexts."""
+    return [content[at : at + 32] for at in (*range(32, min(len(content) - 32, 32 * 20), 32), len(content) - 32)]
+
+
+def on_any_disk(world: World, pieces: list[bytes]) -> list[bytes]:
+    content = everything_in(world.lab.coordinator_folder, *(world.lab.node_home(name).folder for name in HOLDERS))
+    return [piece for piece in pieces if piece in content or piece.hex().encode() in content]
+
+
+def nothing_is_kept(world: World, job: JointJob[Any], pieces: dict[str, list[bytes]]) -> None:
+    with world.store() as reading:
+        stored = reading.rows.joint_messages(bytes.fromhex(job.id))
+        assert stored and not any(reading.rows.joint_payload(bytes.fromhex(job.id), number) for number in stored)
+    assert pieces["opened"] and not on_any_disk(world, pieces["opened"])
+    assert pieces["sealed"] and not on_any_disk(world, pieces["sealed"])
+
+
+def can_answer(world: World) -> None:
+    found = by_group(world.two.group_by("industry").agg(ceiba.mean("wages")).run())
+    assert found["food"] == (BY_INDUSTRY.groupby("industry").wages.mean()["food"],)
+
+
+LOST = [
+    # who dies, and where: its key, or what it has sent and would have to send again, is gone
+    ("insurance", "Ledger.record_payload", "after", 1),
+    pytest.param(("insurance", "Ledger.record_approval", "after", 0), marks=pytest.mark.long),
+    pytest.param(("insurance", "Ledger.record_payload", "before", 0), marks=pytest.mark.long),
+    pytest.param(("insurance", "Ledger.record_payload", "after", 3), marks=pytest.mark.long),
+    ("tax", "Ledger.record_payload", "after", 0),
+    pytest.param(("tax", "Ledger.record_payload", "before", 2), marks=pytest.mark.long),
+    pytest.param(("tax", "Ledger.record_payload", "after", 3), marks=pytest.mark.long),
+    pytest.param(("tax", "Agent._send", "after", 2), marks=pytest.mark.long),
+]
+GOES_ON = [
+    ("tax", "Ledger.record_approval", "after", 0),
+    pytest.param(("tax", "Ledger.record_approval", "before", 0), marks=pytest.mark.long),
+    pytest.param(("tax", "Ledger.record_payload", "before", 0), marks=pytest.mark.long),
+    pytest.param(("insurance", "Ledger.record_approval", "before", 0), marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("step", LOST, ids=str)
+def test_a_holder_that_dies_in_the_middle_has_lost_the_linkage(world: World, step: tuple[Any, ...]) -> None:
+    job = crashed(world, *step)
+    pieces = half_linked(world, job)
+    assert not pieces["sealed"] or on_any_disk(world, pieces["sealed"])
+    world.lab.processes[step[0]].start()
+    with pytest.raises(JobFailed) as caught:
+        job.wait()
+    assert isinstance(caught.value.reason, LinkageLost) and caught.value.fields["holder"] == step[0]
+    if pieces["sealed"]:
+        nothing_is_kept(world, job, pieces)
+    can_answer(world)
+
+
+@pytest.mark.parametrize("step", GOES_ON, ids=str)
+def test_a_holder_that_dies_before_it_has_sent_anything_goes_on(world: World, step: tuple[Any, ...]) -> None:
+    job = crashed(world, *step)
+    world.lab.processes[step[0]].start()
+    assert by_group(job.wait())["food"] == (BY_INDUSTRY.groupby("industry").wages.mean()["food"],)
+
+
+def test_a_job_that_is_cancelled_in_the_middle_leaves_nothing(world: World) -> None:
+    job = crashed(world, "insurance", "Ledger.record_payload", "after", 0)
+    pieces = half_linked(world, job)
+    job.cancel()
+    with pytest.raises(JobCancelled):
+        job.wait()
+    world.lab.processes["insurance"].start()
+    can_answer(world)
+    nothing_is_kept(world, job, pieces)
+
+
+@pytest.mark.long
+def test_a_job_whose_time_is_over_in_the_middle_leaves_nothing(world: World) -> None:
+    plan_crash(world, "tax", ("Ledger.record_payload", "after", 1))
+    job = world.two.group_by("industry").agg(ceiba.mean("wages")).submit(deadline=20)
+    until(lambda: not world.lab.processes["tax"].is_running(), "the tax office to die")
+    pieces = half_linked(world, job)
+    with pytest.raises(JobExpired) as caught:
+        job.wait()
+    assert "tax" in caught.value.fields["holders"]
+    world.lab.processes["tax"].start()
+    can_answer(world)
+    nothing_is_kept(world, job, pieces)
+
+
+@pytest.mark.parametrize("after_calls", [2, pytest.param(5, marks=pytest.mark.long)])
+def test_a_coordinator_that_dies_in_the_middle_goes_on(world: World, after_calls: int) -> None:
+    """What holders know of the job is in their memory; what they have sent, in its database."""
+    plan_crash(world, "coordinator", ("Jobs.take_message", "after", after_calls))
+    job = world.two.group_by("industry").agg(ceiba.mean("wages")).submit()
+    until(lambda: not world.lab.coordinator.is_running(), "the coordinator to die")
+    world.lab.coordinator.start()
+    assert by_group(job.wait())["food"] == (BY_INDUSTRY.groupby("industry").wages.mean()["food"],)
