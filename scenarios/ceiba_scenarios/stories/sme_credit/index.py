@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
+import numpy as np
 import pandas
 
 import ceiba
+from ceiba.result import Result
 from ceiba.scorecards import Binning
 from ceiba.scoring import Feature
 from ceiba.terms import Term
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.report import Listing
-from ceiba_scenarios.stories.sme_credit.case import INDEX, Case
+from ceiba_scenarios.stories.sme_credit.case import INDEX, Case, sql_of
 from ceiba_scenarios.stories.sme_credit.world import OF_FIRMS
 
 NUMBERS: dict[str, tuple[list[float], list[int]]] = {
@@ -38,11 +40,18 @@ SP500 = (0, 6, 0)
 """No, yes, missing."""
 REASONS = 2
 """How many of its features each agency may name."""
-FIRM = "3COM CORP"
+FIRM, REGISTER = "3COM CORP", "register.firms"
 SECTORS = {
-    "21": "21 mining", "31": "31 food, textiles", "32": "32 wood, paper, chemicals", "33": "33 metal, machines, computers",
-    "42": "42 wholesale", "51": "51 information", "52": "52 finance", "54": "54 professional services", "99": "99 other",
-}  # fmt: skip
+    "21": "mining",
+    "31": "food, textiles",
+    "32": "wood, paper, chemicals",
+    "33": "metal, machines, computers",
+    "42": "wholesale",
+    "51": "information",
+    "52": "finance",
+    "54": "services to firms",
+    "99": "other",
+}
 
 
 @dataclass(frozen=True)
@@ -133,52 +142,55 @@ class Index:
     # --- sectors
 
     def ask_sectors(self) -> None:
-        """The mean index of each sector, from points that were added up at each agency: firms are linked, not shown."""
-        register, *others = ("register.firms", *(table for table in self.parts if table != "register.firms"))
-        points = {_name(table): ceiba.sum(_sum(self.parts[table])) for table in others}
+        """The mean index of each sector: each agency adds up its points of the firms in each sector of the register."""
+        register, *others = (REGISTER, *(table for table in self.parts if table != REGISTER))
         space = self.case.space
-        theirs = space.join(register, *others, on="uscc").group_by("sector").agg(**points)
-        own = space.join("tax.firms", register, on="uscc").group_by("sector")
+        theirs = space.join(register, *others, on="uscc").group_by("sector")
+        own = space.join(others[0], register, on="uscc").group_by("sector")
+        points = {_name(table): ceiba.sum(_sum(self.parts[table])) for table in self.parts}
+        of_register = points.pop(_name(register))
         found, counted = self.case.ask_all(
             {
-                "The index by sector: points of four agencies for the firms of each sector in the register": theirs,
-                "The register's own points, and how many firms": own.agg(
-                    firms=ceiba.count(), register=ceiba.sum(_sum(self.parts[register]))
+                "The index by the register's sector: points of four agencies": theirs.agg(**points),
+                "The index by sector: how many firms, and the register's own points": own.agg(
+                    firms=ceiba.count(), register=of_register
                 ),
             }
         )
-        self.check_sums(found, others)
-        self.check_sums(counted, [register])
+        for table in others:
+            self.check_sums(found, table)
+        self.check_sums(counted, register)
         rows = list(_means(found, counted))
-        self.case.lab.check("mean index of each sector that can be shown", rows, self.pooled_means())
-        listing = [(SECTORS.get(sector, sector), firms, f"{mean:.1f}") for sector, firms, mean in rows]
-        for name, firms, text in listing:
-            self.case.lab.say(f"  {name:44} {firms:4} firms  {text}")
-        hidden = len(found) - len(rows)
-        self.case.lab.say(f"  {hidden} sectors are withheld: fewer than {self.case.least} firms, at one agency at least.")
+        self.case.lab.check("mean index of every sector that can be shown", rows, self.pooled_means())
+        self.write(rows, len(found) - len(rows))
+
+    def write(self, rows: Sequence[tuple[str, int, float]], hidden: int) -> None:
+        """`rows`: sector, firms, mean index; `hidden`: how many sectors were withheld."""
+        listing = [(f"{sector} {SECTORS.get(sector, '')}", firms, f"{mean:.1f}") for sector, firms, mean in rows]
+        for name, firms, mean in listing:
+            self.case.lab.say(f"  {name:32} {firms:4} firms  {mean:>5}")
+        withheld = f"{hidden} sectors were withheld: some agency knows fewer than {self.case.least} of their firms."
+        self.case.lab.say(f"  {withheld}")
         means = Listing(("sector (NAICS)", "firms", "mean index"), listing)
         text = (
-            "The agencies know the points of this product and have approved them; the points are made up. With a firm's "
-            f"consent an agency adds up its own, and names the {REASONS} features that cost the firm most. For the mean "
-            f"of a sector no firm is named: the register's firms are linked with every agency's, and of {hidden} sectors "
-            "with too few firms nothing was released."
+            "The agencies know the points of this product and have approved them; the points are made up. With a "
+            f"firm's consent each agency adds up its own, and names the {REASONS} features that cost the firm most. "
+            f"For the mean of a sector no firm is asked, and none is shown. {withheld}"
         )
         self.case.write("A health index", text, *self.told, means)
 
-    def check_sums(self, found: Result, tables: Sequence[str]) -> None:
+    def check_sums(self, found: Result, table: str) -> None:
         """Sums of points are DuckDB's on all rows, or withheld for too few firms."""
-        least, shown = self.case.least, []
-        for table in tables:
-            points = " + ".join(sql_of(one.binning, list(map(str, one.points))) for one in self.parts[table])
-            knows = next(one.knows for one in OF_FIRMS if one.firms_table == table)
-            select = f"SELECT sector, COUNT(*), SUM({points}) FROM firms WHERE {knows} GROUP BY sector"  # noqa: S608
-            truth = {sector: total if firms >= least else ceiba.WITHHELD for sector, firms, total in self.case.select(select)}
-            place = found.columns.index(_name(table))
-            shown.append((table, {row[0]: row[place] for row in found.rows}, truth))
-        for table, got, truth in shown:
-            exact = sum(one is not ceiba.WITHHELD for one in truth.values())
-            name = f"points of {table} by sector: {exact} sectors exact, {len(truth) - exact} withheld"
-            self.case.lab.check(name, sorted(got.items()), sorted(truth.items()))
+        points = " + ".join(sql_of(one.binning, list(map(str, one.points))) for one in self.parts[table])
+        knows = next(one.knows for one in OF_FIRMS if one.firms_table == table)
+        select = f"SELECT sector, COUNT(*), SUM({points}) FROM firms WHERE {knows} GROUP BY sector ORDER BY sector"  # noqa: S608
+        truth = [
+            (sector, int(total) if firms >= self.case.least else ceiba.WITHHELD)
+            for sector, firms, total in self.case.select(select)
+        ]
+        hidden = sum(total is ceiba.WITHHELD for _, total in truth)
+        name = f"points of {table} by sector: {len(truth) - hidden} sums exact, {hidden} withheld"
+        self.case.lab.check(name, list(zip(found["sector"], found[_name(table)], strict=True)), truth)
 
     def pooled_means(self) -> list[tuple[str, int, float]]:
         """Of sectors of which every agency knows enough firms."""

@@ -135,7 +135,7 @@ class Scoring:
     def write(self) -> None:
         text = (
             f"The points of {ANALYST}'s scorecard are encrypted under its key. Each agency adds up those of the "
-            "applicant's bins, without seeing them, and what leaves it is random but for the sum over all agencies. The "
+            "applicant's bins without seeing them, and what leaves it is random but for the sum over all agencies. The "
             "chamber of commerce attests that the applicant has said yes, once, for this purpose and this scorecard."
         )
         figure = draw_scores([one or 0 for one in self.points], list(self.scored["bad"]))
