@@ -269,7 +269,7 @@ def half_linked(world: World, job: JointJob[Any]) -> dict[str, list[bytes]]:
 
 def opened(world: World, step: Step, sealed: bytes, info: bytes) -> bytes:
     receiver = world.lab.node_home(step.receiver).identity()
-    return open_sealed(bytes.fromhex(receiver.sealing_seed), sealed, info)
+    return open_sealed(bytes.fromhex(receiver.sealing_seed), sealed, info, "it")
 
 
 def pieces_of(content: bytes) -> list[bytes]:
