@@ -123,6 +123,24 @@ def test_a_sum_over_one_firm_of_a_large_cell_is_withheld(graded: JointNodes, mon
     assert total_read(graded, honest, *questions) == [(40, 976), None, None, None]
 
 
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JointNodes]:
+    """One subject in common is agreed on as enough."""
+    with quick_keys():
+        made = Graded(tmp_path_factory.mktemp("lenient") / "space", smallest_intersection=1)
+        yield made
+        made.close()
+
+
+@pytest.mark.parametrize("sales", ["370", "333"])
+def test_a_base_filter_for_one_firm_does_not_say_whether_the_other_knows_it(lenient: JointNodes, sales: str) -> None:
+    """A firm that both have, and one that the tax office alone has: were one in common enough, a job that is done would
+    say that it is the former."""
+    one = Comparing(comparison=Comparison.EQUAL, left=ColumnValue(name="sales"), right=Number(value=sales))
+    asked = lenient.plan(Mode.HIDDEN, "tax", "social", tax=lenient.counts("tax", filter=one))
+    assert lenient.ask(asked) == "failed" and lenient.reason == ("tax", "intersection_too_small")
+
+
 def test_known_limit_two_tables_of_one_job_differ_by_one_firm(graded: JointNodes) -> None:
     """Nobody compares joined answers, also not those of one job: their number limits nothing here."""
     everybody = asked_of_social(graded, Sum(value=EMPLOYMENT))

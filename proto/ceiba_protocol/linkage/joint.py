@@ -334,10 +334,8 @@ class JointQuestion:
 
     @property
     def fewest_in_common(self) -> int:
-        """With fewer subjects at all holders nothing is said of them, not even how many they are."""
-        assert self.agreement.joint is not None
-        minimum = self.rules.minimum_subjects if self.rules.has_gate else 1
-        return max(minimum, self.agreement.joint.smallest_intersection)
+        """As `Agreement.fewest_in_common`."""
+        return self.agreement.fewest_in_common
 
     @property
     def merchant(self) -> Descriptor:
@@ -498,8 +496,7 @@ class JointSet:
         """
         question = self.question
         base, joined = self.approvals[question.plan.base.holder], self.approvals[pair]
-        joint, rules = question.agreement.joint, question.agreement.disclosure
-        assert joint is not None
+        rules = question.rules
         groupings = tuple(shape.cells for shape in base.shapes)
         check_tables(groupings, [(shape.cells, len(shape.widths) + len(shape.guards)) for shape in joined.shapes])
         count_bits, cells = joined.subjects.bit_length(), [one for one in joined.shapes for _ in range(one.cells)]
@@ -517,7 +514,7 @@ class JointSet:
             guards=tuple(place for place, _ in guards),
             minimum_subjects=rules.minimum_subjects if rules.has_gate else 1,
             hides_zeros=rules.hides_zeros,
-            smallest_intersection=joint.smallest_intersection,
+            smallest_intersection=question.fewest_in_common,
             base_subjects=base.subjects,
             joined_subjects=joined.subjects,
         )
