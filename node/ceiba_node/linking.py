@@ -7,6 +7,7 @@ memory until the job has ended. A node that was restarted meanwhile cannot go on
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Protocol
 
 import structlog
@@ -31,6 +32,7 @@ from ceiba_protocol.linkage.joint import (
     announced,
     check_message,
     commit_jointly,
+    guards_of,
     join_key_context,
     message_of,
     programs_of,
@@ -42,6 +44,7 @@ from ceiba_protocol.linkage.joint import (
 from ceiba_protocol.linkage.oprf import JobKey
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey
 from ceiba_protocol.linkage.token_steps import TokenSide
+from ceiba_protocol.plan import SumOf
 from ceiba_protocol.rounds import check_window
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.paillier import MINIMUM_KEY_BITS, Encryptor, encode_modulus, generate_keypair
@@ -178,7 +181,7 @@ class Linking(Responding):
             holder=self.name,
             dataset_version=Digest(snapshot.version),
             subjects=subjects,
-            shapes=shapes_of(programs, pin.row_capacity, encrypts=encrypts),
+            shapes=shapes_of(programs, pin.row_capacity, question.rules, encrypts=encrypts),
             encryption_key=self._key().announced if encrypts else None,
             token_key=token_key.announce(subjects).hex() if token_key else None,
             nonce=self._random(16).hex(),
@@ -408,18 +411,25 @@ class Linking(Responding):
         return session.joined
 
     def _rows(self, question: JointQuestion, snapshot: Snapshot) -> dict[bytes, list[tuple[int, list[int]]]]:
-        """What each subject adds to the cells of all plans, which stand one after the other.
+        """What each subject adds to the cells of all plans, which stand one after the other, and then to their guards.
 
         Whom a filter leaves out is there with nothing to add: else the base would see how many of its subjects pass.
         """
         side, first = question.plan.side_of(self.name), 0
+        programs = programs_of(side, snapshot.schema)
+        first_guard = sum(program.cells for program in programs)
         rows: dict[bytes, list[tuple[int, list[int]]]] = {one: [] for one in self._subjects(question, snapshot)}
-        for program in programs_of(side, snapshot.schema):
-            found = joined_rows(self._house.engine, snapshot, program, side.on)
+        for program in programs:
+            guards, width = guards_of(program, question.rules), len(program.sums)
+            flags = tuple(SumOf(guard.support, Fraction(1)) for guard in guards)
+            found = joined_rows(self._house.engine, snapshot, replace(program, sums=(*program.sums, *flags)), side.on)
             for subject, identifier in enumerate(found.identifiers):
-                entries = ((first + cell, sums) for cell, sums in found.entries(subject))
-                rows[identifier].extend(entries)
+                for cell, sums in found.entries(subject):
+                    rows[identifier].append((first + cell, sums[:width]))
+                    met = (place for place, times in enumerate(sums[width:]) if times)
+                    rows[identifier].extend((first_guard + cell * len(guards) + place, []) for place in met)
             first += program.cells
+            first_guard += program.cells * len(guards)
         return rows
 
     def _prove(self, holder: str, key: EncryptionKey) -> ProvenKey:

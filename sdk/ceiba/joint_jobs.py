@@ -295,8 +295,8 @@ def _largest_payload(question: JointQuestion, programs: Programs) -> int:
     for side in question.plan.joined:
         capacity = question.pin_of(side.holder).row_capacity
         for_cells = [
-            shape.cells * (_SPARE_BYTES + (capacity.bit_length() + sum(shape.widths)) // 8)
-            for shape in shapes_of(programs[side.holder], capacity, encrypts=True)
+            shape.cells * (1 + len(shape.guards)) * (_SPARE_BYTES + (capacity.bit_length() + sum(shape.widths)) // 8)
+            for shape in shapes_of(programs[side.holder], capacity, question.rules, encrypts=True)
         ]
         sizes.append(groups * sum(for_cells))
     return 1024 + max(sizes)
@@ -404,7 +404,8 @@ def _check_shapes(agreed: JointSet, programs: Programs) -> None:
     plan = agreed.question.plan
     for holder, approval in agreed.approvals.items():
         capacity = agreed.question.pin_of(holder).row_capacity
-        if approval.shapes != shapes_of(programs[holder], capacity, encrypts=plan.encrypts(holder)):
+        rules = agreed.question.rules
+        if approval.shapes != shapes_of(programs[holder], capacity, rules, encrypts=plan.encrypts(holder)):
             raise AnswerRejected(problem=f"{holder} announced other cells or sums than the question has")
 
 

@@ -392,7 +392,8 @@ class JoinedSide:
             terms = self._exchange.terms
             counts = [len(terms.forbidden(cell)) for cell in terms.shapes]
             body = self._exchange.open("tested", tested, terms.base, sum(counts) * PAIR_BYTES)
-            released = [not small for small in read_tests(bytes(body), self._gate_key, counts, terms.base)]
+            small = read_tests(bytes(body), self._gate_key, counts, terms.base)
+            released = terms.released([not one for one in small])
             decision = self._exchange.seal("decision", write_bitmap(released))
             return decision, write_share(terms, terms.joined, released, self._shares)
 
@@ -435,7 +436,7 @@ def merchant_open(terms: JoinTerms, base_share: bytes, joined_share: bytes) -> l
             raise TotalRejected(problem="a cell that was withheld has figures")
         opened.append(_open_cell(terms, cell, mask, share) if is_released else None)
     width = len(terms.cells)
-    return [opened[start : start + width] for start in range(0, len(opened), width)]
+    return [opened[start : start + terms.released_cells] for start in range(0, len(opened), width)]
 
 
 def _open_cell(terms: JoinTerms, cell: FieldShape, mask: Share, share: Share) -> tuple[int, tuple[int, ...]]:
