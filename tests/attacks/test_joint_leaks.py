@@ -25,6 +25,7 @@ from ceiba_protocol.errors import ConsentUsed, IntersectionTooSmall, JobCancelle
 from ceiba_protocol.identifiers import uscc_check_digit
 from ceiba_protocol.linkage.joint import JointManifest, JointSet, Kind, commit_jointly, read_joint_manifest
 from ceiba_protocol.linkage.ristretto import encode_points, hash_all
+from ceiba_protocol.linkage.token_steps import linkage_of
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import Agreement, ConsentIssuer, Mode
 from ceiba_protocol.v1.scoring_pb2 import ScoreTask
@@ -352,7 +353,7 @@ def dictionary(agreed: JointSet, everybody: Sequence[str]) -> Needles:
     found: Needles = {}
     plan = agreed.question.plan
     if plan.mode is not Mode.HIDDEN:
-        found |= points(agreed.linkage.to_group(everybody), everybody, "in tokens")
+        found |= points(linkage_of(agreed).to_group(everybody), everybody, "in tokens")
     for side in plan.joined if plan.mode is not Mode.CARDINALITY else ():
         hashed = hash_all([code.encode() for code in everybody], agreed.terms(side.holder).hash_domain())
         found |= points(hashed, everybody, f"in the join with {side.holder}")
@@ -381,7 +382,7 @@ def test_a_dictionary_of_a_million_finds_nobody(world: World) -> None:
     """Also not in the tokens, which the coordinator reads: 70 s on two cores."""
     everybody = [*FIRST.codes, *codes("everybody", 1_000_000)]
     (agreed, *_) = (one for one in sets_of(world) if Kind.TOKENS in [step.kind for step in one.question.steps])
-    hashed = np.frombuffer(encode_points(agreed.linkage.to_group(everybody)), dtype="<u8").reshape(-1, 4)[:, 0]
+    hashed = np.frombuffer(encode_points(linkage_of(agreed).to_group(everybody)), dtype="<u8").reshape(-1, 4)[:, 0]
     content = everything_in(world.lab.coordinator_folder)
     assert not np.isin(hashed, words_of(content)).any()
     planted = content + b"x" + hashed[70].tobytes()
