@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ceiba_node.engines.joined_rows import joined_rows
+from ceiba_node.house_rules import Policy
 from ceiba_node.linking import Linking
 from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.expression import Branch, Case, ColumnValue, Comparing, Not, Number, TextValue
@@ -139,6 +140,16 @@ def test_a_base_filter_for_one_firm_does_not_say_whether_the_other_knows_it(leni
     one = Comparing(comparison=Comparison.EQUAL, left=ColumnValue(name="sales"), right=Number(value=sales))
     asked = lenient.plan(Mode.HIDDEN, "tax", "social", tax=lenient.counts("tax", filter=one))
     assert lenient.ask(asked) == "failed" and lenient.reason == ("tax", "intersection_too_small")
+
+
+def test_an_identifier_that_the_house_forbids_links_nobody(lenient: JointNodes) -> None:
+    house = lenient.houses["social"]
+    house.policy = Policy(forbidden_columns=("insurance.firms.uscc",))
+    try:
+        assert lenient.ask(lenient.plan(Mode.HIDDEN, "tax", "social")) == "refused"
+        assert lenient.reason == ("social", "forbidden_by_policy")
+    finally:
+        house.policy = Policy()
 
 
 def test_known_limit_two_tables_of_one_job_differ_by_one_firm(graded: JointNodes) -> None:
