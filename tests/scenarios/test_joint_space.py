@@ -66,6 +66,13 @@ class World:
     def three(self) -> Any:
         return self.bank.join(*TABLES, on="uscc")
 
+    def submit(self, query: Any, **options: Any) -> Any:
+        """Under the standing agreement: the newest one would be chosen, and tests make others."""
+        return query.submit(**{"agreement": self.agreement} | options)
+
+    def ask(self, query: Any) -> Any:
+        return self.submit(query).wait()
+
     def store(self) -> Any:
         """What the coordinator has stored."""
         engine = open_engine(Config.read(self.lab.coordinator_folder).database_url)
@@ -92,11 +99,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(lab, bank, lab.agree_jointly(bank, TABLES))
 
 
+@pytest.fixture(autouse=True)
+def _all_alive(world: World) -> Iterator[None]:
+    """Whatever fails in between, the next test finds everybody there."""
+    yield
+    for process in world.lab.processes.values():
+        (process.home / "crash.json").unlink(missing_ok=True)
+        if not process.is_running():
+            process.start()
+
+
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
 def by_group(result: Any, keys: int = 1) -> dict[Any, tuple[Any, ...]]:
     return {row[:keys] if keys > 1 else row[0]: row[keys:] for row in result}
+
+
+def wages_by_industry(world: World) -> Any:
+    return world.two.group_by("industry").agg(ceiba.mean("wages"))
 
 
 def test_figures_by_groups_of_another_table_are_pandas_own(world: World) -> None:
@@ -105,7 +126,7 @@ def test_figures_by_groups_of_another_table_are_pandas_own(world: World) -> None
     asked = world.two.group_by("industry").agg(
         ceiba.mean("wages"), rows=ceiba.count(), firms=ceiba.subjects(), staff=ceiba.sum("employment")
     )
-    found = by_group(asked.run())
+    found = by_group(world.ask(asked))
     groups = BY_INDUSTRY.groupby("industry")
     for industry in LARGE:
         rows = groups.get_group(industry)
@@ -115,7 +136,7 @@ def test_figures_by_groups_of_another_table_are_pandas_own(world: World) -> None
 
 def test_the_other_table_may_have_the_groups(world: World) -> None:
     """Values that are missing are no part of a mean, and of a count of them."""
-    found = by_group(world.two.group_by("size").agg(ceiba.mean("sales"), n=ceiba.count("sales")).run())
+    found = by_group(world.ask(world.two.group_by("size").agg(ceiba.mean("sales"), n=ceiba.count("sales"))))
     firms = TAX.merge(INSURANCE.drop_duplicates("firm"), on="firm")
     for size, rows in firms.groupby("size"):
         mean = Fraction(int(rows.sales.sum()), int(rows.sales.count()))
@@ -127,12 +148,12 @@ def test_filters_on_either_side(world: World) -> None:
     asked = join.filter(join["sales"] > 20_000, join["employment"] <= 40).group_by("industry").agg(ceiba.sum("wages"))
     kept = BY_INDUSTRY[(BY_INDUSTRY.sales > 20_000).fillna(False) & (BY_INDUSTRY.employment <= 40)]
     sums = kept.groupby("industry").wages.sum()
-    found = by_group(asked.run())
+    found = by_group(world.ask(asked))
     assert {industry: found[industry] for industry in LARGE} == {industry: (sums[industry],) for industry in LARGE}
 
 
 def test_groups_of_both_tables_make_a_crosstab(world: World) -> None:
-    found = by_group(world.two.group_by("industry", "size").agg(n=ceiba.subjects()).run(), keys=2)
+    found = by_group(world.ask(world.two.group_by("industry", "size").agg(n=ceiba.subjects())), keys=2)
     sizes = BY_INDUSTRY.groupby(["industry", "size"]).firm.nunique()
     for (industry, size), firms in sizes.items():
         assert found[industry, size] == ((firms,) if firms >= 5 else (WITHHELD,))
@@ -142,7 +163,7 @@ def test_groups_of_both_tables_make_a_crosstab(world: World) -> None:
 def test_three_tables_give_many_tables_in_one_linkage(world: World) -> None:
     """Each table is about the firms that it and the base have in common."""
     decades = ceiba.width_bucket("founded", 1980, 2030, 5)
-    found = world.three.group_by("industry").tabulate("size", "form", founded=decades).run()
+    found = world.ask(world.three.group_by("industry").tabulate("size", "form", founded=decades))
     tax = TAX[["firm", "industry"]]
     decade = REGISTER.assign(founded=(REGISTER.founded - 1980) // 10 + 1)
     for name, other in (("size", INSURANCE), ("form", REGISTER), ("founded", decade)):
@@ -158,7 +179,7 @@ def test_figures_of_two_tables_stand_side_by_side(world: World) -> None:
     asked = world.three.group_by("industry").agg(ceiba.mean("founded"), ceiba.mean("wages"))
     founded = TAX.merge(REGISTER, on="firm").groupby("industry").founded.mean()
     wages = BY_INDUSTRY.groupby("industry").wages.mean()
-    found = by_group(asked.run())
+    found = by_group(world.ask(asked))
     assert {one: found[one] for one in LARGE} == {one: (founded[one], wages[one]) for one in LARGE}
 
 
@@ -180,9 +201,12 @@ def test_too_few_in_common_is_refused_by_name(world: World) -> None:
 
 
 def test_without_an_agreement_nothing_is_asked(world: World) -> None:
-    stranger = world.lab.merchant("bank-b", agreed=False)
-    with pytest.raises(NoAgreement):
-        stranger.join("tax.firms", "insurance.firms", on="uscc").group_by("industry").agg(ceiba.mean("wages")).run()
+    with pytest.raises(NoAgreement, match="for this purpose"):
+        world.submit(wages_by_industry(world), agreement=None, purpose="another purpose")
+    other = world.bank.join("insurance.firms", "register.firms", on="uscc").group_by("size").agg(ceiba.mean("founded"))
+    two = world.lab.agree_jointly(world.bank, TABLES[::2], purpose="two agencies")
+    with pytest.raises(NotAgreed, match="register"):
+        world.submit(other, agreement=two)
 
 
 def test_nothing_exact_without_the_word_of_every_holder(world: World) -> None:
@@ -195,7 +219,7 @@ def test_nothing_exact_without_the_word_of_every_holder(world: World) -> None:
 def test_a_base_whose_subject_is_in_two_groups_is_refused_by_name(world: World) -> None:
     """The insurance has two rows of some firms, with different wages."""
     with pytest.raises(JobRefused, match="two groups") as caught:
-        world.two.group_by(ceiba.width_bucket("wages", 0, 9000, 3).alias("pay")).agg(ceiba.mean("sales")).run()
+        world.ask(world.two.group_by(ceiba.width_bucket("wages", 0, 9000, 3).alias("pay")).agg(ceiba.mean("sales")))
     assert caught.value.fields["holder"] == "insurance"
 
 
@@ -203,7 +227,7 @@ def test_a_base_whose_subject_is_in_two_groups_is_refused_by_name(world: World) 
 
 
 def test_a_receipt_verifies_and_a_changed_one_does_not(world: World, tmp_path: Path) -> None:
-    result = world.two.group_by("industry").agg(ceiba.mean("wages")).run()
+    result = world.ask(wages_by_industry(world))
     assert all(step.error is None for step in result.receipt.verify())
     result.receipt.save(tmp_path / "receipt.json")
     runner, home = CliRunner(), str(world.lab.merchant_home("bank-a").folder)
@@ -215,14 +239,14 @@ def test_a_receipt_verifies_and_a_changed_one_does_not(world: World, tmp_path: P
     (tmp_path / "changed.json").write_text(changed)
     bad = runner.invoke(app, ["verify", str(tmp_path / "changed.json"), "--identity", home])
     assert bad.exit_code != 0 and "The receipt holds." not in bad.output
-    other = world.two.group_by("industry").agg(ceiba.mean("wages")).run()
+    other = world.ask(wages_by_industry(world))
     other.receipt._total_digest = result.receipt._total_digest
     with pytest.raises(ReceiptRejected, match="another total"):
         other.receipt.verify()
 
 
 def test_each_holders_ledger_shows_what_it_was_asked(world: World) -> None:
-    job = world.two.group_by("industry").agg(ceiba.mean("wages")).submit()
+    job = world.submit(wages_by_industry(world))
     job.wait()
     for holder in ("tax", "insurance"):
         ledger = world.lab.ledger(holder)
@@ -278,7 +302,7 @@ def plan_crash(world: World, victim: str, step: tuple[str, str, int]) -> None:
 def crashed(world: World, victim: str, *step: Any) -> JointJob[Any]:
     """A job, one of whose holders has died at that step and is not started yet."""
     plan_crash(world, victim, step)
-    job = world.two.group_by("industry").agg(ceiba.mean("wages")).submit()
+    job = world.submit(wages_by_industry(world))
     process = world.lab.processes[victim]
     until(lambda: not process.is_running(), f"{victim} to die at {step}")
     assert process.wait(1) == -9
@@ -288,20 +312,22 @@ def crashed(world: World, victim: str, *step: Any) -> JointJob[Any]:
 def half_linked(world: World, job: JointJob[Any]) -> dict[str, list[bytes]]:
     """Pieces of every message of a job, as the coordinator has stored it, and opened with its receiver's key."""
     pieces: dict[str, list[bytes]] = {"sealed": [], "opened": []}
+    job_id = bytes.fromhex(job.id)
     with world.store() as reading:
-        approvals = [seat.approval for seat in reading.rows.seats(bytes.fromhex(job.id)) if seat.approval]
+        stored = {number: reading.rows.joint_payload(job_id, number) for number in reading.rows.joint_messages(job_id)}
+        approvals = [seat.approval for seat in reading.rows.seats(job_id) if seat.approval]
+    for number, sealed in stored.items():
         agreed = commit_jointly(job._question, approvals)
-        for number in reading.rows.joint_messages(bytes.fromhex(job.id)):
-            step = agreed.question.steps[number]
-            sealed = reading.rows.joint_payload(bytes.fromhex(job.id), number)
-            pieces["sealed"] += pieces_of(sealed)
-            pieces["opened"] += pieces_of(opened(world, step, sealed, sealing_info(agreed, step)))
+        step = agreed.question.steps[number]
+        pieces["sealed"] += pieces_of(sealed)
+        pieces["opened"] += pieces_of(opened(world, step, sealed, sealing_info(agreed, step)))
     return pieces
 
 
 def opened(world: World, step: Step, sealed: bytes, info: bytes) -> bytes:
-    receiver = world.lab.node_home(step.receiver).identity()
-    return open_sealed(bytes.fromhex(receiver.sealing_seed), sealed, info, "it")
+    is_holder = step.receiver in HOLDERS
+    home = world.lab.node_home(step.receiver) if is_holder else world.lab.merchant_home(step.receiver)
+    return open_sealed(bytes.fromhex(home.identity().sealing_seed), sealed, info, "it")
 
 
 def pieces_of(content: bytes) -> list[bytes]:
@@ -323,7 +349,7 @@ def nothing_is_kept(world: World, job: JointJob[Any], pieces: dict[str, list[byt
 
 
 def can_answer(world: World) -> None:
-    found = by_group(world.two.group_by("industry").agg(ceiba.mean("wages")).run())
+    found = by_group(world.ask(wages_by_industry(world)))
     assert found["food"] == (BY_INDUSTRY.groupby("industry").wages.mean()["food"],)
 
 
@@ -333,7 +359,7 @@ LOST = [
     pytest.param(("insurance", "Ledger.record_approval", "after", 0), marks=pytest.mark.long),
     pytest.param(("insurance", "Ledger.record_payload", "before", 0), marks=pytest.mark.long),
     pytest.param(("insurance", "Ledger.record_payload", "after", 3), marks=pytest.mark.long),
-    ("tax", "Ledger.record_payload", "after", 0),
+    pytest.param(("tax", "Ledger.record_payload", "after", 0), marks=pytest.mark.long),
     pytest.param(("tax", "Ledger.record_payload", "before", 2), marks=pytest.mark.long),
     pytest.param(("tax", "Ledger.record_payload", "after", 3), marks=pytest.mark.long),
     pytest.param(("tax", "Agent._send", "after", 2), marks=pytest.mark.long),
@@ -381,7 +407,7 @@ def test_a_job_that_is_cancelled_in_the_middle_leaves_nothing(world: World) -> N
 @pytest.mark.long
 def test_a_job_whose_time_is_over_in_the_middle_leaves_nothing(world: World) -> None:
     plan_crash(world, "tax", ("Ledger.record_payload", "after", 1))
-    job = world.two.group_by("industry").agg(ceiba.mean("wages")).submit(deadline=20)
+    job = world.submit(wages_by_industry(world), deadline=20)
     until(lambda: not world.lab.processes["tax"].is_running(), "the tax office to die")
     pieces = half_linked(world, job)
     with pytest.raises(JobExpired) as caught:
@@ -396,7 +422,7 @@ def test_a_job_whose_time_is_over_in_the_middle_leaves_nothing(world: World) -> 
 def test_a_coordinator_that_dies_in_the_middle_goes_on(world: World, after_calls: int) -> None:
     """What holders know of the job is in their memory; what they have sent, in its database."""
     plan_crash(world, "coordinator", ("Jobs.take_message", "after", after_calls))
-    job = world.two.group_by("industry").agg(ceiba.mean("wages")).submit()
+    job = world.submit(wages_by_industry(world))
     until(lambda: not world.lab.coordinator.is_running(), "the coordinator to die")
     world.lab.coordinator.start()
     assert by_group(job.wait())["food"] == (BY_INDUSTRY.groupby("industry").wages.mean()["food"],)

@@ -408,11 +408,13 @@ def read_joint_manifest(
 
 
 def check_joint_covers(agreement: Agreement, plan: JointPlan) -> None:
-    """What a joint plan reads and does is agreed on. Raises NotAgreed, which names what is not, and SetMismatch."""
+    """What a joint plan reads and does is agreed on. Raises NotAgreed, which names what is not."""
     wanted = {"the operation join": JOIN in agreement.operations, f"the mode {plan.mode}": False}
     if agreement.joint is not None:
         wanted[f"the mode {plan.mode}"] = plan.mode in agreement.joint.modes
         wanted["exact answers, because the base is not trusted"] = agreement.joint.base_is_trusted
+    for side in plan.sides:
+        wanted[f"the table {side.table} of {side.holder}"] = side.holder in agreement.holder_names
     for what, is_agreed in wanted.items():
         if not is_agreed:
             raise NotAgreed(agreement=agreement.agreement_id, what=what)
