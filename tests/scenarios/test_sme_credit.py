@@ -56,7 +56,7 @@ def schemas(world: World) -> dict[str, Schema]:
 
 def test_every_row_is_in_one_part_and_only_strangers_are_outside_the_banks_files(world: World) -> None:
     parts = world.owners["part"].value_counts()
-    assert parts.to_dict() == {BORROWER: 1850, NEWCOMER: 700, STRANGER: 120}
+    assert parts.to_dict() == {BORROWER: 1680, NEWCOMER: 600, STRANGER: 110}
     assert world.owners["uscc"].is_unique and world.owners["number"].is_unique
     assert world.part(BORROWER)["number"].max() < world.part(NEWCOMER)["number"].min()
     again = World(FULL, seed=5).owners

@@ -17,7 +17,7 @@ from ceiba_scenarios.stories.sme_credit.scoring import Scoring
 from ceiba_scenarios.stories.sme_credit.world import Size, World
 from ceiba_scenarios.story import Lab
 
-FULL = Size(applicants=2_550, newcomers=700, strangers=120, scored=150)
+FULL = Size(applicants=2_280, newcomers=600, strangers=110, scored=150)
 """The first applications of the file: a minute and a half on two cores."""
 SMALL = Size(applicants=560, newcomers=180, strangers=60, scored=24, firms=False, close=0.05)
 """Enough to see that everything works, and too little to learn much from."""

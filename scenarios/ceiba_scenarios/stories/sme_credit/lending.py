@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 from typing import Any
 
 import pandas
 
 from ceiba import scorecards
 from ceiba.result import Result
-from ceiba.scorecards import BinCounts, Binning, Judgement, PairCounts, Scorecard, pair_key
+from ceiba.scorecards import BinCounts, Binning, Judgement, PairCounts, Scorecard
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.report import Captioned, Listing, Part
 from ceiba_scenarios.stories.sme_credit.alone import RATING, regression_on_rows
@@ -99,33 +98,19 @@ class Lending:
     # --- pairs
 
     def count_pairs(self) -> None:
-        """How often each bin of one feature goes with each bin of another, in jobs that run side by side.
+        """How often each bin of one feature goes with each bin of another agency's, in jobs that run side by side.
 
-        Of features of one agency by the bank's label; of two agencies' without it, because a join has two ends, over
-        everybody whom both know. `pairs()` would count all of these; the best feature of each agency is enough here.
+        Over everybody whom both know, and without the label, because a join has two ends. `pairs()` would count all
+        pairs; those of each agency's best feature are enough here.
         """
-        bins = [one.binning for one in self.coarse]
-        within = [pair for pair in combinations(bins, 2) if pair[0].table == pair[1].table]
-        keys = [pair_key(*pair) for pair in within]
-        stars = list(self.stars(bins))
-        by_label, *unlabelled = self.case.ask_all(
-            {
-                f"{len(keys)} pairs of features of one agency, by whether the loan was repaid": (
-                    self.joined.group_by("status").tabulate(*keys)
-                ),
-                **{
-                    f"Pairs of {own.name} with {len(others)} features of other agencies": (
-                        self.joined.group_by(own.group_key()).tabulate(*(one.group_key() for one in others))
-                    )
-                    for own, others in stars
-                },
-            }
-        )
-        for (one, other), key in zip(within, keys, strict=True):
-            found = by_label[key.key.name]
-            self.check_borrowers(found, one, other)
-            self.pairs.append(PairCounts.from_frame(one, other, found.to_pandas(), **LABEL))
-        for (own, others), tables in zip(stars, unlabelled, strict=True):
+        stars = list(self.stars([one.binning for one in self.coarse]))
+        questions = {
+            f"Pairs of {own.name} with {len(others)} features of other agencies": (
+                self.joined.group_by(own.group_key()).tabulate(*(one.group_key() for one in others))
+            )
+            for own, others in stars
+        }
+        for (own, others), tables in zip(stars, self.case.ask_all(questions), strict=True):
             for other in others:
                 self.check_everybody(tables[other.name], own, other)
                 self.pairs.append(PairCounts.from_frame(own, other, tables[other.name].to_pandas(), n="subjects"))
@@ -139,12 +124,11 @@ class Lending:
 
     # --- compared with the pooled rows
 
-    def check_borrowers(self, found: Result, *bins: Binning) -> None:
+    def check_borrowers(self, found: Result, one: Binning) -> None:
         """Counts of the borrowers whom an agency knows, by the label and its bins."""
-        keys = " || ' & ' || ".join(map(sql_of, bins))
-        known = f"part = '{BORROWER}' AND {self.knows[bins[0].name]}"
-        select = f"SELECT status, {keys} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
-        self.case.check_cells(f"status and {' and '.join(one.name for one in bins)}", found, select)
+        known = f"part = '{BORROWER}' AND {self.knows[one.name]}"
+        select = f"SELECT status, {sql_of(one)} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
+        self.case.check_cells(f"status and {one.name}", found, select)
 
     def check_everybody(self, found: Result, one: Binning, other: Binning) -> None:
         """Counts of everybody whom two agencies know, by the bins of both."""
@@ -211,8 +195,8 @@ class Lending:
             "The scorecard",
             f"{scale.anchor} points are {scale.odds} good to one bad, {scale.doubling} more double the odds. Everybody "
             f"has {self.card.base}; each bin adds its points. They come from the counts of single features and of "
-            f"{len(self.pairs)} pairs alone. Pairs of two agencies' features were counted without the label, and are "
-            "taken to go together alike among the good and the bad.",
+            f"{len(self.pairs)} pairs of two agencies' features, which were counted without the label: they are taken "
+            "to go together alike among the good and the bad, and other pairs not to.",
             Listing(("feature", "bin", "points"), points),
             *map(Part, self.judgement.parts()),
         )
