@@ -19,12 +19,24 @@ from ceiba_protocol.trust import receipt
 from ceiba_protocol.trust.agreement import ConsentIssuer
 from ceiba_scenarios.report import HtmlReport, Listing
 from ceiba_scenarios.sandbox import Sandbox
-from ceiba_scenarios.stories.sme_credit.world import BANK, LOANS, OF_FIRMS, OF_OWNERS, World
+from ceiba_scenarios.stories.sme_credit.world import (
+    AGENCIES,
+    BANK,
+    FIRMS,
+    LOANS,
+    OF_FIRMS,
+    OF_OWNERS,
+    PROPRIETORS,
+    World,
+    code,
+)
 from ceiba_scenarios.story import Lab
 
 LENDING = "credit decisions on sole proprietors"
 INDEX = "enterprise health index"
 ANALYST = "bank-analyst"
+PREFIX = 12
+"""Characters with which all codes of a kind begin, however they are spelt."""
 
 
 class Case:
@@ -114,6 +126,13 @@ class Case:
 
     # --- at the end
 
+    def look_at_the_coordinator(self) -> None:
+        """Nothing that it has stored or logged has anybody's code, in any of the spellings."""
+        stored = [path.read_bytes() for path in self.sandbox.coordinator_folder.rglob("*") if path.is_file()]
+        spelt = {one.spelling(code(kind, 0))[:PREFIX] for one in AGENCIES for kind in (PROPRIETORS, FIRMS)}
+        found = sum(content.count(beginning.encode()) for content in stored for beginning in spelt)
+        self.lab.check("credit codes in what the coordinator has stored, in any spelling", found, 0)
+
     def verify_receipts(self) -> None:
         """Every joined answer's receipt, and offline, with nothing but the roster."""
         receipts = [one.receipt for one in self._results if isinstance(one.receipt, Receipt)]
@@ -145,9 +164,9 @@ class Case:
         owners = ", ".join(rows[one.owners_table] for one in OF_OWNERS)
         firms = ", ".join(rows[one.firms_table] for one in OF_FIRMS if one.firms_table in rows)
         analyst = (
-            "its own borrowers, as before; the counts of bins and pairs, each of at least "
-            f"{self.least} people, and the sums of sectors; for each consent one number of points, and of the firm which "
-            "features cost it most; of no applicant what any agency knows, and not which agencies know somebody"
+            f"its own borrowers, as before; the counts of bins and pairs, each of at least {self.least} people, and "
+            "the sums of sectors; for each consent one number of points, and of the firm which features cost it most; "
+            "of no applicant what any agency knows, and not which agencies know somebody"
         )
         agency = (
             f"its own rows (of applicants: {owners}; of firms: {firms or 'none'}) and the questions; how many people "
@@ -176,10 +195,10 @@ class Case:
 
 
 NOT_PROTECTED = (
-    "Not protected: what counts say about groups. The bank knows its own borrowers, so the counts also tell it how many "
-    "of the good and of the bad an agency does not know, however few. An agency learns whom the bank scores. How many "
-    "people are behind a member's groups, the others take from it on trust, as the agreement says. And joined answers "
-    "are not compared with one another: few of them are agreed on."
+    "Not protected: what counts say about groups. The bank knows its own borrowers, so the counts also tell it how "
+    "many of the good and of the bad an agency does not know, however few. An agency learns whom the bank scores. How "
+    "many people are behind a member's groups, the others take from it on trust, as the agreement says. And joined "
+    "answers are not compared with one another: few of them are agreed on."
 )
 
 

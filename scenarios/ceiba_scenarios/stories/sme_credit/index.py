@@ -120,10 +120,10 @@ class Index:
         reasons = {holder: list(names) for holder, names in sorted(score.reasons.items())}
         truth = {one.name: lost[one.firms_table] for one in sorted(OF_FIRMS, key=lambda one: one.name)}
         case.lab.check("what costs it most, at each agency", reasons, truth)
+        case.lab.say(f"  {score.points} of 100 points; what costs it most:")
         told = [(holder, ", ".join(names) or "nothing") for holder, names in reasons.items()]
-        case.lab.say(f"  {score.points} of 100 points.")
-        for holder, names in told:
-            case.lab.say(f"  {holder}: costs most {names}")
+        for holder, names_told in told:
+            case.lab.say(f"    {holder:20} {names_told}")
         self.told = (f"{FIRM} has {score.points} of 100 points.", Listing(("agency", "what costs it most"), told))
 
     @property

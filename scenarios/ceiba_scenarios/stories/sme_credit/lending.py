@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
 import pandas
 
 from ceiba import scorecards
-from ceiba.joint_queries import JointQuery
 from ceiba.result import Result
-from ceiba.scorecards import BinCounts, BinModel, Binning, Judgement, PairCounts, Scorecard, pair_key
+from ceiba.scorecards import BinCounts, Binning, Judgement, PairCounts, Scorecard, pair_key
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.report import Captioned, Listing, Part
 from ceiba_scenarios.stories.sme_credit.alone import RATING, regression_on_rows
@@ -68,7 +68,7 @@ class Lending:
         self.case.lab.say(f"\n{model}")
         self.case.lab.say("\n" + self.card.to_frame().to_string(index=False))
         self.judge()
-        self.write(model)
+        self.write()
         return self.card
 
     # --- one linkage, all bins
@@ -102,29 +102,40 @@ class Lending:
         """How often each bin of one feature goes with each bin of another, in jobs that run side by side.
 
         Of features of one agency by the bank's label; of two agencies' without it, because a join has two ends, over
-        everybody whom both know.
+        everybody whom both know. `pairs()` would count all of these; the best feature of each agency is enough here.
         """
         bins = [one.binning for one in self.coarse]
         within = [pair for pair in combinations(bins, 2) if pair[0].table == pair[1].table]
         keys = [pair_key(*pair) for pair in within]
-        across = self.joined.pairs(*(one.group_key() for one in bins)).queries
-        questions: dict[str, JointQuery[Any]] = {
-            f"{len(keys)} pairs of features of one agency, by whether the loan was repaid": (
-                self.joined.group_by("status").tabulate(*keys)
-            ),
-            **{f"Pairs of what {one.base.table} has with other agencies' features": one for one in across},
-        }
-        by_label, *unlabelled = self.case.ask_all(questions)
+        stars = list(self.stars(bins))
+        by_label, *unlabelled = self.case.ask_all(
+            {
+                f"{len(keys)} pairs of features of one agency, by whether the loan was repaid": (
+                    self.joined.group_by("status").tabulate(*keys)
+                ),
+                **{
+                    f"Pairs of {own.name} with {len(others)} features of other agencies": (
+                        self.joined.group_by(own.group_key()).tabulate(*(one.group_key() for one in others))
+                    )
+                    for own, others in stars
+                },
+            }
+        )
         for (one, other), key in zip(within, keys, strict=True):
             found = by_label[key.key.name]
             self.check_borrowers(found, one, other)
             self.pairs.append(PairCounts.from_frame(one, other, found.to_pandas(), **LABEL))
-        tables = {pair: result for answer in unlabelled for pair, result in answer.items()}
-        for one, other in combinations(bins, 2):
-            if one.table != other.table:
-                self.check_everybody(tables[one.name, other.name], one, other)
-                frame = tables[one.name, other.name].to_pandas()
-                self.pairs.append(PairCounts.from_frame(one, other, frame, n="subjects"))
+        for (own, others), tables in zip(stars, unlabelled, strict=True):
+            for other in others:
+                self.check_everybody(tables[other.name], own, other)
+                self.pairs.append(PairCounts.from_frame(own, other, tables[other.name].to_pandas(), n="subjects"))
+
+    def stars(self, bins: Sequence[Binning]) -> Iterator[tuple[Binning, list[Binning]]]:
+        """Each agency's feature with most information, and all features of the agencies after it."""
+        tables = list(dict.fromkeys(one.table for one in bins))
+        for place, table in enumerate(tables[:-1]):
+            best = max((one for one in bins if one.table == table), key=lambda one: self.evidence.iv[one.name])
+            yield best, [one for one in bins if one.table in tables[place + 1 :]]
 
     # --- compared with the pooled rows
 
@@ -172,7 +183,7 @@ class Lending:
 
     # --- the report
 
-    def write(self, model: BinModel) -> None:
+    def write(self) -> None:
         """How much each feature says, the points, and how well they rank."""
         self.case.write(
             "The bank alone and joined",
@@ -199,7 +210,9 @@ class Lending:
         self.case.write(
             "The scorecard",
             f"{scale.anchor} points are {scale.odds} good to one bad, {scale.doubling} more double the odds. Everybody "
-            f"has {self.card.base}; each bin adds its points. {' '.join(model.remarks)}",
+            f"has {self.card.base}; each bin adds its points. They come from the counts of single features and of "
+            f"{len(self.pairs)} pairs alone. Pairs of two agencies' features were counted without the label, and are "
+            "taken to go together alike among the good and the bad.",
             Listing(("feature", "bin", "points"), points),
             *map(Part, self.judgement.parts()),
         )
