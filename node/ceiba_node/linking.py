@@ -323,7 +323,8 @@ class Linking(Responding):
             raise NotReachable(target="the coordinator", problem="there is no connection yet")
         signed, sealed = self._service.received(job_id, step.number)
         check_message(agreed, step, signed, sealed)
-        return open_sealed(bytes.fromhex(self._identity.sealing_seed), sealed, sealing_info(agreed, step))
+        what = f"JointMessage of step {step.number}"
+        return open_sealed(bytes.fromhex(self._identity.sealing_seed), sealed, sealing_info(agreed, step), what)
 
     def _compute(self, session: Session, agreed: JointSet, step: Step, before: Mapping[Step, bytes]) -> bytes:
         """What a step sends. The kinds are the steps of `token_steps` and `private_join`, in their order."""

@@ -130,7 +130,8 @@ class ScoreAgent:
         try:
             word = self._scoring.consider(task.model)
             if word is None:
-                self._stub.Approve(ModelWord(pending=bytes.fromhex(self._scoring.digest_of(task.model))))
+                pending = ModelWord(pending=bytes.fromhex(self._scoring.digest_of(task.model)))
+                self._stub.Approve(pending, timeout=CALL_SECONDS)
             else:
                 self._say(word)
         except CeibaError as error:

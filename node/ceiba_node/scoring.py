@@ -73,6 +73,8 @@ from ceiba_protocol.v1.scoring_pb2 import RequestTask
 
 log = structlog.get_logger()
 
+NEW_SECONDS = 600
+"""How long after its approval a model is made ready before the first request: others may never approve it."""
 IDLE_SECONDS = 1.0
 """How long nobody has asked before the time counts as idle. A stock below a quarter is filled at once."""
 
@@ -151,6 +153,7 @@ class Scoring:
         self._deciding, self._answering = threading.Lock(), threading.Lock()
         self._ready: dict[tuple[str, bytes], Ready] = {}
         """By model and its approvals' bytes."""
+        self._models: dict[str, ScoreModel] = {}
         self._indexes: dict[str, SubjectIndex] = {}
         self._snapshots: dict[str, Snapshot] = {}
         """By table: the one that was current when last looked at."""
@@ -196,22 +199,21 @@ class Scoring:
         return self._house.roster.open(signed, ScoreModel, Role.MERCHANT).digest()
 
     def _decide(self, signed: Signed, model: ScoreModel, before: KeptModel | None) -> Signed | None:
-        now, digest = self._house.clock(), model.digest()
-        kept = before or KeptModel(digest, model.merchant, signed, b"", now, model.valid_until)
+        now, digest, weights = self._house.clock(), model.digest(), b""
+        kept = before or KeptModel(digest, model.merchant, signed, now, model.valid_until)
         secret: bytes | None = self._house.random(32)
         assert secret is not None
         word: ModelApproval | ModelRefusal
         try:
-            kept = before or KeptModel(digest, model.merchant, signed, self._weights(digest), now, model.valid_until)
-            self._check(model, kept, now)
+            weights = self._ledger.score_weights(digest) if before else self._connected().weights(digest)
+            self._check(model, kept, weights, now)
             word = ModelApproval(
                 model_digest=digest,
                 holder=self.name,
                 mask_key=x25519_public_key(secret).hex(),
-                log_size=self._house.witness.size,
             )
         except DecisionPending:
-            self._ledger.add_score_model(kept)
+            self._ledger.add_score_model(kept, weights)
             log.info("score_model.waiting", model=digest, merchant=model.merchant)
             return None
         except CeibaError as error:
@@ -222,10 +224,10 @@ class Scoring:
             word = ModelRefusal(model_digest=digest, holder=self.name, code=error.code, fields=error.fields)
         self._house.witness.check()
         signed_word = sign(word, self.name, self._identity.signing_key)
-        self._ledger.record_score_word(kept, signed_word, secret, now)
+        self._ledger.record_score_word(kept, weights, signed_word, secret, now)
         return signed_word
 
-    def _check(self, model: ScoreModel, kept: KeptModel, now: int) -> None:
+    def _check(self, model: ScoreModel, kept: KeptModel, weights: bytes, now: int) -> None:
         """Everything that a model must keep to here. Raises what does not hold, or DecisionPending."""
         # 1. The agreement, its parties, and what it allows.
         contract = self._contract(model.agreement_digest)
@@ -236,7 +238,7 @@ class Scoring:
         # 2. Its bins are those of this house's table, its weights those that it names.
         snapshot = self._snapshot(model)
         bins = bins_at(model, self.name, snapshot.schema)
-        check_model(model, kept.weights, self._modulus(model))
+        check_model(model, weights, self._modulus(model))
         # 3. This house's policy; then a person, if it takes one.
         request = self._request(model, contract, snapshot, kept, now)
         is_pending = False
@@ -267,17 +269,24 @@ class Scoring:
         now = self._house.clock()
         self._ledger.forget_scores(now)
         approved = {kept.digest: kept for kept in self._ledger.score_models(now) if kept.mask_secret is not None}
-        for digest in self._indexes.keys() - approved.keys():
-            del self._indexes[digest]
+        for known in (self._indexes, self._models):
+            for digest in known.keys() - approved.keys():
+                del known[digest]
         self._ready = {key: ready for key, ready in self._ready.items() if key[0] in approved}
         for kept in approved.values():
-            model = ScoreModel.parse(kept.model.body)
+            model = self._parsed(kept)
             self._index(model, self._snapshot(model))
             self._stock.prepare(self._modulus(model))
-            if not any(digest == kept.digest for digest, _ in self._ready):
+            is_new = kept.since > now - NEW_SECONDS
+            if is_new and not any(digest == kept.digest for digest, _ in self._ready):
                 approvals = self._connected().approvals(kept.digest)
                 if len(approvals) == len(model.holders):
                     self._model(kept, approvals)
+
+    def _parsed(self, kept: KeptModel) -> ScoreModel:
+        if kept.digest not in self._models:
+            self._models[kept.digest] = ScoreModel.parse(kept.model.body)
+        return self._models[kept.digest]
 
     def _index(self, model: ScoreModel, snapshot: Snapshot) -> SubjectIndex:
         """Of that version; made now if it is not there."""
@@ -314,9 +323,6 @@ class Scoring:
         if known is None or known[0] != evidence:
             known = self._read_contracts[digest] = (evidence, self._contracts.get(digest))
         return known[1]
-
-    def _weights(self, digest: str) -> bytes:
-        return self._connected().weights(digest)
 
     def _connected(self) -> ModelsService:
         if self._service is None:
@@ -379,9 +385,10 @@ class Scoring:
 
     def _model(self, kept: KeptModel, approvals: Sequence[Signed]) -> Ready:
         """The model with these approvals, ready to score."""
-        key = (kept.digest, b"".join(signed.SerializeToString(deterministic=True) for signed in approvals))
+        own = sorted(approvals, key=lambda signed: signed.signer)
+        key = (kept.digest, b"".join(signed.SerializeToString(deterministic=True) for signed in own))
         if key not in self._ready:
-            model = ScoreModel.parse(kept.model.body)
+            model = self._parsed(kept)
             mask_keys = commit_to_holders(model, approvals, self._house.roster)
             assert kept.mask_secret is not None
             if mask_keys[self.name] != x25519_public_key(kept.mask_secret):
@@ -390,7 +397,7 @@ class Scoring:
             assert merchant.encryption_key is not None
             holder = ready_model(
                 model,
-                kept.weights,
+                self._ledger.score_weights(kept.digest),
                 self.name,
                 bins_at(model, self.name, self._snapshot(model).schema),
                 MaskKeys(kept.mask_secret, {one: mask for one, mask in mask_keys.items() if one != self.name}),

@@ -164,7 +164,10 @@ class Sandbox:
 
     def _summed_tables(self) -> list[str]:
         """Those of enough holders that their sums may be asked for."""
-        return [table for table in self._tables if sum(table in own for own in self._holders.values()) >= FEWEST_SUMMED]
+        return [table for table in self._tables if self._is_summed(table)]
+
+    def _is_summed(self, table: str) -> bool:
+        return sum(table in own for own in self._holders.values()) >= FEWEST_SUMMED
 
     def sign_agreement(self, holder: str, agreement_id: str) -> None:
         """What `ceiba-node agreements sign` does, once the running node has heard of the proposal.
@@ -298,6 +301,8 @@ class Sandbox:
 
     def _join_holder(self, name: str) -> None:
         home = NodeHome.make(self.node_home(name).folder, self.passphrase)
+        if not any(self._is_summed(table) for table in self._holders[name]):
+            _prepare_no_sums(home)
         token = self._invite(name, Role.HOLDER)
         join(token, None, home.save_identity, os.urandom, make_duties(home))
         self.processes[name] = self._process(name, "ceiba_node", home.folder)
@@ -358,6 +363,12 @@ class Sandbox:
                 return
             time.sleep(CHECK_SECONDS)
         raise NotReachable(target="a holder", problem=f"it did not offer its tables in {START_SECONDS:.0f} s")
+
+
+def _prepare_no_sums(home: NodeHome) -> None:
+    """What a node prepares for each merchant are seconds of work, and of use to sums alone."""
+    path = home.folder / "node.toml"
+    path.write_text(path.read_text().replace("prepared_ciphertexts = 256", "prepared_ciphertexts = 0"))
 
 
 def _read_schema(schema: Schema | Mapping[str, Any] | str | Path) -> Schema:

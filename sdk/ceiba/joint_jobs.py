@@ -427,7 +427,7 @@ def _payloads(agreed: JointSet, answer: JointAnswer, sealing_key: bytes) -> dict
 
 def _unsealed(agreed: JointSet, step: Step, sealed: bytes, sealing_key: bytes) -> bytes:
     try:
-        return open_sealed(sealing_key, sealed, sealing_info(agreed, step))
+        return open_sealed(sealing_key, sealed, sealing_info(agreed, step), "JointMessage")
     except MalformedMessage:
         problem = f"what {step.sender} sealed cannot be opened with this merchant's key"
         raise AnswerRejected(problem=problem) from None

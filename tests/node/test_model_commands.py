@@ -23,9 +23,9 @@ def waiting_model(house: House) -> str:
     features = tuple(feature_of(ME, key, SCHEMA) for key in (SENIORITY, LATE, SALES))
     points = (POINTS[0], POINTS[1], POINTS[3])
     made = product(points, features=features, sides=(side,), merchant=MERCHANT, valid_until=2 * NOW)
-    kept = KeptModel(made.digest(), MERCHANT, signed_by(MERCHANT, made), b"", NOW, made.valid_until)
+    kept = KeptModel(made.digest(), MERCHANT, signed_by(MERCHANT, made), NOW, made.valid_until)
     with closing(house.home.ledger()) as ledger:
-        ledger.add_score_model(kept)
+        ledger.add_score_model(kept, b"")
     return made.digest()
 
 

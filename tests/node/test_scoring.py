@@ -341,3 +341,16 @@ def test_house_keeping_makes_ready_and_forgets(node: ScoreNode) -> None:
     node.scoring.keep_ready()
     kept = node.ledger.score_model(node.world.model.digest())
     assert kept is not None and kept.mask_secret is None
+
+
+def test_what_cannot_be_stored_is_not_sent(node: ScoreNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    consent = node.world.consent("firm 1")
+    monkeypatch.setattr(node.ledger, "record_scores", full)
+    with pytest.raises(OSError, match="no space"):
+        node.answer(node.world.call(consent))
+    monkeypatch.undo()
+    monkeypatch.setattr("ceiba_protocol.sums.paillier.MINIMUM_KEY_BITS", 1024)
+    assert node.refusal(node.world.call(consent)) is None

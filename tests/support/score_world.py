@@ -163,7 +163,7 @@ class ScoreWorld:
 
     def approval(self, name: str, **changes: Any) -> Signed:
         mask_key = x25519_public_key(self.mask_secrets[name]).hex()
-        made = ModelApproval(model_digest=self.model.digest(), holder=name, mask_key=mask_key, log_size=0)
+        made = ModelApproval(model_digest=self.model.digest(), holder=name, mask_key=mask_key)
         return signed_by(name, changed(made, **changes))
 
     def refusal(self, name: str) -> Signed:

@@ -12,17 +12,16 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 KEEP_ANSWERS_SECONDS = 2 * 24 * 3600
 """How long a request can be asked for again: its consents have ended by then."""
-_COLUMNS = "digest, merchant, model, weights, since, valid_until, word, mask_secret, approved, reason"
+_COLUMNS = "digest, merchant, model, since, valid_until, word, mask_secret, approved, reason"
 
 
 @dataclass(frozen=True)
 class KeptModel:
-    """A scoring model, and what this house has said to it."""
+    """A scoring model without its weights, and what this house has said to it."""
 
     digest: str
     merchant: str
     model: Signed
-    weights: bytes = field(repr=False)
     since: int
     valid_until: int
     word: Signed | None = None
@@ -66,12 +65,11 @@ class Scores(LedgerFile):
         return [kept for kept in self.score_models(now) if kept.word is None and kept.decision is None]
 
     def _kept_model(self, row: tuple[Any, ...]) -> KeptModel:
-        digest, merchant, model, weights, since, valid_until, word, secret, approved, reason = row
+        digest, merchant, model, since, valid_until, word, secret, approved, reason = row
         return KeptModel(
             digest,
             merchant,
             Signed.FromString(model),
-            weights,
             since,
             valid_until,
             None if word is None else Signed.FromString(word),
@@ -79,16 +77,23 @@ class Scores(LedgerFile):
             None if approved is None else Decision(bool(approved), reason),
         )
 
-    def add_score_model(self, kept: KeptModel) -> None:
+    def score_weights(self, digest: str) -> bytes:
+        """Of a model that is kept: its ciphertexts; empty for a product."""
+        row = self._one("SELECT weights FROM score_models WHERE digest = ?", digest)
+        return bytes(row[0]) if row else b""
+
+    def add_score_model(self, kept: KeptModel, weights: bytes) -> None:
         """A model on which a person has to decide; one that is there stays as it is."""
         with self._transaction() as connection:
-            _add_model(connection, kept)
+            _add_model(connection, kept, weights)
 
-    def record_score_word(self, kept: KeptModel, word: Signed, mask_secret: bytes | None, now: int) -> None:
+    def record_score_word(
+        self, kept: KeptModel, weights: bytes, word: Signed, mask_secret: bytes | None, now: int
+    ) -> None:
         """What this house says to a model, with the secret of an approval. On return it is on the disk."""
         sealed = None if mask_secret is None else self._sealed(mask_secret, kept.digest.encode())
         with self._transaction() as connection:
-            _add_model(connection, kept)
+            _add_model(connection, kept, weights)
             values = (word.SerializeToString(), sealed, kept.digest)
             connection.execute("UPDATE score_models SET word = ?, mask_secret = ? WHERE digest = ?", values)
             note_signed(connection, word, now, to_upload=False)
@@ -152,12 +157,12 @@ class Scores(LedgerFile):
             self._truncate_log()
 
 
-def _add_model(connection: sqlite3.Connection, kept: KeptModel) -> None:
+def _add_model(connection: sqlite3.Connection, kept: KeptModel, weights: bytes) -> None:
     row = (
         kept.digest,
         kept.merchant,
         kept.model.SerializeToString(),
-        kept.weights,
+        weights,
         kept.since,
         kept.valid_until,
     )

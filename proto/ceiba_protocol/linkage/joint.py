@@ -43,9 +43,7 @@ from ceiba_protocol.errors import (
     SetMismatch,
 )
 from ceiba_protocol.linkage.join_terms import JoinTerms
-from ceiba_protocol.linkage.masked_fields import FieldShape
-from ceiba_protocol.linkage.oprf import Linkage
-from ceiba_protocol.linkage.private_join import Cell
+from ceiba_protocol.linkage.masked_fields import Cell, FieldShape
 from ceiba_protocol.plan import MAX_SUMS, Plan, Program, compile_plan
 from ceiba_protocol.rounds import check_cites, check_window
 from ceiba_protocol.schema import Schema
@@ -63,8 +61,6 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 MOST_PAYLOAD = 512 * 1024 * 1024
 """Bytes of one message: rows of half a million subjects."""
-MOST_LINKED = MOST_PAYLOAD // 32
-"""Subjects of one holder: each is a point in a message."""
 MOST_TABLES = 100
 """Plans of one holder in one job."""
 
@@ -523,17 +519,6 @@ class JointSet:
             base_subjects=base.subjects,
             joined_subjects=joined.subjects,
         )
-
-    @cached_property
-    def linkage(self) -> Linkage:
-        """By whose keys subjects are linked. Raises MalformedMessage, BadGroupElement, BadKeyUse, LinkageTooLarge, and
-        SetMismatch for one that announced different numbers."""
-        keys = {name: bytes.fromhex(one.token_key or "") for name, one in self.approvals.items()}
-        linkage = Linkage.of(bytes.fromhex(self.question.digest), keys, MOST_LINKED)
-        for name, one in self.approvals.items():
-            if linkage.sizes[name] != one.subjects:
-                raise SetMismatch(problem=f"{name} announced two different numbers of subjects")
-        return linkage
 
     @property
     def log_size(self) -> int:

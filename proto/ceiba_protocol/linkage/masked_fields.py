@@ -30,6 +30,8 @@ Row = Sequence[tuple[int, Sequence[int]]]
 """What one subject adds: for each cell that it is in, the cell's number and its values. It counts once in each."""
 Share = tuple[int, int]
 """One holder's share of a cell: of its count field, and of its values field (0 if the cell has no sums)."""
+Cell = tuple[int, tuple[int, ...]] | None
+"""What the merchant reads of a cell: its count and its sums, or nothing because it was withheld."""
 
 
 @dataclass(frozen=True)

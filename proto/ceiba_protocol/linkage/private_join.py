@@ -69,7 +69,7 @@ from ceiba_protocol.linkage.join_messages import (
     write_sizes,
 )
 from ceiba_protocol.linkage.join_terms import GROUP_MULTIPLE, JoinTerms, padded
-from ceiba_protocol.linkage.masked_fields import FieldShape, Row, Share, check_rows
+from ceiba_protocol.linkage.masked_fields import Cell, FieldShape, Row, Share, check_rows
 from ceiba_protocol.linkage.ristretto import (
     POINT_BYTES,
     Point,
@@ -98,9 +98,6 @@ from ceiba_protocol.sums.randomness import Random, random_order
 _Result = TypeVar("_Result")
 _BATCH = 256
 """Rows at a time, on each core: 0.4 s of encryptions."""
-
-Cell = tuple[int, tuple[int, ...]] | None
-"""What the merchant reads of a cell: its count and its sums, or nothing because it was withheld."""
 
 
 class ProvenKey:

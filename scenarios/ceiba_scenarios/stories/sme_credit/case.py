@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
 
 import ceiba
-from ceiba.agreements import AgreementHandle
 from ceiba.consents import GivenConsent, IssuerKey, give, new_issuer
-from ceiba.joint_queries import JointQuery, JointResult
+from ceiba.joint_queries import JointQuery
+from ceiba.receipts import Receipt
 from ceiba.result import Result
 from ceiba.scorecards import Binning
 from ceiba.scoring import RegisteredModel
+from ceiba_protocol.trust import receipt
 from ceiba_protocol.trust.agreement import ConsentIssuer
 from ceiba_scenarios.report import HtmlReport, Listing
 from ceiba_scenarios.sandbox import Sandbox
@@ -24,7 +25,6 @@ from ceiba_scenarios.story import Lab
 LENDING = "credit decisions on sole proprietors"
 INDEX = "enterprise health index"
 ANALYST = "bank-analyst"
-Asked = TypeVar("Asked", Result, JointResult)
 
 
 class Case:
@@ -35,16 +35,17 @@ class Case:
         self.space = sandbox.merchant(ANALYST, agreed=False)
         self.issuer = new_issuer("chamber of commerce")
         """Who attests that an applicant, or a firm, has said yes."""
-        self.pool = duckdb.connect()
+        self._pool = duckdb.connect()
         """All rows, as `owners` and `firms`. Only a laboratory can have them."""
-        self.pool.register("owners", world.owners)
-        self.pool.register("firms", world.firms)
+        self._pool.register("owners", world.owners)
+        self._pool.register("firms", world.firms)
         self.report = HtmlReport(
             "One score for firms of which every agency knows one thing",
             "A bank asked four agencies about its borrowers, made a scorecard from counts, and scored applicants who "
             "said yes. Five agencies give a health index of listed firms. No agency handed over a row.",
         )
         self._asked: list[str] = []
+        self._results: list[Result] = []
         self._sections: list[tuple[str, tuple[Any, ...]]] = []
 
     def agree(self) -> None:
@@ -54,20 +55,21 @@ class Case:
         terms: dict[str, Any] = {"jobs": 20, "days": 90, "consent_issuers": [issuer], "scores_per_day": 3}
         terms["smallest_intersection"] = 20
         handle = self.sandbox.agree_jointly(self.space, lending, purpose=LENDING, **terms)
-        self.lending: AgreementHandle = handle
         self.lab.say(f"\n{ANALYST} proposed this agreement, and each holder's officer signed it:\n\n{handle.text}")
+        self.least = handle.contract.agreement.disclosure.minimum_subjects
+        if not self.world.size.firms:
+            return
         firms = [one.firms_table for one in OF_FIRMS]
         self.sandbox.agree_jointly(self.space, firms, purpose=INDEX, **terms)
         self.lab.say(f"\nA second one, like it, is between {ANALYST} and {_listed(one.name for one in OF_FIRMS)}.")
-        self.least = handle.contract.agreement.disclosure.minimum_subjects
 
     # --- asking
 
-    def ask(self, title: str, question: JointQuery[Asked]) -> Asked:
+    def ask(self, title: str, question: JointQuery[Any]) -> Any:
         """Ask a joint question, and wait."""
         return self.ask_all({title: question})[0]
 
-    def ask_all(self, questions: Mapping[str, JointQuery[Asked]]) -> list[Asked]:
+    def ask_all(self, questions: Mapping[str, JointQuery[Any]]) -> list[Any]:
         """Ask several at once, by title; many tables are not shown here."""
         jobs = []
         for title, question in questions.items():
@@ -75,8 +77,9 @@ class Case:
             jobs.append(question.submit())
         found = [job.wait() for job in jobs]
         for question, one in zip(questions.values(), found, strict=True):
-            result = next(iter(one.values())) if isinstance(one, JointResult) else one
+            result = one if isinstance(one, Result) else next(iter(one.values()))
             self.lab.tally(result)
+            self._results.append(result)
             self.lab.say(f"  {len(question.plan().sides)} holders, job {result.job_id}, {result.seconds:.1f} s")
         return found
 
@@ -97,9 +100,13 @@ class Case:
 
     # --- comparing
 
+    def select(self, text: str) -> list[tuple[Any, ...]]:
+        """What DuckDB finds in all rows together."""
+        return self._pool.sql(text).fetchall()
+
     def check_cells(self, name: str, found: Result, select: str) -> None:
         """Every cell is DuckDB's over all rows, or withheld because it has fewer subjects than may be shown."""
-        rows = self.pool.sql(select).fetchall()
+        rows = self.select(select)
         truth = [(*row[:-1], ceiba.WITHHELD if row[-1] < self.least else row[-1]) for row in rows]
         hidden = sum(row[-1] is ceiba.WITHHELD for row in truth)
         name = f"{name}: {len(truth) - hidden} cells exact, {hidden} withheld"
@@ -107,11 +114,21 @@ class Case:
 
     # --- at the end
 
+    def verify_receipts(self) -> None:
+        """Every joined answer's receipt, and offline, with nothing but the roster."""
+        receipts = [one.receipt for one in self._results if isinstance(one.receipt, Receipt)]
+        for one in receipts:
+            one.verify()
+        last = [receipt.verify(one.document, self.space.roster)[-1] for one in receipts]
+        held = [step.error is None for step in last]
+        self.lab.check("receipts that hold offline, with the roster alone", held, [True] * len(self._results))
+
     def write_report(self) -> Path:
         """What was asked, of whom, and what each party saw; then the answers."""
         asked = Listing(("", "step"), list(enumerate(self._asked, 1)))
         names = _listed([BANK, *(one.name for one in OF_OWNERS)])
-        about = f"{ANALYST} asked {names}; and, about listed firms, {_listed(one.name for one in OF_FIRMS)}."
+        others = _listed(one.name for one in OF_FIRMS)
+        about = f"{ANALYST} asked {names}" + (f"; about listed firms, {others}." if self.world.size.firms else ".")
         self.report.section("What was done, and with whom", about, asked)
         self.report.section("What each party saw", Listing(("party", "saw"), self.parties()), NOT_PROTECTED)
         for heading, parts in self._sections:
@@ -124,7 +141,32 @@ class Case:
 
     def parties(self) -> list[tuple[str, str]]:
         """Party, what it saw."""
-        return []
+        rows = {table: f"{name} {report.rows:,}" for (name, table), report in self.sandbox.reports.items()}
+        owners = ", ".join(rows[one.owners_table] for one in OF_OWNERS)
+        firms = ", ".join(rows[one.firms_table] for one in OF_FIRMS if one.firms_table in rows)
+        analyst = (
+            "its own borrowers, as before; the counts of bins and pairs, each of at least "
+            f"{self.least} people, and the sums of sectors; for each consent one number of points, and of the firm which "
+            "features cost it most; of no applicant what any agency knows, and not which agencies know somebody"
+        )
+        agency = (
+            f"its own rows (of applicants: {owners}; of firms: {firms or 'none'}) and the questions; how many people "
+            "another member has in each of its groups, to the next 16; of its own groups, how many of each another "
+            "knows; which cells were released; whom it is asked to score, each with a consent, but neither points nor "
+            "scores. The points of the index it knows, because it has approved them"
+        )
+        coordinator = (
+            "the questions, who sent whom how much and when, which model asked for how many scores; every message is "
+            f"sealed, and no identifier passes it in the open; {self.lab.wire_bytes:,} bytes went to {ANALYST}"
+        )
+        return [
+            (ANALYST, analyst),
+            (f"{BANK}, the node", "how many of the good and of the bad each agency knows, not whom"),
+            ("each agency", agency),
+            (self.issuer.name, "who has said yes to which model; no score"),
+            ("coordinator", coordinator),
+            ("everybody else", "the agreements, and a log of who signed what, which the holders have witnessed"),
+        ]
 
     def say_who_saw_what(self) -> None:
         self.lab.say("\nWho saw what")
@@ -133,20 +175,25 @@ class Case:
         self.lab.say(NOT_PROTECTED)
 
 
-def sql_of(binning: Binning) -> str:
-    """The bins as DuckDB has them, with the bins' labels."""
-    name, (*named, missing) = binning.name, binning.labels
+NOT_PROTECTED = (
+    "Not protected: what counts say about groups. The bank knows its own borrowers, so the counts also tell it how many "
+    "of the good and of the bad an agency does not know, however few. An agency learns whom the bank scores. How many "
+    "people are behind a member's groups, the others take from it on trust, as the agreement says. And joined answers "
+    "are not compared with one another: few of them are agreed on."
+)
+
+
+def sql_of(binning: Binning, values: Sequence[str] = ()) -> str:
+    """What DuckDB is to make of each bin, in their order: `values`, or the bins' labels."""
+    name, (*named, missing) = binning.name, values or list(map(_quoted, binning.labels))
     tests = [f"{name} IN ({', '.join(map(_quoted, group))})" for group in binning.groups]
     tests = tests or [*(f"{name} < {edge}" for edge in binning.edges), f"{name} IS NOT NULL"]
-    whens = " ".join(f"WHEN {test} THEN {_quoted(label)}" for test, label in zip(tests, named, strict=True))
-    return f"CASE {whens} ELSE {_quoted(missing)} END"
+    whens = " ".join(f"WHEN {test} THEN {value}" for test, value in zip(tests, named, strict=True))
+    return f"CASE {whens} ELSE {missing} END"
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-NOT_PROTECTED = ""
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -6,12 +6,12 @@ says little good of a firm, to about 10, and the best of everything adds up to 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
 
+import numpy as np
 import pandas
 
 import ceiba
@@ -20,11 +20,11 @@ from ceiba.scorecards import Binning
 from ceiba.scoring import Feature
 from ceiba.terms import Term
 from ceiba_protocol.schema import Schema
-from ceiba_scenarios.report import Captioned, Listing
+from ceiba_scenarios.report import Listing
 from ceiba_scenarios.stories.sme_credit.case import INDEX, Case, sql_of
 from ceiba_scenarios.stories.sme_credit.world import OF_FIRMS
 
-NUMBERS = {
+NUMBERS: dict[str, tuple[list[float], list[int]]] = {
     "employment": ([0.5, 2, 10], [0, 4, 8, 11]),
     "sales": ([50, 200, 1_000, 5_000], [0, 4, 8, 11, 13]),
     "capital": ([20, 100, 500], [0, 3, 6, 8]),
@@ -40,7 +40,18 @@ SP500 = (0, 6, 0)
 """No, yes, missing."""
 REASONS = 2
 """How many of its features each agency may name."""
-FIRM = "3COM CORP"
+FIRM, REGISTER = "3COM CORP", "register.firms"
+SECTORS = {
+    "21": "mining",
+    "31": "food, textiles",
+    "32": "wood, paper, chemicals",
+    "33": "metal, machines, computers",
+    "42": "wholesale",
+    "51": "information",
+    "52": "finance",
+    "54": "services to firms",
+    "99": "other",
+}
 
 
 @dataclass(frozen=True)
@@ -131,17 +142,77 @@ class Index:
     # --- sectors
 
     def ask_sectors(self) -> None:
-        """Points of every agency by the register's sector, over all firms that both know."""
-        base, *others = ("register.firms", *(table for table in self.parts if table != "register.firms"))
-        asked = {table.partition(".")[0]: ceiba.sum(_sum(self.parts[table])) for table in others}
-        by_sector = self.case.space.join(base, *others, on="uscc").group_by("sector")
-        own = self.case.space.join("tax.firms", base, on="uscc").group_by("sector")
-        points = own.agg(firms=ceiba.count(), register=ceiba.sum(_sum(self.parts[base])))
-        first, second = self.case.ask_all(
-            {"Points of four agencies, by the register's sector": by_sector.agg(**asked),
-             "Firms, and the register's own points, by sector": points}
-        )  # fmt: skip
-        print(first, second)
+        """The mean index of each sector: each agency adds up its points of the firms in each sector of the register."""
+        register, *others = (REGISTER, *(table for table in self.parts if table != REGISTER))
+        space = self.case.space
+        theirs = space.join(register, *others, on="uscc").group_by("sector")
+        own = space.join(others[0], register, on="uscc").group_by("sector")
+        points = {_name(table): ceiba.sum(_sum(self.parts[table])) for table in self.parts}
+        of_register = points.pop(_name(register))
+        found, counted = self.case.ask_all(
+            {
+                "The index by the register's sector: points of four agencies": theirs.agg(**points),
+                "The index by sector: how many firms, and the register's own points": own.agg(
+                    firms=ceiba.count(), register=of_register
+                ),
+            }
+        )
+        for table in others:
+            self.check_sums(found, table)
+        self.check_sums(counted, register)
+        rows = list(_means(found, counted))
+        self.case.lab.check("mean index of every sector that can be shown", rows, self.pooled_means())
+        self.write(rows, len(found) - len(rows))
+
+    def write(self, rows: Sequence[tuple[str, int, float]], hidden: int) -> None:
+        """`rows`: sector, firms, mean index; `hidden`: how many sectors were withheld."""
+        listing = [(f"{sector} {SECTORS.get(sector, '')}", firms, f"{mean:.1f}") for sector, firms, mean in rows]
+        for name, firms, mean in listing:
+            self.case.lab.say(f"  {name:32} {firms:4} firms  {mean:>5}")
+        withheld = f"{hidden} sectors were withheld: some agency knows fewer than {self.case.least} of their firms."
+        self.case.lab.say(f"  {withheld}")
+        means = Listing(("sector (NAICS)", "firms", "mean index"), listing)
+        text = (
+            "The agencies know the points of this product and have approved them; the points are made up. With a "
+            f"firm's consent each agency adds up its own, and names the {REASONS} features that cost the firm most. "
+            f"For the mean of a sector no firm is asked, and none is shown. {withheld}"
+        )
+        self.case.write("A health index", text, *self.told, means)
+
+    def check_sums(self, found: Result, table: str) -> None:
+        """Sums of points are DuckDB's on all rows, or withheld for too few firms."""
+        points = " + ".join(sql_of(one.binning, list(map(str, one.points))) for one in self.parts[table])
+        knows = next(one.knows for one in OF_FIRMS if one.firms_table == table)
+        select = f"SELECT sector, COUNT(*), SUM({points}) FROM firms WHERE {knows} GROUP BY sector ORDER BY sector"  # noqa: S608
+        truth = [
+            (sector, int(total) if firms >= self.case.least else ceiba.WITHHELD)
+            for sector, firms, total in self.case.select(select)
+        ]
+        hidden = sum(total is ceiba.WITHHELD for _, total in truth)
+        name = f"points of {table} by sector: {len(truth) - hidden} sums exact, {hidden} withheld"
+        self.case.lab.check(name, list(zip(found["sector"], found[_name(table)], strict=True)), truth)
+
+    def pooled_means(self) -> list[tuple[str, int, float]]:
+        """Of sectors of which every agency knows enough firms."""
+        rows = self.rows.assign(index=np.sum([part.of(self.rows) for part in self.every_part], axis=0))
+        found = []
+        for sector, group in rows.groupby("sector"):
+            if min(int(group[one.knows].sum()) for one in OF_FIRMS) >= self.case.least:
+                found.append((str(sector), len(group), int(group["index"].sum()) / len(group)))
+        return found
+
+
+def _means(found: Result, counted: Result) -> Iterator[tuple[str, int, float]]:
+    """(sector, firms, mean index) where nothing is withheld. Whom an agency does not know, it gives no points."""
+    of_register = {row[0]: row[1:] for row in counted.rows}
+    for sector, *points in found.rows:
+        firms, own = of_register.get(sector, (ceiba.WITHHELD, ceiba.WITHHELD))
+        if ceiba.WITHHELD not in (firms, own, *points):
+            yield sector, firms, (sum(points) + own) / firms
+
+
+def _name(table: str) -> str:
+    return table.partition(".")[0]
 
 
 def _sum(parts: Sequence[Part]) -> Term:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import pandas
 
 from ceiba import scorecards
-from ceiba.scorecards import BinCounts, BinModel, Binning, Judgement, PairCounts, Scorecard
+from ceiba.joint_queries import JointQuery
+from ceiba.result import Result
+from ceiba.scorecards import BinCounts, BinModel, Binning, Judgement, PairCounts, Scorecard, pair_key
 from ceiba_protocol.schema import Schema
+from ceiba_scenarios.report import Captioned, Listing, Part
 from ceiba_scenarios.stories.sme_credit.alone import RATING, regression_on_rows
 from ceiba_scenarios.stories.sme_credit.case import Case, sql_of
+from ceiba_scenarios.stories.sme_credit.figures import draw_evidence, draw_roc
 from ceiba_scenarios.stories.sme_credit.world import BORROWER, LOANS, NEWCOMER, OF_OWNERS, OWN
 
 LABEL: dict[str, Any] = {"bad": "status", "value": "bad", "n": "subjects"}
@@ -55,7 +59,7 @@ class Lending:
         self.pairs: list[PairCounts] = []
 
     def make_card(self) -> Scorecard:
-        """Bins of everything in one linkage; pairs in three others; a regression; points."""
+        """Bins of everything in one linkage; pairs in others; a regression; points."""
         self.count_bins()
         self.count_pairs()
         rating = BinCounts.of_rows(RATING, self.borrowers, list(self.borrowers["bad"]))
@@ -63,7 +67,8 @@ class Lending:
         self.card = Scorecard.of(model, name="sole proprietors")
         self.case.lab.say(f"\n{model}")
         self.case.lab.say("\n" + self.card.to_frame().to_string(index=False))
-        self.judge(model)
+        self.judge()
+        self.write(model)
         return self.card
 
     # --- one linkage, all bins
@@ -74,9 +79,7 @@ class Lending:
         title = f"All bins of all {len(bins)} features of all agencies, by whether the loan was repaid, in one linkage"
         tables = self.case.ask(title, self.joined.group_by("status").tabulate(*(one.group_key() for one in bins)))
         for one in bins:
-            known = f"part = '{BORROWER}' AND {self.knows[one.name]}"
-            select = f"SELECT status, {sql_of(one)} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
-            self.case.check_cells(f"status and {one.name}", tables[one.name], select)
+            self.check_borrowers(tables[one.name], one)
         counts = [self.with_absent(BinCounts.from_frame(one, tables[one.name].to_pandas(), **LABEL)) for one in bins]
         self.evidence = scorecards.woe(*counts)
         self.case.lab.say("\n" + "\n".join(self.evidence.parts()[0].lines()))
@@ -96,29 +99,48 @@ class Lending:
     # --- pairs
 
     def count_pairs(self) -> None:
-        """What two agencies know of the same people, in jobs that run side by side: how often each bin of one's best
-        feature goes with each bin of the others'. Over everybody whom both know, and without the bank's label, because
-        a join has two ends."""
-        stars = list(self.stars([one.binning for one in self.coarse]))
-        questions = {
-            f"Pairs of {own.name} with {len(others)} features of other agencies": (
-                self.joined.group_by(own.group_key()).tabulate(*(one.group_key() for one in others))
-            )
-            for own, others in stars
-        }
-        for (own, others), tables in zip(stars, self.case.ask_all(questions), strict=True):
-            for one in others:
-                known = f"{self.knows[own.name]} AND {self.knows[one.name]}"
-                select = f"SELECT {sql_of(own)}, {sql_of(one)} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
-                self.case.check_cells(f"{own.name} and {one.name}", tables[one.name], select)
-                self.pairs.append(PairCounts.from_frame(own, one, tables[one.name].to_pandas(), n="subjects"))
+        """How often each bin of one feature goes with each bin of another, in jobs that run side by side.
 
-    def stars(self, bins: Sequence[Binning]) -> Iterator[tuple[Binning, list[Binning]]]:
-        """Each agency's feature with most information, and all features of the agencies after it."""
-        tables = list(dict.fromkeys(one.table for one in bins))
-        for place, table in enumerate(tables[:-1]):
-            best = max((one for one in bins if one.table == table), key=lambda one: self.evidence.iv[one.name])
-            yield best, [one for one in bins if one.table in tables[place + 1 :]]
+        Of features of one agency by the bank's label; of two agencies' without it, because a join has two ends, over
+        everybody whom both know.
+        """
+        bins = [one.binning for one in self.coarse]
+        within = [pair for pair in combinations(bins, 2) if pair[0].table == pair[1].table]
+        keys = [pair_key(*pair) for pair in within]
+        across = self.joined.pairs(*(one.group_key() for one in bins)).queries
+        questions: dict[str, JointQuery[Any]] = {
+            f"{len(keys)} pairs of features of one agency, by whether the loan was repaid": (
+                self.joined.group_by("status").tabulate(*keys)
+            ),
+            **{f"Pairs of what {one.base.table} has with other agencies' features": one for one in across},
+        }
+        by_label, *unlabelled = self.case.ask_all(questions)
+        for (one, other), key in zip(within, keys, strict=True):
+            found = by_label[key.key.name]
+            self.check_borrowers(found, one, other)
+            self.pairs.append(PairCounts.from_frame(one, other, found.to_pandas(), **LABEL))
+        tables = {pair: result for answer in unlabelled for pair, result in answer.items()}
+        for one, other in combinations(bins, 2):
+            if one.table != other.table:
+                self.check_everybody(tables[one.name, other.name], one, other)
+                frame = tables[one.name, other.name].to_pandas()
+                self.pairs.append(PairCounts.from_frame(one, other, frame, n="subjects"))
+
+    # --- compared with the pooled rows
+
+    def check_borrowers(self, found: Result, *bins: Binning) -> None:
+        """Counts of the borrowers whom an agency knows, by the label and its bins."""
+        keys = " || ' & ' || ".join(map(sql_of, bins))
+        known = f"part = '{BORROWER}' AND {self.knows[bins[0].name]}"
+        select = f"SELECT status, {keys} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
+        self.case.check_cells(f"status and {' and '.join(one.name for one in bins)}", found, select)
+
+    def check_everybody(self, found: Result, one: Binning, other: Binning) -> None:
+        """Counts of everybody whom two agencies know, by the bins of both."""
+        known = f"{self.knows[one.name]} AND {self.knows[other.name]}"
+        keys = f"{sql_of(one)} AS one, {sql_of(other)} AS other"
+        select = f"SELECT {keys}, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
+        self.case.check_cells(f"{one.name} and {other.name}", found, select)
 
     # --- how well it ranks
 
@@ -129,7 +151,7 @@ class Lending:
             known[column] = known[column].where(known[knows])
         return known
 
-    def judge(self, model: BinModel) -> None:
+    def judge(self) -> None:
         """On those who apply now: the bank alone, the scorecard, and a logistic regression on everybody's rows."""
         rows, bad = self.as_known(self.newcomers), list(self.newcomers["bad"])
         points = self.card.score(rows)
@@ -138,7 +160,7 @@ class Lending:
         )
         truth = regression_on_rows(self.as_known(self.borrowers), rows, [*OWN, *self.knows])
         pooled = scorecards.judge(list(truth), bad)
-        self.aucs = {"alone": self.alone.auc, "joined": self.judgement.auc, "pooled": pooled.auc}
+        self.pooled = pooled
         self.case.lab.say(
             f"\nOf {len(rows)} who apply now, and of whom nothing was used, the laboratory knows the outcome.\n"
             f"AUC {self.alone.auc:.3f} by the bank's own columns, {self.judgement.auc:.3f} by the scorecard, and "
@@ -147,3 +169,37 @@ class Lending:
         gap, close = abs(self.judgement.auc - pooled.auc), self.case.world.size.close
         self.case.lab.check(f"AUC within {close} of the regression's on pooled rows", gap <= close, True)
         self.case.lab.check("joined, it ranks better than the bank alone", self.judgement.auc > self.alone.auc, True)
+
+    # --- the report
+
+    def write(self, model: BinModel) -> None:
+        """How much each feature says, the points, and how well they rank."""
+        self.case.write(
+            "The bank alone and joined",
+            f"{len(self.borrowers)} loans have ended; {len(self.newcomers)} applicants came later, and nothing was "
+            f"learnt from them. Of these, the bank's own columns give AUC {self.alone.auc:.3f}, the scorecard "
+            f"{self.judgement.auc:.3f}. A logistic regression on all rows in one place, which nobody may have, would "
+            f"give {self.pooled.auc:.3f}.",
+            Captioned(
+                draw_roc({"bank alone": self.alone, "joined": self.judgement, "all rows pooled": self.pooled}),
+                "For every limit, the shares of good and of bad applicants who would be accepted.",
+            ),
+        )
+        self.case.write(
+            "What the agencies' columns say",
+            "Counted in one linkage, by whether the loan was repaid. Whom an agency does not know counts as missing.",
+            Part(self.evidence.parts()[0]),
+            Captioned(
+                draw_evidence(self.evidence), "Weight of evidence of every bin: right of 0 is better than average."
+            ),
+        )
+        scale = self.card.scale
+        points = [(one.binning.name, label, value) for one in self.card.features
+                  for label, value in zip(one.binning.labels, one.points, strict=True)]  # fmt: skip
+        self.case.write(
+            "The scorecard",
+            f"{scale.anchor} points are {scale.odds} good to one bad, {scale.doubling} more double the odds. Everybody "
+            f"has {self.card.base}; each bin adds its points. {' '.join(model.remarks)}",
+            Listing(("feature", "bin", "points"), points),
+            *map(Part, self.judgement.parts()),
+        )

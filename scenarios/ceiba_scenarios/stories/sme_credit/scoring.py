@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pandas
 
@@ -104,7 +105,9 @@ class Scoring:
         self.case.announce("One whom no agency knows")
         score = self.model.score(self.case.consent_of(self.model, NOBODY), NOBODY)
         nothing = sum(one.points[-1] for one in self.card.features if one is not self.rating)
-        self.case.lab.check("it is that of somebody of whom everything is missing", score.points, self.card.base + nothing)
+        self.case.lab.check(
+            "it is that of somebody of whom everything is missing", score.points, self.card.base + nothing
+        )
         self.tell("whom no agency knows", f"{score.points} points: nobody can tell it from one who gave nothing")
 
     def score_in_vain(self, used: GivenConsent, uscc: str) -> None:
@@ -119,7 +122,7 @@ class Scoring:
         }
         self.case.announce("Not answered")
         for what, (consent, about) in attempts.items():
-            error = refusal(lambda consent=consent, about=about: self.model.score(consent, about))
+            error = refusal(partial(self.model.score, consent, about))
             self.case.lab.check(f"refused: {what}", error is not None, True)
             self.tell(what, "" if error is None else f"refused. {error.public}")
 
@@ -132,12 +135,14 @@ class Scoring:
     def write(self) -> None:
         text = (
             f"The points of {ANALYST}'s scorecard are encrypted under its key. Each agency adds up those of the "
-            "applicant's bins, without seeing them, and what leaves it is random but for the sum over all agencies. "
-            "The chamber of commerce attests that the applicant has said yes, once, for this purpose and this scorecard."
+            "applicant's bins without seeing them, and what leaves it is random but for the sum over all agencies. The "
+            "chamber of commerce attests that the applicant has said yes, once, for this purpose and this scorecard."
         )
         figure = draw_scores([one or 0 for one in self.points], list(self.scored["bad"]))
         caption = "Private scores of those who apply now, by how their loans turned out."
-        self.case.write("Scores with consent", text, Listing(("", "what came of it"), self.told), Captioned(figure, caption))
+        self.case.write(
+            "Scores with consent", text, Listing(("", "what came of it"), self.told), Captioned(figure, caption)
+        )
 
 
 def _points(score: Score | CeibaError, own: int) -> int | None:

@@ -8,7 +8,7 @@ made-up credit code, which each agency writes in its own way. Everything follows
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Size:
     strangers: int
     scored: int
     """Of the newcomers the first, who consent and are scored privately."""
+    firms: bool = True
+    """Whether there are listed firms, their index, and the three agencies that know nothing else."""
     close: float = 0.02
     """How near the scorecard's AUC must be to that of a regression on the pooled rows."""
 
@@ -158,29 +160,37 @@ class World:
 
     # --- at home
 
+    @property
+    def agencies(self) -> tuple[Agency, ...]:
+        """Those that have something to say."""
+        return AGENCIES if self.size.firms else OF_OWNERS
+
+    def tables_of(self, agency: Agency) -> Iterator[tuple[str, pandas.DataFrame, tuple[str, ...]]]:
+        """Of each of its tables the name, whose rows it has, and the columns."""
+        if agency.owners:
+            yield agency.owners_table, self.owners, agency.owners
+        if agency.firms and self.size.firms:
+            yield agency.firms_table, self.firms, agency.firms
+
+    def schemas(self) -> dict[str, Path]:
+        """By table, the data standard that the space has agreed on."""
+        tables = [LOANS, *(table for agency in self.agencies for table, _, _ in self.tables_of(agency))]
+        return {table: DATA / "sme" / f"{table}.toml" for table in tables}
+
     def holders(self, folder: Path) -> dict[str, dict[str, Path]]:
         """Each holder's own files, as it would have them; `rating` has been added to the owners."""
         folder.mkdir()
         loans = self.part(BORROWER)[["uscc", "status", "rating", *OWN]]
         files = {BANK: {LOANS: _written(loans, folder / f"{LOANS}.csv")}}
-        for agency in AGENCIES:
+        for agency in self.agencies:
             own = files.setdefault(agency.name, {})
-            for table, rows, columns in (
-                (agency.owners_table, self.owners, agency.owners),
-                (agency.firms_table, self.firms, agency.firms),
-            ):
-                if columns:
-                    known = rows[rows[agency.knows]].sort_values("number")
-                    at_home = known[["uscc", *columns]].assign(uscc=known["uscc"].map(agency.spelling))
-                    own[table] = _written(at_home, folder / f"{table}.csv")
+            for table, rows, columns in self.tables_of(agency):
+                known = rows[rows[agency.knows]].sort_values("number")
+                at_home = known[["uscc", *columns]].assign(uscc=known["uscc"].map(agency.spelling))
+                own[table] = _written(at_home, folder / f"{table}.csv")
         return files
 
 
 def _written(rows: pandas.DataFrame, path: Path) -> Path:
     rows.to_csv(path, index=False)
     return path
-
-
-def schemas() -> dict[str, Path]:
-    """By table, the data standard that the space has agreed on."""
-    return {path.stem: path for path in sorted((DATA / "sme").glob("*.toml"))}
