@@ -27,7 +27,7 @@ purposes = []
 # all are not limited by it.
 columns = []
 
-# Columns that may not be read, in the same form. These win.
+# Columns that may not be read, in the same form. These win. An identifier here: no subject is found by it.
 forbidden_columns = []
 
 # The highest grade of a column that may be read: "public", "internal", "sensitive" or "important".

@@ -7,12 +7,15 @@ memory until the job has ended. A node that was restarted meanwhile cannot go on
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Protocol
 
 import structlog
+from pyroaring import BitMap
 
 from ceiba_node.engines.joined_rows import base_groups, cells_of_subjects, joined_rows
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
+from ceiba_node.near_tables import members_of, near_cells
 from ceiba_node.policy import DecisionPending, Request, check_still, decide
 from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot
@@ -31,6 +34,7 @@ from ceiba_protocol.linkage.joint import (
     announced,
     check_message,
     commit_jointly,
+    guards_of,
     join_key_context,
     message_of,
     programs_of,
@@ -42,6 +46,7 @@ from ceiba_protocol.linkage.joint import (
 from ceiba_protocol.linkage.oprf import JobKey
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey
 from ceiba_protocol.linkage.token_steps import TokenSide
+from ceiba_protocol.plan import SumOf
 from ceiba_protocol.rounds import check_window
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.paillier import MINIMUM_KEY_BITS, Encryptor, encode_modulus, generate_keypair
@@ -178,7 +183,7 @@ class Linking(Responding):
             holder=self.name,
             dataset_version=Digest(snapshot.version),
             subjects=subjects,
-            shapes=shapes_of(programs, pin.row_capacity, encrypts=encrypts),
+            shapes=shapes_of(programs, pin.row_capacity, question.rules, encrypts=encrypts),
             encryption_key=self._key().announced if encrypts else None,
             token_key=token_key.announce(subjects).hex() if token_key else None,
             nonce=self._random(16).hex(),
@@ -318,7 +323,8 @@ class Linking(Responding):
             raise NotReachable(target="the coordinator", problem="there is no connection yet")
         signed, sealed = self._service.received(job_id, step.number)
         check_message(agreed, step, signed, sealed)
-        return open_sealed(bytes.fromhex(self._identity.sealing_seed), sealed, sealing_info(agreed, step))
+        what = f"JointMessage of step {step.number}"
+        return open_sealed(bytes.fromhex(self._identity.sealing_seed), sealed, sealing_info(agreed, step), what)
 
     def _compute(self, session: Session, agreed: JointSet, step: Step, before: Mapping[Step, bytes]) -> bytes:
         """What a step sends. The kinds are the steps of `token_steps` and `private_join`, in their order."""
@@ -373,7 +379,15 @@ class Linking(Responding):
         key = agreed.approvals[pair].encryption_key
         assert key is not None  # `check_joint_approval` has seen it
         groupings = self._groupings(session)
-        session.base[pair] = BaseSide(agreed.terms(pair), groupings, self._prove(pair, key), self._random)
+        numbers = {one: number for number, one in enumerate({one for it in groupings for group in it for one in group})}
+        members = [[BitMap([numbers[one] for one in group]) for group in groups] for groups in groupings]
+        session.base[pair] = BaseSide(
+            agreed.terms(pair),
+            groupings,
+            self._prove(pair, key),
+            self._random,
+            vetoed=near_cells(members, agreed.question.least),
+        )
         return session.base[pair]
 
     def _groupings(self, session: Session) -> list[list[list[bytes]]]:
@@ -396,29 +410,40 @@ class Linking(Responding):
             rows = self._rows(session.question, session.snapshot)
             if session.common is not None:
                 rows = {identifier: row for identifier, row in rows.items() if identifier in session.common}
+            terms = agreed.terms(self.name)
+            sizes = [shape.cells for shape in agreed.approvals[self.name].shapes]
+            members = members_of(([cell for cell, _ in row] for row in rows.values()), sizes)
             session.joined = JoinedSide(
-                agreed.terms(self.name),
+                terms,
                 rows,
                 key.private,
                 self._random,
                 joiner_is_semi_honest=joint.base_is_trusted,
                 encryptor=key.encryptor,
+                vetoed=near_cells(members, agreed.question.least),
             )
         return session.joined
 
     def _rows(self, question: JointQuestion, snapshot: Snapshot) -> dict[bytes, list[tuple[int, list[int]]]]:
-        """What each subject adds to the cells of all plans, which stand one after the other.
+        """What each subject adds to the cells of all plans, which stand one after the other, and then to their guards.
 
         Whom a filter leaves out is there with nothing to add: else the base would see how many of its subjects pass.
         """
         side, first = question.plan.side_of(self.name), 0
+        programs = programs_of(side, snapshot.schema)
+        first_guard = sum(program.cells for program in programs)
         rows: dict[bytes, list[tuple[int, list[int]]]] = {one: [] for one in self._subjects(question, snapshot)}
-        for program in programs_of(side, snapshot.schema):
-            found = joined_rows(self._house.engine, snapshot, program, side.on)
+        for program in programs:
+            guards, width = guards_of(program, question.rules), len(program.sums)
+            flags = tuple(SumOf(guard.support, Fraction(1)) for guard in guards)
+            found = joined_rows(self._house.engine, snapshot, replace(program, sums=(*program.sums, *flags)), side.on)
             for subject, identifier in enumerate(found.identifiers):
-                entries = ((first + cell, sums) for cell, sums in found.entries(subject))
-                rows[identifier].extend(entries)
+                for cell, sums in found.entries(subject):
+                    rows[identifier].append((first + cell, sums[:width]))
+                    met = (place for place, times in enumerate(sums[width:]) if times)
+                    rows[identifier].extend((first_guard + cell * len(guards) + place, []) for place in met)
             first += program.cells
+            first_guard += program.cells * len(guards)
         return rows
 
     def _prove(self, holder: str, key: EncryptionKey) -> ProvenKey:

@@ -198,6 +198,8 @@ def merchant_and_purpose_are_allowed(request: Request) -> None:
 def columns_are_allowed(request: Request) -> None:
     """Raises ForbiddenByPolicy."""
     _allow_columns(request.table, request.columns, request.policy, request.me)
+    if isinstance(request.question, JointQuestion):
+        _allow_identifier(request.table, request.question.plan.side_of(request.me).on, request.policy, request.me)
 
 
 def grade_is_allowed(request: Request) -> None:
@@ -376,25 +378,27 @@ class ModelRequest:
 
 
 def check_model_still(request: ModelRequest) -> None:
-    """Run by the holder before each score. Raises Stopped, AgreementNotActive."""
-    model = request.model
-    names = (request.schema.table, model.merchant, model.agreement_digest)
-    _demand_no_stop(names, request.stops, request.me)
+    """Run by the holder before each score: a model lives for weeks, and the local policy may have changed since. Raises
+    Stopped, AgreementNotActive, ForbiddenByPolicy, GradeForbids."""
+    agreement, policy, me = request.contract.agreement, request.policy, request.me
+    model, table, columns = request.model, request.schema.table, columns_read(request.model, me)
+    _demand_no_stop((table, model.merchant, model.agreement_digest), request.stops, me)
     _demand_active(request.contract, request.now)
+    _allow_merchant_and_purpose(agreement, policy, me)
+    _allow_columns(table, columns, policy, me)
+    _allow_identifier(table, model.side_of(me).on, policy, me)
+    _allow_grade(columns, request.schema, policy, me)
+    _demand_minimums(agreement, policy, me)
 
 
 def decide_on_model(request: ModelRequest) -> None:
     """Run by the holder before it approves a model. Raises Stopped, AgreementNotActive, ForbiddenByPolicy,
     GradeForbids, RefusedByPerson, or DecisionPending."""
     agreement, policy, me = request.contract.agreement, request.policy, request.me
-    table, columns = request.schema.table, columns_read(request.model, me)
     check_model_still(request)
-    _allow_merchant_and_purpose(agreement, policy, me)
-    _allow_columns(table, columns, policy, me)
-    _allow_grade(columns, request.schema, policy, me)
-    _demand_minimums(agreement, policy, me)
     if request.decision is not None and not request.decision.approved:
         raise RefusedByPerson(holder=me, reason=request.decision.reason)
+    columns = columns_read(request.model, me)
     is_high = ORDER.index(grade_of(columns, request.schema)) >= ORDER.index(policy.ask_from_grade)
     if request.decision is None and (agreement.approval == "each job" or is_high or policy.ask_for_new_questions):
         raise DecisionPending
@@ -428,6 +432,12 @@ def _allow_columns(table: str, columns: Iterable[str], policy: Policy, me: str) 
     forbidden = sorted(column for column in columns if not policy.allows_column(table, column))
     if forbidden:
         raise _forbidden(me, f"columns or forbidden_columns exclude {', '.join(forbidden)} of {table}")
+
+
+def _allow_identifier(table: str, column: str, policy: Policy, me: str) -> None:
+    """Subjects are found by it, and its values go nowhere: so it need not be listed, but it may be forbidden."""
+    if f"{table}.{column}" in policy.forbidden_columns:
+        raise _forbidden(me, f"forbidden_columns has {column} of {table}, by which subjects would be found")
 
 
 def _allow_grade(columns: Iterable[str], schema: Schema, policy: Policy, me: str) -> None:

@@ -610,7 +610,7 @@ def open_group_key(
     sealed = {share.holder: share.sealed_keys for share in shares}[leader_of(commitment)]
     if me not in sealed:
         raise MalformedMessage(message="GateShare", problem="the leader's has no key for every holder")
-    group_key = open_sealed(sealing_secret, bytes.fromhex(sealed[me]), context)
+    group_key = open_sealed(sealing_secret, bytes.fromhex(sealed[me]), context, "GateShare")
     if len(group_key) != 32:
         raise MalformedMessage(message="GateShare", problem="the leader's key is none")
     return group_key

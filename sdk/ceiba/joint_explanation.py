@@ -54,10 +54,10 @@ class JointExplanation:
     def _agreement_lines(self) -> list[str]:
         if isinstance(self.agreement, CeibaError):
             return [_line("refused", self.agreement.public)]
-        agreed, joint = self.agreement, self.agreement.joint
+        agreed = self.agreement
         person = "a person at every holder decides on each job" if agreed.approval == "each job" else "standing"
         small = dict(rules_of(agreed.disclosure, is_joint=True))["small cells"]
-        least = joint.smallest_intersection if joint else 1
+        least = agreed.fewest_in_common
         return [
             _line("agreement", f"{agreed.agreement_id}, until {moment(agreed.not_after)}; {person}"),
             _line("purpose", quoted(agreed.purpose)),

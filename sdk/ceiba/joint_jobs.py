@@ -295,8 +295,8 @@ def _largest_payload(question: JointQuestion, programs: Programs) -> int:
     for side in question.plan.joined:
         capacity = question.pin_of(side.holder).row_capacity
         for_cells = [
-            shape.cells * (_SPARE_BYTES + (capacity.bit_length() + sum(shape.widths)) // 8)
-            for shape in shapes_of(programs[side.holder], capacity, encrypts=True)
+            shape.cells * (1 + len(shape.guards)) * (_SPARE_BYTES + (capacity.bit_length() + sum(shape.widths)) // 8)
+            for shape in shapes_of(programs[side.holder], capacity, question.rules, encrypts=True)
         ]
         sizes.append(groups * sum(for_cells))
     return 1024 + max(sizes)
@@ -404,7 +404,8 @@ def _check_shapes(agreed: JointSet, programs: Programs) -> None:
     plan = agreed.question.plan
     for holder, approval in agreed.approvals.items():
         capacity = agreed.question.pin_of(holder).row_capacity
-        if approval.shapes != shapes_of(programs[holder], capacity, encrypts=plan.encrypts(holder)):
+        rules = agreed.question.rules
+        if approval.shapes != shapes_of(programs[holder], capacity, rules, encrypts=plan.encrypts(holder)):
             raise AnswerRejected(problem=f"{holder} announced other cells or sums than the question has")
 
 
@@ -426,7 +427,7 @@ def _payloads(agreed: JointSet, answer: JointAnswer, sealing_key: bytes) -> dict
 
 def _unsealed(agreed: JointSet, step: Step, sealed: bytes, sealing_key: bytes) -> bytes:
     try:
-        return open_sealed(sealing_key, sealed, sealing_info(agreed, step))
+        return open_sealed(sealing_key, sealed, sealing_info(agreed, step), "JointMessage")
     except MalformedMessage:
         problem = f"what {step.sender} sealed cannot be opened with this merchant's key"
         raise AnswerRejected(problem=problem) from None

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -22,10 +23,12 @@ from ceiba_coordinator.config import Config
 from ceiba_coordinator.store.database import Store, open_engine
 from ceiba_protocol.errors import ConsentUsed, IntersectionTooSmall, JobCancelled, JobFailed, JobRefused
 from ceiba_protocol.identifiers import uscc_check_digit
-from ceiba_protocol.linkage.joint import JointManifest, JointSet, commit_jointly, read_joint_manifest
+from ceiba_protocol.linkage.joint import JointManifest, JointSet, Kind, commit_jointly, read_joint_manifest
 from ceiba_protocol.linkage.ristretto import encode_points, hash_all
+from ceiba_protocol.linkage.token_steps import linkage_of
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import Agreement, ConsentIssuer, Mode
+from ceiba_protocol.v1.scoring_pb2 import ScoreTask
 from ceiba_protocol.v1.work_pb2 import Task
 from ceiba_scenarios import Sandbox
 from tests.support.joint_firms import SIZES, full_width, in_groups
@@ -350,7 +353,7 @@ def dictionary(agreed: JointSet, everybody: Sequence[str]) -> Needles:
     found: Needles = {}
     plan = agreed.question.plan
     if plan.mode is not Mode.HIDDEN:
-        found |= points(agreed.linkage.to_group(everybody), everybody, "in tokens")
+        found |= points(linkage_of(agreed).to_group(everybody), everybody, "in tokens")
     for side in plan.joined if plan.mode is not Mode.CARDINALITY else ():
         hashed = hash_all([code.encode() for code in everybody], agreed.terms(side.holder).hash_domain())
         found |= points(hashed, everybody, f"in the join with {side.holder}")
@@ -372,6 +375,24 @@ def test_a_dictionary_of_all_firms_finds_nobody(world: World) -> None:
     needles = dictionary(sets[0], FIRST.codes)
     code, planted = next(iter(needles.items()))
     assert found_in(content + b"x" + planted + b"x", needles) == [code], "the search finds nothing at all"
+
+
+@pytest.mark.long
+def test_a_dictionary_of_a_million_finds_nobody(world: World) -> None:
+    """Also not in the tokens, which the coordinator reads: 70 s on two cores."""
+    everybody = [*FIRST.codes, *codes("everybody", 1_000_000)]
+    (agreed, *_) = (one for one in sets_of(world) if Kind.TOKENS in [step.kind for step in one.question.steps])
+    hashed = np.frombuffer(encode_points(linkage_of(agreed).to_group(everybody)), dtype="<u8").reshape(-1, 4)[:, 0]
+    content = everything_in(world.lab.coordinator_folder)
+    assert not np.isin(hashed, words_of(content)).any()
+    planted = content + b"x" + hashed[70].tobytes()
+    assert np.flatnonzero(np.isin(hashed, words_of(planted))).tolist() == [70]
+
+
+def words_of(content: bytes) -> Any:
+    """Every eight bytes that follow one another, as a number."""
+    end = len(content) // 8 * 8
+    return np.unique(np.concatenate([np.frombuffer((content + bytes(8))[at : at + end], "<u8") for at in range(8)]))
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------
@@ -396,6 +417,8 @@ def sizes(world: World, run: Any) -> Counter[tuple[str, str, int]]:
 
 def is_of_a_job(method: str, file: Path) -> bool:
     """Tasks, but not those to witness the log, whose number depends on how long everything takes."""
+    if method == "Scoring.Pull":
+        return ScoreTask.FromString(file.read_bytes()).WhichOneof("kind") == "request"
     return method == "Work.Pull" and Task.FromString(file.read_bytes()).WhichOneof("kind") in ("approve", "joint")
 
 

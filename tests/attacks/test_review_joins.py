@@ -46,7 +46,7 @@ def marks_read(marking: Any, group: Sequence[int] = (1, 4, 11, 17)) -> int:
     """What the joined holder decrypts of its base's group, above the first mark."""
     rows: dict[bytes, Row] = {identifier: [(0, (place,))] for place, identifier in enumerate(IDS)}
     terms = terms_for(1, FieldShape(COUNT_BITS, (20,)))
-    base = BaseSide(terms, [[IDS[place] for place in group]], proven(1024), seeded("base"))
+    base = BaseSide(terms, [[[IDS[place] for place in group]]], proven(1024), seeded("base"))
     joined = JoinedSide(terms, rows, PRIVATE, seeded("tax"), joiner_is_semi_honest=True, encryptor=marking)
     masked = base.mask(joined.rows(base.groups()))
     joined.tests(masked)  # nobody notices

@@ -114,7 +114,7 @@ def gate_total(node: Node, approvals: list[Signed]) -> npt.NDArray[np.uint64]:
     shares = {signed.signer: (signed, blob) for signed, blob in node.gate.shares(node.id)}
     leader = GateShare.parse(shares[leader_of(commitment)][0].body)
     context = commitment.gate_context.digest()
-    key = open_sealed(sealing_secret(ME), bytes.fromhex(leader.sealed_keys[ME]), context)
+    key = open_sealed(sealing_secret(ME), bytes.fromhex(leader.sealed_keys[ME]), context, "GateShare")
     assert commitment.gate is not None
     words = sum(np.frombuffer(blob, dtype="<u8") for _, blob in shares.values())
     return commitment.gate.lanes(words - expand_words(key, commitment.gate.words))

@@ -29,6 +29,7 @@ from ceiba_protocol.linkage.scoring import (
     merchant_read,
     request_context,
 )
+from ceiba_protocol.schema import Grade
 from ceiba_protocol.trust.agreement import DAY, Notice, Word
 from ceiba_protocol.trust.keys import x25519_public_key
 from ceiba_protocol.trust.log import body_digest
@@ -240,6 +241,46 @@ def test_the_ledger_does_not_name_subjects(node: ScoreNode) -> None:
     assert node.ledger.count_scores(b"", "bank-a", 0) == 1  # the consent stays used; of whom, is gone
 
 
+def test_what_is_forgotten_is_in_no_file(node: ScoreNode) -> None:
+    """Also not in SQLite's write-ahead log, which keeps pages as they were."""
+    node.answer(node.world.call(node.world.consent("firm 1")))
+    with node.ledger._lock:
+        (subject,) = node.ledger._connection.execute("SELECT subject FROM scores").fetchone()
+        (secret,) = node.ledger._connection.execute("SELECT mask_secret FROM score_models").fetchone()
+
+    def found() -> set[bytes]:
+        files = b"".join(path.read_bytes() for path in node.folder.glob("ledger.sqlite3*"))
+        return {one for one in (subject, secret) if one in files}
+
+    assert found() == {subject, secret}
+    node.ledger.forget_scores(NOW + 3 * DAY)
+    assert found() == {secret}
+    node.ledger.forget_scores(node.world.model.valid_until + 1)
+    assert not found()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"forbidden_columns": ("tax.firms.sales",)},
+        {"forbidden_columns": ("tax.firms.uscc",)},
+        {"merchants": ("bank-b",)},
+        {"purposes": ("research",)},
+        {"highest_grade": Grade.INTERNAL},
+        {"minimum_subjects": 12},
+    ],
+)
+def test_the_houses_rules_as_they_stand_now_count_for_models_that_were_approved(
+    node: ScoreNode, policy: dict[str, Any]
+) -> None:
+    call = node.world.call(node.world.consent("firm 1"))
+    node.approvals()
+    node.policy = Policy(**policy)
+    assert node.refusal(call) == "forbidden_by_policy"
+    node.policy = Policy()
+    assert node.refusal(node.world.call(node.world.consent("firm 1"))) is None, "what was refused is not used up"
+
+
 def test_what_was_said_ends_scores_at_once(node: ScoreNode) -> None:
     world = node.world
     stop = Stop(StopKind.DATASET, "tax.firms", "", NOW)
@@ -300,3 +341,16 @@ def test_house_keeping_makes_ready_and_forgets(node: ScoreNode) -> None:
     node.scoring.keep_ready()
     kept = node.ledger.score_model(node.world.model.digest())
     assert kept is not None and kept.mask_secret is None
+
+
+def test_what_cannot_be_stored_is_not_sent(node: ScoreNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    consent = node.world.consent("firm 1")
+    monkeypatch.setattr(node.ledger, "record_scores", full)
+    with pytest.raises(OSError, match="no space"):
+        node.answer(node.world.call(consent))
+    monkeypatch.undo()
+    monkeypatch.setattr("ceiba_protocol.sums.paillier.MINIMUM_KEY_BITS", 1024)
+    assert node.refusal(node.world.call(consent)) is None

@@ -185,7 +185,7 @@ def seen(transcript: Transcript, corrupt: Sequence[str]) -> tuple[dict[str, Word
 
 def group_key(transcript: Transcript, spy: str) -> bytes:
     sealed = transcript.shares[rounds.leader_of(transcript.commitment)].sealed_keys[spy]
-    return open_sealed(sealing_secret(spy), bytes.fromhex(sealed), transcript.commitment.gate_context.digest())
+    return open_sealed(sealing_secret(spy), bytes.fromhex(sealed), transcript.commitment.gate_context.digest(), "it")
 
 
 @cache

@@ -333,7 +333,7 @@ def honest_keys(world: World) -> dict[str, str]:
 
 def group_key(world: World) -> bytes:
     context = world.first_set()[1].gate_context.digest()
-    return open_sealed(sealing_secret(FIRST), bytes.fromhex(honest_keys(world)[FIRST]), context)
+    return open_sealed(sealing_secret(FIRST), bytes.fromhex(honest_keys(world)[FIRST]), context, "GateShare")
 
 
 KEYS: dict[str, tuple[Callable[[World], dict[str, str]], str]] = {

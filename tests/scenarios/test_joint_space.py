@@ -22,6 +22,7 @@ from ceiba.joint_jobs import JointJob
 from ceiba.space import Space
 from ceiba_coordinator.config import Config
 from ceiba_coordinator.store.database import Store, open_engine
+from ceiba_node.cli import app as node_cli
 from ceiba_protocol.errors import (
     IntersectionTooSmall,
     JobCancelled,
@@ -231,6 +232,37 @@ def test_each_holders_ledger_shows_what_it_was_asked(world: World) -> None:
     assert job.id[:8] not in world.lab.ledger("register")
 
 
+READ_BY_A_PERSON = (
+    "Join of tax.firms with insurance.firms, hidden",
+    "base: tax, on uscc",
+    "where sales > 20000",
+    "group industry = industry",
+    "joined: insurance, on uscc",
+    "where employment <= 40",
+    "mean_wages = mean(wages)",
+    "merchant       bank-a",
+    'purpose        "reviewed"',
+    "insurance.firms.employment, insurance.firms.wages, tax.firms.industry, tax.firms.sales",
+)
+
+
+def test_a_person_reads_what_a_joint_job_means_and_decides(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    reviewed = world.lab.agree_jointly(world.bank, TABLES, purpose="reviewed", approval="each job")
+    join = world.two
+    asked = join.filter(join["sales"] > 20_000, join["employment"] <= 40).group_by("industry").agg(ceiba.mean("wages"))
+    job = asked.submit(agreement=reviewed)
+    monkeypatch.setenv("CEIBA_PASSPHRASE", world.lab.passphrase.decode())
+    for holder in ("insurance", "tax"):
+        home = world.lab.node_home(holder)
+        with contextlib.closing(home.ledger()) as ledger:
+            until(lambda ledger=ledger: ledger.undecided(0), f"the job to wait at {holder}")
+        words = ["approvals", "show", job.id[:8], "--home", str(home.folder)]
+        shown = CliRunner().invoke(node_cli, words).output
+        assert [line for line in READ_BY_A_PERSON if line not in shown] == []
+        world.lab.decide(holder, job.id)
+    assert by_group(job.wait())["food"]
+
+
 # --- what ends half-way ------------------------------------------------------------------------------------------
 
 
@@ -269,7 +301,7 @@ def half_linked(world: World, job: JointJob[Any]) -> dict[str, list[bytes]]:
 
 def opened(world: World, step: Step, sealed: bytes, info: bytes) -> bytes:
     receiver = world.lab.node_home(step.receiver).identity()
-    return open_sealed(bytes.fromhex(receiver.sealing_seed), sealed, info)
+    return open_sealed(bytes.fromhex(receiver.sealing_seed), sealed, info, "it")
 
 
 def pieces_of(content: bytes) -> list[bytes]:

@@ -110,10 +110,19 @@ def agree(lab: Sandbox, space: Space, issuer: IssuerKey, **terms: Any) -> Agreem
     return proposal.wait(60)
 
 
+class Lean(Sandbox):
+    """Nothing is prepared in idle time, which a test would wait for and not use."""
+
+    def _join_holder(self, name: str) -> None:
+        super()._join_holder(name)
+        settings = self.node_home(name).folder / "node.toml"
+        settings.write_text("prepared_ciphertexts = 0\nprepared_scores = 0\n")
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     tables = {holder: {f"{holder}.firms": rows} for holder, rows in ROWS.items()}
-    with Sandbox(tables, schemas=SCHEMAS) as lab:
+    with Lean(tables, schemas=SCHEMAS) as lab:
         bank, issuer = lab.merchant("bank", agreed=False), new_issuer("chamber of commerce")
         agreement = agree(lab, bank, issuer, scores_per_day=3)
         model = bank.register_model(FEATURES, on="uscc", base=BASE).wait(60)

@@ -5,7 +5,8 @@ each released cell. How they make them without seeing each other's rows is teste
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ceiba_protocol.linkage.joint import (
     Step,
     announced,
     commit_jointly,
+    guards_of,
     message_of,
     programs_of,
     read_joint_manifest,
@@ -36,7 +38,7 @@ from ceiba_protocol.linkage.joint import (
 )
 from ceiba_protocol.linkage.oprf import JobKey
 from ceiba_protocol.linkage.token_steps import write_size
-from ceiba_protocol.plan import Program, grouped_sums
+from ceiba_protocol.plan import Program, SumOf, grouped_sums
 from ceiba_protocol.program import SUBJECT, Row
 from ceiba_protocol.schema import ColumnType, Schema
 from ceiba_protocol.trust.agreement import Agreement, Mode
@@ -178,7 +180,7 @@ class JointWorld(World):
             holder=name,
             dataset_version=pin.version,
             subjects=announced(self.datasets[name].frame.uscc.nunique()),
-            shapes=shapes_of(self.programs(question, name), pin.row_capacity, encrypts=encrypts),
+            shapes=shapes_of(self.programs(question, name), pin.row_capacity, question.rules, encrypts=encrypts),
             encryption_key=encryption_key(name, FAST_BITS) if encrypts else None,
             token_key=None if question.plan.mode is Mode.HIDDEN else self.token_key(name, question),
             nonce="0c" * 16,
@@ -216,14 +218,21 @@ class JointWorld(World):
         linked = everybody if agreed.question.plan.mode is Mode.HIDDEN else self.common(agreed.question)
         for subject, rows in ((one, rows) for one, rows in everybody.items() if one in linked):
             for group in _groups(groupings, rows):
-                first = 0
+                first, first_guard = group * width, group * width + terms.released_cells
                 for program in self.programs(agreed.question, side.holder):
-                    for cell, values in _cells(program, theirs.get(subject, [])).items():
-                        place = group * width + first + cell
+                    guards = guards_of(program, agreed.question.rules)
+                    flags = tuple(SumOf(guard.support, Fraction(1)) for guard in guards)
+                    tested = replace(program, sums=(*program.sums, *flags))
+                    for cell, values in _cells(tested, theirs.get(subject, [])).items():
+                        place, met = first + cell, values[len(program.sums) :]
                         counts[place] += 1
-                        sums[place] = [one + value for one, value in zip(sums[place], values, strict=True)]
+                        sums[place] = [one + value for one, value in zip(sums[place], values, strict=False)]
+                        for guard, times in enumerate(met, first_guard + cell * len(guards)):
+                            counts[guard] += times > 0
                     first += program.cells
-        released = [count not in terms.forbidden(shape) for count, shape in zip(counts, terms.shapes, strict=True)]
+                    first_guard += program.cells * len(guards)
+        large = [count not in terms.forbidden(shape) for count, shape in zip(counts, terms.shapes, strict=True)]
+        released = terms.released(large)
         fields = [
             (count, shape.values_field(values)) for count, values, shape in zip(counts, sums, terms.shapes, strict=True)
         ]

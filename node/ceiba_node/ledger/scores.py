@@ -146,11 +146,15 @@ class Scores(LedgerFile):
         """Erase the mask secrets of models that have ended, what nobody can ask for again, and who was scored."""
         old = (now - KEEP_ANSWERS_SECONDS,)
         with self._transaction() as connection:
-            connection.execute(
+            erased = connection.execute(
                 "UPDATE score_models SET mask_secret = NULL WHERE valid_until < ? AND mask_secret IS NOT NULL", (now,)
-            )
-            connection.execute("DELETE FROM score_answers WHERE at < ?", old)
-            connection.execute("UPDATE scores SET subject = x'' WHERE at < ? AND subject <> x''", old)
+            ).rowcount
+            erased += connection.execute("DELETE FROM score_answers WHERE at < ?", old).rowcount
+            erased += connection.execute(
+                "UPDATE scores SET subject = x'' WHERE at < ? AND subject <> x''", old
+            ).rowcount
+        if erased:
+            self._truncate_log()
 
 
 def _add_model(connection: sqlite3.Connection, kept: KeptModel, weights: bytes) -> None:

@@ -88,7 +88,7 @@ def open_subject(sealed: bytes, consent_digest: Digest, me: str, sealing_secret:
     """Run by the holder `me`: what was sealed to it for this consent. Raises MalformedMessage."""
     problem = "what is sealed in it is not the subject of its consent for this holder"
     try:
-        plain = open_sealed(sealing_secret, sealed, _seal_info(consent_digest, me))
+        plain = open_sealed(sealing_secret, sealed, _seal_info(consent_digest, me), "ScoreRequest")
         salt, size, padded = plain[:SALT_BYTES], plain[SALT_BYTES], plain[SALT_BYTES + 1 :]
         identifier, padding = padded[:size].decode(), padded[size:]
     except (MalformedMessage, IndexError, UnicodeDecodeError):

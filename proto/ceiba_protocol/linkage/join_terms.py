@@ -1,5 +1,6 @@
 """What the parties of a private join agree on before it begins: its public facts, and what follows from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
@@ -29,6 +30,10 @@ class JoinTerms:
     subjects at both in any grouping, nothing is computed. `base_subjects` and `joined_subjects` are announced: A has at
     most so many, B sends exactly so many rows, so that their number tells nothing.
 
+    The last of `cells` are `guards`: they have no sums and are never released, but the cell in the place that stands
+    for each in `guards` is not released either, in the same group, unless the guard is as large as a cell must be. So
+    there is one for every condition behind a cell's sums (PROTOCOL §3.2).
+
     With `one_row_for_all` groupings B encrypts each row once, and A sees in which combination of its groups it is: only
     for subjects of whom A may know that B has them. Otherwise B sends its rows anew for each grouping, and A sees no
     more than in as many joins.
@@ -47,6 +52,7 @@ class JoinTerms:
     smallest_intersection: int
     base_subjects: int
     joined_subjects: int
+    guards: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         most = min(self.base_subjects, self.joined_subjects)
@@ -54,6 +60,10 @@ class JoinTerms:
             raise self.bad("its context is not a digest, or its two holders are one")
         if not (self.cells and self.groupings) or min(*self.groupings, self.minimum_subjects, most) < 1:
             raise self.bad("it has no groups, no cells, no subjects or no minimum of them")
+        if not all(0 <= cell < self.released_cells for cell in self.guards):
+            raise self.bad("a cell is guarded that there is not")
+        if any(cell.value_widths for cell in self.cells[self.released_cells :]):
+            raise self.bad("a guard has sums")
         if len({bool(cell.noise) for cell in self.cells}) > 1:
             raise self.bad("some of its cells have noise and some have not")
         for cell in self.cells:
@@ -96,6 +106,21 @@ class JoinTerms:
         return 0 if self.one_row_for_all else grouping
 
     @property
+    def released_cells(self) -> int:
+        """How many of the cells may be released, in each group: those before the guards."""
+        return len(self.cells) - len(self.guards)
+
+    def released(self, are_large: Sequence[bool]) -> list[bool]:
+        """Which of all shapes are released, if these are large enough: what is guarded, with its guards alone."""
+        found, first = list[bool](), self.released_cells
+        for start in range(0, len(self.shapes), len(self.cells)):
+            own = list(are_large[start : start + first])
+            for cell, is_large in zip(self.guards, are_large[start + first : start + len(self.cells)], strict=True):
+                own[cell] &= is_large
+            found += own + [False] * len(self.guards)
+        return found
+
+    @property
     def smallest_group(self) -> int:
         """How many points a group has at least."""
         return padded(self.minimum_subjects)
@@ -108,7 +133,7 @@ class JoinTerms:
     def forbidden(self, cell: FieldShape) -> range:
         """The counts with which a cell is withheld; noise raises the minimum by two standard deviations (I10)."""
         if not cell.noise:
-            return range(0 if self.hides_zeros else 1, self.minimum_subjects)
+            return range(0 if self.hides_zeros and not cell.none_is_many else 1, self.minimum_subjects)
         variance = cell.noise[0]
         return range(-isqrt(GATE_TAIL**2 * variance), self.minimum_subjects + isqrt(4 * variance))
 
@@ -126,6 +151,7 @@ class JoinTerms:
             self.joined.encode(),
             _packed(self.groupings),
             _packed((self.one_row_for_all, *rules, self.base_subjects, self.joined_subjects)),
+            _packed(self.guards),
             *(_packed(cell.numbers()) for cell in self.cells),
         )
 

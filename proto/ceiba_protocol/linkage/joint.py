@@ -34,6 +34,7 @@ from ceiba_protocol.canonical import (
     sha256,
 )
 from ceiba_protocol.disclosure.grade import Disclosure
+from ceiba_protocol.disclosure.support import ROWS, Test, tests_of
 from ceiba_protocol.errors import (
     DatasetMissing,
     ManifestMismatch,
@@ -42,9 +43,7 @@ from ceiba_protocol.errors import (
     SetMismatch,
 )
 from ceiba_protocol.linkage.join_terms import JoinTerms
-from ceiba_protocol.linkage.masked_fields import FieldShape
-from ceiba_protocol.linkage.oprf import Linkage
-from ceiba_protocol.linkage.private_join import Cell
+from ceiba_protocol.linkage.masked_fields import Cell, FieldShape
 from ceiba_protocol.plan import MAX_SUMS, Plan, Program, compile_plan
 from ceiba_protocol.rounds import check_cites, check_window
 from ceiba_protocol.schema import Schema
@@ -62,8 +61,6 @@ from ceiba_protocol.v1.common_pb2 import Signed
 
 MOST_PAYLOAD = 512 * 1024 * 1024
 """Bytes of one message: rows of half a million subjects."""
-MOST_LINKED = MOST_PAYLOAD // 32
-"""Subjects of one holder: each is a point in a message."""
 MOST_TABLES = 100
 """Plans of one holder in one job."""
 
@@ -173,6 +170,9 @@ class CellShape(Document):
     cells: Annotated[int, Field(ge=1, le=MAX_SUMS)]
     widths: tuple[Annotated[int, Field(ge=2, le=256)], ...]
     """Bits of each signed sum of a cell."""
+    guards: tuple[bool, ...] = ()
+    """For each condition behind the sums (`guards_of`) whether a cell in which nobody meets it is as good as one in
+    which many do. None where cells are released as they are."""
 
 
 class JointApproval(Document):
@@ -330,10 +330,13 @@ class JointQuestion:
 
     @property
     def fewest_in_common(self) -> int:
-        """With fewer subjects at all holders nothing is said of them, not even how many they are."""
-        assert self.agreement.joint is not None
-        minimum = self.rules.minimum_subjects if self.rules.has_gate else 1
-        return max(minimum, self.agreement.joint.smallest_intersection)
+        """As `Agreement.fewest_in_common`."""
+        return self.agreement.fewest_in_common
+
+    @property
+    def least(self) -> int:
+        """How many subjects a released cell has, unless it has none."""
+        return self.rules.minimum_subjects if self.rules.has_gate else 1
 
     @property
     def merchant(self) -> Descriptor:
@@ -449,12 +452,21 @@ def announced(subjects: int) -> int:
     return max(1, -(-subjects // step) * step)
 
 
-def shapes_of(programs: Sequence[Program], capacity: int, *, encrypts: bool) -> tuple[CellShape, ...]:
-    """What a holder announces of its cells. `capacity`: the published bound on its rows."""
+def guards_of(program: Program, rules: Disclosure) -> tuple[Test, ...]:
+    """What must be many in a cell, beside its subjects, before one of its sums is released: as in any job, or a sum
+    over few could be asked for in a cell of many (PROTOCOL §3.2)."""
+    return tests_of(program).tests[ROWS + 1 :] if rules.has_gate else ()
+
+
+def shapes_of(
+    programs: Sequence[Program], capacity: int, rules: Disclosure, *, encrypts: bool
+) -> tuple[CellShape, ...]:  # fmt: skip
+    """What a holder announces of its cells. `capacity`: the published bound on its rows; `rules`: the agreement's."""
     return tuple(
         CellShape(
             cells=one.cells,
             widths=tuple(width(capacity * sums.row_bound) for sums in one.sums) if encrypts else (),
+            guards=tuple(test.is_difference for test in guards_of(one, rules)) if encrypts else (),
         )
         for one in programs
     )
@@ -485,38 +497,28 @@ class JointSet:
         """
         question = self.question
         base, joined = self.approvals[question.plan.base.holder], self.approvals[pair]
-        joint, rules = question.agreement.joint, question.agreement.disclosure
-        assert joint is not None
+        rules = question.rules
         groupings = tuple(shape.cells for shape in base.shapes)
-        check_tables(groupings, [(shape.cells, len(shape.widths)) for shape in joined.shapes])
+        check_tables(groupings, [(shape.cells, len(shape.widths) + len(shape.guards)) for shape in joined.shapes])
+        count_bits, cells = joined.subjects.bit_length(), [one for one in joined.shapes for _ in range(one.cells)]
+        guards = [(place, none) for place, shape in enumerate(cells) for none in shape.guards]
         return JoinTerms(
             context=self.context(pair),
             base=base.holder,
             joined=pair,
             groupings=groupings,
             one_row_for_all=question.plan.mode is Mode.REVEALED,
-            cells=tuple(
-                FieldShape(count_bits=joined.subjects.bit_length(), value_widths=shape.widths)
-                for shape in joined.shapes
-                for _ in range(shape.cells)
+            cells=(
+                *(FieldShape(count_bits, shape.widths) for shape in cells),
+                *(FieldShape(count_bits, none_is_many=none_is_many) for _, none_is_many in guards),
             ),
-            minimum_subjects=rules.minimum_subjects if rules.has_gate else 1,
+            guards=tuple(place for place, _ in guards),
+            minimum_subjects=question.least,
             hides_zeros=rules.hides_zeros,
-            smallest_intersection=joint.smallest_intersection,
+            smallest_intersection=question.fewest_in_common,
             base_subjects=base.subjects,
             joined_subjects=joined.subjects,
         )
-
-    @cached_property
-    def linkage(self) -> Linkage:
-        """By whose keys subjects are linked. Raises MalformedMessage, BadGroupElement, BadKeyUse, LinkageTooLarge, and
-        SetMismatch for one that announced different numbers."""
-        keys = {name: bytes.fromhex(one.token_key or "") for name, one in self.approvals.items()}
-        linkage = Linkage.of(bytes.fromhex(self.question.digest), keys, MOST_LINKED)
-        for name, one in self.approvals.items():
-            if linkage.sizes[name] != one.subjects:
-                raise SetMismatch(problem=f"{name} announced two different numbers of subjects")
-        return linkage
 
     @property
     def log_size(self) -> int:
@@ -536,7 +538,7 @@ def check_joint_approval(question: JointQuestion, signer: str, approval: JointAp
         raise SetMismatch(problem=f"the approval of {signer} has not the keys or the shapes of its side")
     if approval.subjects > announced(pin.row_capacity):
         raise SetMismatch(problem=f"{signer} announced more subjects than its dataset can have")
-    if sum(shape.cells * (1 + len(shape.widths)) for shape in approval.shapes) > MAX_SUMS:
+    if sum(shape.cells * (1 + len(shape.widths) + len(shape.guards)) for shape in approval.shapes) > MAX_SUMS:
         raise SetMismatch(problem=f"the approval of {signer} announces more cells than a job may have")
 
 

@@ -30,6 +30,8 @@ Row = Sequence[tuple[int, Sequence[int]]]
 """What one subject adds: for each cell that it is in, the cell's number and its values. It counts once in each."""
 Share = tuple[int, int]
 """One holder's share of a cell: of its count field, and of its values field (0 if the cell has no sums)."""
+Cell = tuple[int, tuple[int, ...]] | None
+"""What the merchant reads of a cell: its count and its sums, or nothing because it was withheld."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class FieldShape:
     """The sizes of one cell: `count_bits` ≥ 1 for a count without sign, a width ≥ 2 for each signed sum.
 
     The magnitude of a sum of width w is below 2^(w−1), its noise included. `noise` is empty for an exact cell; else it
-    has the variances, in squared integer units, of the noise in the count and in each sum (PROTOCOL §3.6).
+    has the variances, in squared integer units, of the noise in the count and in each sum (PROTOCOL §3.6). With
+    `none_is_many` nobody in it is as good as many, also where zeros are hidden.
     """
 
     count_bits: int
     value_widths: tuple[int, ...] = ()
     noise: tuple[int, ...] = ()
+    none_is_many: bool = False
 
     @property
     def value_bits(self) -> int:
@@ -61,7 +65,8 @@ class FieldShape:
 
     def numbers(self) -> tuple[int, ...]:
         """All of it, as what a digest is made of."""
-        return (self.count_bits, len(self.value_widths), *self.value_widths, len(self.noise), *self.noise)
+        widths, noise = self.value_widths, self.noise
+        return (self.count_bits, len(widths), *widths, len(noise), *noise, self.none_is_many)
 
     def values_field(self, values: Sequence[int]) -> int:
         """Σ v_j·2^(offset_j), signed. Each value must be within its width."""

@@ -259,7 +259,8 @@ def open_reasons(
 ) -> tuple[str, ...]:
     """Run by the merchant: names of that holder's features, the costliest first. Raises MalformedMessage."""
     try:
-        plain = open_sealed(sealing_secret, sealed, tlv(b"ceiba/v1/score-reasons", context, holder.encode()))
+        info = tlv(b"ceiba/v1/score-reasons", context, holder.encode())
+        plain = open_sealed(sealing_secret, sealed, info, "ScoreAnswer")
     except MalformedMessage:
         plain = b"\0"
     places = [int.from_bytes(plain[at : at + 2], "big") for at in range(0, len(plain), 2)]

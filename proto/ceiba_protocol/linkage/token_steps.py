@@ -28,13 +28,14 @@ rounding make it dearer; quotas, and signatures on who announced how many, are w
 from collections.abc import Collection, Mapping
 
 from ceiba_protocol.errors import AnswerRejected, CountNotKept, MalformedMessage, SetMismatch
-from ceiba_protocol.linkage.joint import JointSet, Kind, Step
+from ceiba_protocol.linkage.joint import MOST_PAYLOAD, JointSet, Kind, Step
 from ceiba_protocol.linkage.key_use import PROOF_BYTES
 from ceiba_protocol.linkage.oprf import (
     BATCH,
     DiffieHellman,
     Evaluator,
     JobKey,
+    Linkage,
     Owner,
     decode_tokens,
     encode_tokens,
@@ -46,20 +47,33 @@ from ceiba_protocol.sums.randomness import Random, random_order
 from ceiba_protocol.trust.agreement import Mode
 
 _SIZE_BYTES = 8
+MOST_LINKED = MOST_PAYLOAD // POINT_BYTES
+"""Subjects of one holder: each is a point in a message."""
+
+
+def linkage_of(agreed: JointSet) -> Linkage:
+    """By whose keys subjects are linked. Raises MalformedMessage, BadGroupElement, BadKeyUse, LinkageTooLarge, and
+    SetMismatch for one that announced different numbers."""
+    keys = {name: bytes.fromhex(one.token_key or "") for name, one in agreed.approvals.items()}
+    linkage = Linkage.of(bytes.fromhex(agreed.question.digest), keys, MOST_LINKED)
+    for name, one in agreed.approvals.items():
+        if linkage.sizes[name] != one.subjects:
+            raise SetMismatch(problem=f"{name} announced two different numbers of subjects")
+    return linkage
 
 
 class TokenSide:
     """One holder's part: `send` takes its steps, which are the methods of their names.
 
     `key` is the one that its approval announces. `identifiers`: whom it links, normalised and distinct, at most as many
-    as it announced. Whoever holds it drops it when the linkage is done, or has failed. Raises what `JointSet.linkage`
+    as it announced. Whoever holds it drops it when the linkage is done, or has failed. Raises what `linkage_of`
     does, CountNotKept.
     """
 
     def __init__(
         self, agreed: JointSet, me: str, key: JobKey, identifiers: Collection[bytes], random: Random
     ) -> None:  # fmt: skip
-        self._linkage, self._fewest, self._me = agreed.linkage, agreed.question.fewest_in_common, me
+        self._linkage, self._fewest, self._me = linkage_of(agreed), agreed.question.fewest_in_common, me
         linkage = self._linkage
         # 1. Fill up to the announced number: nobody else has these, and nobody can tell them from others.
         nobody = [f"nobody {random(32).hex()}" for _ in range(linkage.sizes[me] - len(identifiers))]
@@ -167,10 +181,10 @@ class TokenSide:
 def coordinator_link(agreed: JointSet, submissions: Mapping[str, bytes]) -> bytes:
     """COMMON, the same to each holder, or SIZE; `submissions`: by holder, its TOKENS.
 
-    1 s for each million tokens. Raises BadTokens, CountNotKept, IntersectionTooSmall, and what `JointSet.linkage` does.
+    1 s for each million tokens. Raises BadTokens, CountNotKept, IntersectionTooSmall, and what `linkage_of` does.
     """
     question = agreed.question
-    common = intersect(agreed.linkage.sizes, submissions, question.fewest_in_common)
+    common = intersect(linkage_of(agreed).sizes, submissions, question.fewest_in_common)
     return encode_tokens(common) if question.plan.mode is Mode.REVEALED else write_size(len(common))
 
 

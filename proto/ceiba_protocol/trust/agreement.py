@@ -193,6 +193,13 @@ class Agreement(Document):
         return ", ".join(dict.fromkeys(side.table for side in self.sides))
 
     @property
+    def fewest_in_common(self) -> int:
+        """With fewer subjects at all holders nothing is said of them, not even how many they are: whatever is agreed on
+        that, never fewer than a released cell has."""
+        minimum = self.disclosure.minimum_subjects if self.disclosure.has_gate else 1
+        return max(minimum, self.joint.smallest_intersection if self.joint else 1)
+
+    @property
     def minimum_holders(self) -> int:
         """max(3, t+2)."""
         return max(3, self.tolerated + 2)

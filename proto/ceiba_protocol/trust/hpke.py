@@ -17,9 +17,10 @@ def seal_to(public_key: bytes, secret: bytes, info: bytes) -> bytes:
     return _SUITE.encrypt(secret, X25519PublicKey.from_public_bytes(public_key), info)
 
 
-def open_sealed(private_key: bytes, sealed: bytes, info: bytes) -> bytes:
-    """What was sealed to the public half of `private_key` (32 bytes) for `info`. Raises MalformedMessage."""
+def open_sealed(private_key: bytes, sealed: bytes, info: bytes, what: str) -> bytes:
+    """What was sealed to the public half of `private_key` (32 bytes) for `info`. Raises MalformedMessage, which says
+    in `what` it came."""
     try:
         return _SUITE.decrypt(sealed, X25519PrivateKey.from_private_bytes(private_key), info)
     except (InvalidTag, ValueError):
-        raise MalformedMessage(message="GateShare", problem="what is sealed in it cannot be opened") from None
+        raise MalformedMessage(message=what, problem="what is sealed in it cannot be opened") from None

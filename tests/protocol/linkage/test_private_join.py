@@ -102,6 +102,56 @@ def test_equals_the_plain_join(case: tuple[JoinTerms, list[list[bytes]], dict[by
 
 
 @pytest.mark.parametrize("hides_zeros", [False, True])
+@pytest.mark.parametrize("none_is_many", [False, True])
+def test_a_cell_is_released_with_its_guards_alone(hides_zeros: bool, none_is_many: bool) -> None:
+    """Three of each group are in the first cell; so many of them meet each of its two conditions."""
+    met = [(3, 3), (3, 2), (2, 3), (3, 0), (0, 3), (3, 1)]
+    shapes = (FieldShape(5, (9,)), FieldShape(5), FieldShape(5), FieldShape(5, none_is_many=none_is_many))
+    terms = terms_for(len(met), *shapes, hides_zeros=hides_zeros, guards=(0, 0))
+    groups = [IDS[3 * group : 3 * group + 3] for group in range(len(met))]
+    rows: dict[bytes, Row] = {
+        identifier: [(0, (7,)), (1, ()), *((2 + guard, ()) for guard in (0, 1) if place < met[group][guard])]
+        for group, members in enumerate(groups)
+        for place, identifier in enumerate(members)
+    }
+    none = (not hides_zeros, none_is_many or not hides_zeros)
+    good = [all(n == 3 or (n == 0 and is_good) for n, is_good in zip(of, none, strict=True)) for of in met]
+    assert Join(terms, groups, rows).run() == [[(3, (21,)) if one else None, (3, ())] for one in good]
+
+
+@pytest.mark.parametrize(
+    ("cells", "guards"), [((COUNT, COUNT), (1,)), ((COUNT, COUNT), (-1,)), ((COUNT, SUMS), (0,)), ((COUNT,), (0,))]
+)
+def test_guards_guard_cells_that_there_are_and_have_no_sums(cells: Any, guards: tuple[int, ...]) -> None:
+    with pytest.raises(BadJoin):
+        terms_for(1, *cells, guards=guards)
+
+
+def test_guards_are_in_the_digest() -> None:
+    cells = (COUNT, COUNT, COUNT)
+    made = [terms_for(1, *cells, guards=guards) for guards in ((), (0,), (1,), (0, 0))]
+    made.append(terms_for(1, COUNT, COUNT, FieldShape(6, none_is_many=True)))
+    assert len({terms.digest() for terms in made}) == 5
+
+
+def test_either_side_can_withhold_what_is_large_enough() -> None:
+    """The base groups, the joined holder cells; the other one cannot tell it from what is too small."""
+    terms, groups = terms_for((2, 1), COUNT, FieldShape(6, (9,))), [[IDS[:4], IDS[4:9]], [IDS[:9]]]
+    rows: dict[bytes, Row] = {identifier: [(0, ()), (1, (5,))] for identifier in IDS[:9]}
+
+    def read(groups_vetoed: set[int], cells_vetoed: set[int]) -> list[list[Any]]:
+        base = BaseSide(terms, groups, proven(1024), seeded("base"), vetoed=groups_vetoed)
+        joined = JoinedSide(terms, rows, PRIVATE, seeded("b"), joiner_is_semi_honest=True, vetoed=cells_vetoed)
+        decision, share = joined.decide(base.test(joined.tests(base.mask(joined.rows(base.groups())))))
+        return merchant_open(terms, base.share(decision), share)
+
+    whole = [[(4, ()), (4, (20,))], [(5, ()), (5, (25,))], [(9, ()), (9, (45,))]]
+    assert read(set(), set()) == whole
+    assert read({1}, set()) == [whole[0], [None, None], whole[2]]
+    assert read({2}, {0}) == [[None, whole[0][1]], [None, whole[1][1]], [None, None]]
+
+
+@pytest.mark.parametrize("hides_zeros", [False, True])
 def test_only_what_is_large_enough_is_released(hides_zeros: bool) -> None:
     groups = [IDS[:2], IDS[2:5], IDS[5:6], []]  # k − 1, k, 1 and 0 of them at both
     terms = terms_for(4, FieldShape(5, (9,)), hides_zeros=hides_zeros)
@@ -581,7 +631,7 @@ def test_everything_is_in_the_digest(name: str) -> None:
     value = getattr(TERMS, name)
     other: Any = {
         "context": bytes([1]) * 32, "base": "firms", "joined": "patents", "hides_zeros": True,
-        "cells": (SUMS, COUNT, SUMS), "groupings": (2, 2),
+        "cells": (SUMS, COUNT, SUMS), "groupings": (2, 2), "guards": (0,),
     }.get(name, value)  # fmt: skip
     if other == value:
         other = value + 1
@@ -598,8 +648,8 @@ def test_digest_by_hand() -> None:
         return lengths_first(*(number.to_bytes(8, "big") for number in given))
 
     terms = terms_for(5, FieldShape(9, (8, 7), noise=(16, 17, 18)), COUNT_AS_NOISY)
-    parts = [b"ceiba/v1/join", bytes(32), b"register", b"tax", numbers(5), numbers(0, 3, 0, 0, 60, 20)]
-    cells = [numbers(9, 2, 8, 7, 3, 16, 17, 18), numbers(10, 0, 1, 16)]
+    parts = [b"ceiba/v1/join", bytes(32), b"register", b"tax", numbers(5), numbers(0, 3, 0, 0, 60, 20), numbers()]
+    cells = [numbers(9, 2, 8, 7, 3, 16, 17, 18, 0), numbers(10, 0, 1, 16, 0)]
     assert terms.digest() == hashlib.sha256(lengths_first(*parts, *cells)).digest()
     assert terms.hash_domain() == b"ceiba/v1/join" + terms.digest()
 

@@ -20,7 +20,7 @@ from ceiba_protocol.linkage.joint import (
     announced,
     steps_of,
 )
-from ceiba_protocol.linkage.oprf import JobKey, Linkage, encode_tokens, published_size
+from ceiba_protocol.linkage.oprf import JobKey, encode_tokens, published_size
 from ceiba_protocol.linkage.token_steps import TokenSide, coordinator_link, read_size, write_size
 from ceiba_protocol.plan import ByColumn, Named, Plan
 from ceiba_protocol.statistics.count import Count
@@ -153,9 +153,11 @@ class Linked:
         sizes = {name: announced(len(KNOWN[name])) for name in names}
         announcements = {name: self.keys[name].announce(sizes[name]) for name in names}
         self.agreed: Any = SimpleNamespace(
-            linkage=Linkage.of(JOB, announcements, 1000),
-            question=SimpleNamespace(fewest_in_common=FEWEST, plan=self.plan),
-            approvals={name: SimpleNamespace(subjects=size) for name, size in sizes.items()},
+            question=SimpleNamespace(digest=JOB.hex(), fewest_in_common=FEWEST, plan=self.plan),
+            approvals={
+                name: SimpleNamespace(subjects=size, token_key=announcements[name].hex())
+                for name, size in sizes.items()
+            },
         )
         own = {name: [one.encode() for one in self.known[name]] for name in names}
         self.sides = {name: TokenSide(self.agreed, name, self.keys[name], own[name], random[name]) for name in names}

@@ -1,0 +1,200 @@
+"""Attacks on joint jobs among real nodes and a real coordinator (PROTOCOL §5.4)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ceiba_node.engines.joined_rows import joined_rows
+from ceiba_node.house_rules import Policy
+from ceiba_node.linking import Linking
+from ceiba_protocol.disclosure.grade import RULES
+from ceiba_protocol.expression import Branch, Case, ColumnValue, Comparing, Not, Number, TextValue
+from ceiba_protocol.linkage.joint import JointQuestion, programs_of
+from ceiba_protocol.linkage.private_join import BaseSide
+from ceiba_protocol.linkage.ristretto import multiply
+from ceiba_protocol.plan import ByCase, ByColumn, LabelBranch, Named
+from ceiba_protocol.program import Comparison
+from ceiba_protocol.schema import Grade
+from ceiba_protocol.statistics.count import Count
+from ceiba_protocol.statistics.sum import Sum
+from ceiba_protocol.trust.agreement import Agreement, Mode
+from tests.support.joint_nodes import JointNodes, quick_keys
+from tests.support.members import changed
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JointNodes]:
+    with quick_keys():
+        made = JointNodes(tmp_path_factory.mktemp("joint") / "space")
+        yield made
+        made.close()
+
+
+# --- a base that counts who passes the other's filter ----------------------------------------------------------
+
+
+def matches_seen(nodes: JointNodes, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> list[int]:
+    """How many subjects of each of its groups the base finds at the joined holder, which is asked for `asked`."""
+    found: list[int] = []
+    match = BaseSide._match
+
+    def counting(side: BaseSide, group_of: Any, points: Any, *rest: Any) -> Any:
+        (secret,) = side._secrets
+        known = [group_of.get(multiply(secret, point)) for point in points]
+        found.extend(known.count(group) for group in range(side._exchange.terms.groups))
+        return match(side, group_of, points, *rest)
+
+    groups = nodes.counts("tax", groups=(ByColumn(name="industry", column="industry"),))
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseSide, "_match", counting)
+        plan = nodes.plan(Mode.HIDDEN, "tax", "social", tax=groups, social=nodes.counts("social", **asked))
+        assert nodes.ask(plan) == "done"
+    return found
+
+
+LARGE = Comparing(comparison=Comparison.EQUAL, left=ColumnValue(name="size"), right=TextValue(value="large"))
+
+
+def only_who_passes(self: Linking, question: JointQuestion, snapshot: Any) -> Any:
+    """The weakened build: subjects without rows that pass are not there."""
+    side = question.plan.side_of(self.name)
+    (program,) = programs_of(side, snapshot.schema)
+    found = joined_rows(self._house.engine, snapshot, program, side.on)
+    return {name: list(found.entries(subject)) for subject, name in enumerate(found.identifiers)}
+
+
+def test_a_base_learns_nothing_of_the_joined_holders_filter(nodes: JointNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even of a group of one subject, which would be that subject's."""
+    everybody = matches_seen(nodes, monkeypatch)
+    assert matches_seen(nodes, monkeypatch, filter=LARGE) == everybody
+    monkeypatch.setattr(Linking, "_rows", only_who_passes)
+    assert 0 < sum(matches_seen(nodes, monkeypatch, filter=LARGE)) < sum(everybody)
+
+
+# --- a merchant that aims at one subject within a cell of many -------------------------------------------------
+
+
+class Graded(JointNodes):
+    """Under an agreement on internal data: at least five subjects in a released cell."""
+
+    def _agreement(self, terms: Any) -> Agreement:
+        return changed(super()._agreement(terms), disclosure=RULES[Grade.INTERNAL])
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JointNodes]:
+    with quick_keys():
+        made = Graded(tmp_path_factory.mktemp("graded") / "space")
+        yield made
+        made.close()
+
+
+WAGES, EMPLOYMENT = ColumnValue(name="wages"), ColumnValue(name="employment")
+VICTIM = Comparing(comparison=Comparison.EQUAL, left=WAGES, right=Number(value="3587"))
+"""True of one firm alone, which the tax office has as well."""
+
+
+def asked_of_social(nodes: JointNodes, statistic: Any, **parts: Any) -> Any:
+    return nodes.counts("social", outputs=(Named(name="x", statistic=statistic),), **parts)
+
+
+def total_read(nodes: JointNodes, *plans: Any) -> list[Any]:
+    """What the merchant reads of each plan's one cell: its subjects and the last of its sums; None if withheld."""
+    assert nodes.ask(nodes.plan(Mode.HIDDEN, "tax", "social", social=plans)) == "done"
+    tables = nodes.opened()["social"]
+    return [None if table.subjects == [None] else (table.subjects[0], table.totals[-1]) for table in tables]
+
+
+AIMED = {
+    "a sum of one arm": Sum(value=Case(branches=(Branch(when=VICTIM, then=EMPLOYMENT),))),
+    "a count with a filter": Count(value=Case(branches=(Branch(when=VICTIM, then=Number(value="1")),))),
+    "all but one": Sum(value=Case(branches=(Branch(when=VICTIM, then=Number(value="0")),), otherwise=EMPLOYMENT)),
+}
+
+
+def test_a_sum_over_one_firm_of_a_large_cell_is_withheld(graded: JointNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The merchant alone, in one question: the cell has 40 firms, and the sum is one firm's."""
+    with monkeypatch.context() as weakened:
+        for module in ("ceiba_protocol.linkage.joint", "ceiba_node.linking"):
+            weakened.setattr(f"{module}.guards_of", lambda *_: ())
+        assert total_read(graded, asked_of_social(graded, AIMED["a sum of one arm"])) == [(40, 39)]
+    questions = [asked_of_social(graded, statistic) for statistic in AIMED.values()]
+    honest = asked_of_social(graded, Sum(value=EMPLOYMENT))
+    assert total_read(graded, honest, *questions) == [(40, 976), None, None, None]
+
+
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JointNodes]:
+    """One subject in common is agreed on as enough."""
+    with quick_keys():
+        made = Graded(tmp_path_factory.mktemp("lenient") / "space", smallest_intersection=1)
+        yield made
+        made.close()
+
+
+@pytest.mark.parametrize("sales", ["370", "333"])
+def test_a_base_filter_for_one_firm_does_not_say_whether_the_other_knows_it(lenient: JointNodes, sales: str) -> None:
+    """A firm that both have, and one that the tax office alone has: were one in common enough, a job that is done would
+    say that it is the former."""
+    one = Comparing(comparison=Comparison.EQUAL, left=ColumnValue(name="sales"), right=Number(value=sales))
+    asked = lenient.plan(Mode.HIDDEN, "tax", "social", tax=lenient.counts("tax", filter=one))
+    assert lenient.ask(asked) == "failed" and lenient.reason == ("tax", "intersection_too_small")
+
+
+def test_an_identifier_that_the_house_forbids_links_nobody(lenient: JointNodes) -> None:
+    house = lenient.houses["social"]
+    house.policy = Policy(forbidden_columns=("insurance.firms.uscc",))
+    try:
+        assert lenient.ask(lenient.plan(Mode.HIDDEN, "tax", "social")) == "refused"
+        assert lenient.reason == ("social", "forbidden_by_policy")
+    finally:
+        house.policy = Policy()
+
+
+def two_tables(nodes: JointNodes, side: str) -> list[Any]:
+    """What the merchant reads of everybody, and of all but the victim, in one job."""
+    if side == "joined":
+        all_but_one = asked_of_social(nodes, Sum(value=EMPLOYMENT), filter=Not(term=VICTIM))
+        return total_read(nodes, asked_of_social(nodes, Sum(value=EMPLOYMENT)), all_but_one)
+    sales = Comparing(comparison=Comparison.NOT_EQUAL, left=ColumnValue(name="sales"), right=Number(value="999"))
+    groupings = (nodes.counts("tax"), nodes.counts("tax", filter=sales))
+    wanted = asked_of_social(nodes, Sum(value=EMPLOYMENT))
+    assert nodes.ask(nodes.plan(Mode.HIDDEN, "tax", "social", tax=groupings, social=wanted)) == "done"
+    tables = nodes.opened()["social"]
+    return [None if table.subjects == [None] else (table.subjects[0], table.totals[-1]) for table in tables]
+
+
+@pytest.mark.parametrize("side", ["joined", "base"])
+def test_two_tables_of_one_job_that_differ_by_one_firm(
+    graded: JointNodes, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have many, and the victim's employment is the difference, whichever holder knows how to name it."""
+    with monkeypatch.context() as weakened:
+        weakened.setattr("ceiba_node.linking.near_cells", lambda *_: set())
+        assert two_tables(graded, side) == [(40, 976), (39, 937)]
+    assert two_tables(graded, side) == [(40, 976), None]
+
+
+def test_a_withheld_cell_is_not_what_a_total_leaves(graded: JointNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The victim's cell is withheld, everybody else's stands beside the total: as `tabulate` asks for tables."""
+    victim = ByCase(name="who", branches=(LabelBranch(when=VICTIM, label="victim"),), otherwise="others")
+    total = Sum(value=EMPLOYMENT)
+    asked = asked_of_social(graded, total), asked_of_social(graded, total, groups=(victim,))
+
+    def read() -> tuple[Any, Any]:
+        assert graded.ask(graded.plan(Mode.HIDDEN, "tax", "social", social=asked)) == "done"
+        whole, parts = graded.opened()["social"]
+        return parts.subjects, whole.totals[-1] - parts.totals[-1]
+
+    with monkeypatch.context() as weakened:
+        weakened.setattr("ceiba_node.linking.near_cells", lambda *_: set())
+        assert read() == ([None, 39], 39), "the victim's employment"
+    assert read()[0] == [None, None]
+
+
+def test_known_limit_two_jobs_differ_by_one_firm(graded: JointNodes) -> None:
+    """Nobody compares the answers of different jobs. Their number is what limits this."""
+    (whole,) = total_read(graded, asked_of_social(graded, Sum(value=EMPLOYMENT)))
+    (others,) = total_read(graded, asked_of_social(graded, Sum(value=EMPLOYMENT), filter=Not(term=VICTIM)))
+    assert whole[1] - others[1] == 39
