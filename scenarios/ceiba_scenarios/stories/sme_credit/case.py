@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +116,17 @@ class Case:
         """What DuckDB finds in all rows together."""
         return self._pool.sql(text).fetchall()
 
-    def check_cells(self, name: str, found: Result, select: str) -> None:
-        """Every cell is DuckDB's over all rows, or withheld because it has fewer subjects than may be shown."""
-        rows = self.select(select)
-        truth = [(*row[:-1], ceiba.WITHHELD if row[-1] < self.least else row[-1]) for row in rows]
-        hidden = sum(row[-1] is ceiba.WITHHELD for row in truth)
-        name = f"{name}: {len(truth) - hidden} cells exact, {hidden} withheld"
-        self.lab.check(name, sorted(found.rows, key=str), sorted(truth, key=str))
+    def check_cells(self, name: str, found: Result, select: str, hidden: Collection[tuple[str, str]] = ()) -> None:
+        """Every cell is DuckDB's over all rows, or withheld: those with fewer subjects than may be shown, and `hidden`
+        ones, which together with another table would be about few."""
+        counts = {row[:-1]: row[-1] for row in self.select(select)}
+        truth = {cell: ceiba.WITHHELD if count < self.least else count for cell, count in counts.items()}
+        truth |= dict.fromkeys(hidden, ceiba.WITHHELD)
+        exact = sum(one is not ceiba.WITHHELD for one in truth.values())
+        name = f"{name}: {exact} cells exact, {len(truth) - exact} withheld"
+        self.lab.check(
+            name, sorted(found.rows, key=str), sorted([(*cell, count) for cell, count in truth.items()], key=str)
+        )
 
     # --- at the end
 
