@@ -105,7 +105,7 @@ def test_ctrl_c_ends_a_fit_everywhere(
         if status.state == State.WAITING_FOR_ITERATIONS and status.iterations >= 1:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("ceiba.space.shown_by_default", lambda: watching(press))
+    monkeypatch.setattr("ceiba.progress.shown_by_default", lambda: watching(press))
     with heeding_interrupts(), pytest.raises(KeyboardInterrupt):
         heart.kmeans(["age", "max_heart_rate"], 3).run()
     job_id = seen[-1].job_id
