@@ -11,9 +11,11 @@ from fractions import Fraction
 from typing import Protocol
 
 import structlog
+from pyroaring import BitMap
 
 from ceiba_node.engines.joined_rows import base_groups, cells_of_subjects, joined_rows
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
+from ceiba_node.near_tables import members_of, near_cells
 from ceiba_node.policy import DecisionPending, Request, check_still, decide
 from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot
@@ -377,7 +379,15 @@ class Linking(Responding):
         key = agreed.approvals[pair].encryption_key
         assert key is not None  # `check_joint_approval` has seen it
         groupings = self._groupings(session)
-        session.base[pair] = BaseSide(agreed.terms(pair), groupings, self._prove(pair, key), self._random)
+        numbers = {one: number for number, one in enumerate({one for it in groupings for group in it for one in group})}
+        members = [[BitMap([numbers[one] for one in group]) for group in groups] for groups in groupings]
+        session.base[pair] = BaseSide(
+            agreed.terms(pair),
+            groupings,
+            self._prove(pair, key),
+            self._random,
+            vetoed=near_cells(members, agreed.question.least),
+        )
         return session.base[pair]
 
     def _groupings(self, session: Session) -> list[list[list[bytes]]]:
@@ -400,13 +410,17 @@ class Linking(Responding):
             rows = self._rows(session.question, session.snapshot)
             if session.common is not None:
                 rows = {identifier: row for identifier, row in rows.items() if identifier in session.common}
+            terms = agreed.terms(self.name)
+            sizes = [shape.cells for shape in agreed.approvals[self.name].shapes]
+            members = members_of(([cell for cell, _ in row] for row in rows.values()), sizes)
             session.joined = JoinedSide(
-                agreed.terms(self.name),
+                terms,
                 rows,
                 key.private,
                 self._random,
                 joiner_is_semi_honest=joint.base_is_trusted,
                 encryptor=key.encryptor,
+                vetoed=near_cells(members, agreed.question.least),
             )
         return session.joined
 

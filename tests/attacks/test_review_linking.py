@@ -152,19 +152,49 @@ def test_an_identifier_that_the_house_forbids_links_nobody(lenient: JointNodes) 
         house.policy = Policy()
 
 
-def test_known_limit_two_tables_of_one_job_differ_by_one_firm(graded: JointNodes) -> None:
-    """Nobody compares joined answers, also not those of one job: their number limits nothing here."""
-    everybody = asked_of_social(graded, Sum(value=EMPLOYMENT))
-    all_but_one = asked_of_social(graded, Sum(value=EMPLOYMENT), filter=Not(term=VICTIM))
-    assert total_read(graded, everybody, all_but_one) == [(40, 976), (39, 937)]
+def two_tables(nodes: JointNodes, side: str) -> list[Any]:
+    """What the merchant reads of everybody, and of all but the victim, in one job."""
+    if side == "joined":
+        all_but_one = asked_of_social(nodes, Sum(value=EMPLOYMENT), filter=Not(term=VICTIM))
+        return total_read(nodes, asked_of_social(nodes, Sum(value=EMPLOYMENT)), all_but_one)
+    sales = Comparing(comparison=Comparison.NOT_EQUAL, left=ColumnValue(name="sales"), right=Number(value="999"))
+    groupings = (nodes.counts("tax"), nodes.counts("tax", filter=sales))
+    wanted = asked_of_social(nodes, Sum(value=EMPLOYMENT))
+    assert nodes.ask(nodes.plan(Mode.HIDDEN, "tax", "social", tax=groupings, social=wanted)) == "done"
+    tables = nodes.opened()["social"]
+    return [None if table.subjects == [None] else (table.subjects[0], table.totals[-1]) for table in tables]
 
 
-def test_known_limit_a_withheld_cell_is_what_a_total_leaves(graded: JointNodes) -> None:
+@pytest.mark.parametrize("side", ["joined", "base"])
+def test_two_tables_of_one_job_that_differ_by_one_firm(
+    graded: JointNodes, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have many, and the victim's employment is the difference, whichever holder knows how to name it."""
+    with monkeypatch.context() as weakened:
+        weakened.setattr("ceiba_node.linking.near_cells", lambda *_: set())
+        assert two_tables(graded, side) == [(40, 976), (39, 937)]
+    assert two_tables(graded, side) == [(40, 976), None]
+
+
+def test_a_withheld_cell_is_not_what_a_total_leaves(graded: JointNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The victim's cell is withheld, everybody else's stands beside the total: as `tabulate` asks for tables."""
     victim = ByCase(name="who", branches=(LabelBranch(when=VICTIM, label="victim"),), otherwise="others")
     total = Sum(value=EMPLOYMENT)
     asked = asked_of_social(graded, total), asked_of_social(graded, total, groups=(victim,))
-    assert graded.ask(graded.plan(Mode.HIDDEN, "tax", "social", social=asked)) == "done"
-    whole, parts = graded.opened()["social"]
-    assert parts.subjects == [None, 39]
-    assert whole.totals[-1] - parts.totals[-1] == 39, "the victim's employment"
+
+    def read() -> tuple[Any, Any]:
+        assert graded.ask(graded.plan(Mode.HIDDEN, "tax", "social", social=asked)) == "done"
+        whole, parts = graded.opened()["social"]
+        return parts.subjects, whole.totals[-1] - parts.totals[-1]
+
+    with monkeypatch.context() as weakened:
+        weakened.setattr("ceiba_node.linking.near_cells", lambda *_: set())
+        assert read() == ([None, 39], 39), "the victim's employment"
+    assert read()[0] == [None, None]
+
+
+def test_known_limit_two_jobs_differ_by_one_firm(graded: JointNodes) -> None:
+    """Nobody compares the answers of different jobs. Their number is what limits this."""
+    (whole,) = total_read(graded, asked_of_social(graded, Sum(value=EMPLOYMENT)))
+    (others,) = total_read(graded, asked_of_social(graded, Sum(value=EMPLOYMENT), filter=Not(term=VICTIM)))
+    assert whole[1] - others[1] == 39

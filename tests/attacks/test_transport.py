@@ -426,7 +426,7 @@ def test_job_outlives_its_merchants_process(lab: Sandbox, space: Space) -> None:
     with away(lab, SECOND):
         job = space.sql(SQL).submit()
     with ceiba.connect(identity=lab.merchant_home("bank-a").folder, passphrase=lab.passphrase) as second:
-        again = Job(second, second._jobs, second.sql(SQL), job._signed, job.agreement, job._started)
+        again = Job(second, second.sql(SQL), job._signed, job.agreement, job._started)
         again.send()
         assert again.wait()[0] == TRUTH
     assert job.wait()[0] == TRUTH

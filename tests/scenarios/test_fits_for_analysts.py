@@ -14,6 +14,7 @@ from ceiba.space import Space
 from ceiba_protocol.errors import Collinear, JobRefused, UnknownJob
 from ceiba_protocol.job import State
 from ceiba_protocol.v1.jobs_pb2 import JobReference, JobStatus
+from ceiba_protocol.v1.jobs_pb2_grpc import JobsStub
 from ceiba_scenarios import Sandbox
 from ceiba_scenarios.stories.health_sharing import DATA, TABLE, split_by_hospital
 from tests.support.pooled_heart import heart as pooled_heart
@@ -104,12 +105,12 @@ def test_ctrl_c_ends_a_fit_everywhere(
         if status.state == State.WAITING_FOR_ITERATIONS and status.iterations >= 1:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("ceiba.space.shown_by_default", lambda: watching(press))
+    monkeypatch.setattr("ceiba.progress.shown_by_default", lambda: watching(press))
     with heeding_interrupts(), pytest.raises(KeyboardInterrupt):
         heart.kmeans(["age", "max_heart_rate"], 3).run()
     job_id = seen[-1].job_id
     assert seen[-1].iterations >= 1 and seen[-1].submitted == []
-    assert next(space._jobs.Watch(JobReference(job_id=job_id))).state == State.CANCELLED
+    assert next(JobsStub(space.channel).Watch(JobReference(job_id=job_id))).state == State.CANCELLED
     with pytest.raises(UnknownJob):
         space.job(job_id.hex())
     for hospital in space.roster.table(TABLE).holders:

@@ -334,6 +334,11 @@ class JointQuestion:
         return self.agreement.fewest_in_common
 
     @property
+    def least(self) -> int:
+        """How many subjects a released cell has, unless it has none."""
+        return self.rules.minimum_subjects if self.rules.has_gate else 1
+
+    @property
     def merchant(self) -> Descriptor:
         return self.roster.member(self.manifest.merchant, Role.MERCHANT)
 
@@ -510,7 +515,7 @@ class JointSet:
                 *(FieldShape(count_bits, none_is_many=none_is_many) for _, none_is_many in guards),
             ),
             guards=tuple(place for place, _ in guards),
-            minimum_subjects=rules.minimum_subjects if rules.has_gate else 1,
+            minimum_subjects=question.least,
             hides_zeros=rules.hides_zeros,
             smallest_intersection=question.fewest_in_common,
             base_subjects=base.subjects,

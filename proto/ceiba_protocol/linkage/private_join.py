@@ -40,7 +40,7 @@ Secrets live as long as the two objects do, one job. Nothing is stored: whoever 
 last step or any error, and a side that has failed refuses every later step.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import phe
@@ -121,8 +121,10 @@ class BaseSide:
     """A: knows the groups. Its steps, each once: `groups`, `mask`, `test`, `share`.
 
     `groupings` has, for each grouping of the terms, the normalised identifiers of each group; an identifier is in at
-    most one group of each. `obfuscators` may be made ahead; what is missing is made when it is needed. Raises BadJoin
-    if the groups are not as announced, RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
+    most one group of each. Nothing is released of groups that are `vetoed`, numbered grouping after grouping; to B they
+    look as if their counts were too small. `obfuscators` may be made ahead; what is missing is made when it is needed.
+    Raises BadJoin if the groups are not as announced, RepeatedIdentifier, ValueOutOfRange if the cells do not fit under
+    the key.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class BaseSide:
         key: ProvenKey,
         random: Random,
         obfuscators: FullObfuscators | None = None,
+        vetoed: Collection[int] = (),
     ) -> None:
         if tuple(map(len, groupings)) != terms.groupings:
             raise terms.bad(f"{terms.base} has another number of groups than it announced")
@@ -145,6 +148,7 @@ class BaseSide:
             raise terms.bad(f"the obfuscators of {terms.base} are for another key")
         self._exchange = Exchange(terms, terms.base, key.n, ("groups", "mask", "test", "share"))
         self._obfuscators = obfuscators or FullObfuscators(key.n, random)
+        self._vetoed = [group in vetoed for group in range(terms.groups) for _ in terms.cells]
         self._groups = [group for groups in groupings for group in groups]
         self._sizes = [max(padded(len(group)), terms.smallest_group) for group in self._groups]
         self._random = random
@@ -245,8 +249,8 @@ class BaseSide:
             terms = self._exchange.terms
             body = self._exchange.open("tests", tests, terms.joined, len(terms.shapes) * PAIR_BYTES)
             forbidden = [terms.forbidden(cell) for cell in terms.shapes]
-            masks = [count for count, _ in self._masks]
-            blinded = blind_tests(bytes(body), self._gate_key, masks, forbidden, self._random, terms.joined)
+            masks, key = [count for count, _ in self._masks], self._gate_key
+            blinded = blind_tests(bytes(body), key, masks, forbidden, self._vetoed, self._random, terms.joined)
             return self._exchange.seal("tested", blinded)
 
     def share(self, decision: bytes) -> bytes:
@@ -271,7 +275,7 @@ class JoinedSide:
     nothing to add, so that A does not learn how many a filter leaves. `noise` has for each cell of each group the noise
     of its count and of each sum, from `disclosure.noise` under sticky keys; its variances are in the terms.
     `joiner_is_semi_honest` says that the agreement has that flag, signed by B. `encryptor` is one for B's own key, made
-    ahead, with obfuscators or without.
+    ahead, with obfuscators or without. `vetoed`: of the terms' cells those that B releases of no group.
 
     Raises ExactJoinForbidden without noise and flag; BadJoin, MalformedMessage or SlotOverflow for what the terms do
     not cover; ValueOutOfRange if the cells do not fit under the key.
@@ -287,6 +291,7 @@ class JoinedSide:
         joiner_is_semi_honest: bool = False,
         noise: Sequence[Sequence[int]] = (),
         encryptor: Encryptor | None = None,
+        vetoed: Collection[int] = (),
     ) -> None:
         if not (terms.noisy or joiner_is_semi_honest):
             raise ExactJoinForbidden(base=terms.base, joined=terms.joined)
@@ -301,6 +306,7 @@ class JoinedSide:
         self._noise = _noise_of_shares(terms, noise)
         self._private_key = private_key
         self._encryptor = encryptor
+        self._may_be_released = [cell not in vetoed for cell in range(len(terms.cells))] * terms.groups
         self._random = random
         self._secrets = [random_scalar(random) for _ in range(terms.row_sets)]
         self._gate_key = GateKey.draw(random)
@@ -390,7 +396,8 @@ class JoinedSide:
             counts = [len(terms.forbidden(cell)) for cell in terms.shapes]
             body = self._exchange.open("tested", tested, terms.base, sum(counts) * PAIR_BYTES)
             small = read_tests(bytes(body), self._gate_key, counts, terms.base)
-            released = terms.released([not one for one in small])
+            large = [may_be and not is_small for may_be, is_small in zip(self._may_be_released, small, strict=True)]
+            released = terms.released(large)
             decision = self._exchange.seal("decision", write_bitmap(released))
             return decision, write_share(terms, terms.joined, released, self._shares)
 

@@ -70,18 +70,23 @@ def blind_tests(
     public: Point,
     masks: Sequence[int],
     forbidden: Sequence[range],
+    vetoed: Sequence[bool],
     random: Random,
     member: str,
 ) -> bytes:
     """Run by the holder of the masks: for each cell one encryption for every forbidden value, 64 bytes each, shuffled.
 
-    `encrypted` has one ciphertext for each mask, under `public`; `forbidden` one range, with step 1, for each. Raises
-    BadGroupElement for what `member` sent.
+    `encrypted` has one ciphertext for each mask, under `public`; `forbidden` one range, with step 1, for each; `vetoed`
+    says which cells are to look as if their count were forbidden, where any is. Raises BadGroupElement for what
+    `member` sent.
     """
     pairs = _decode_pairs(encrypted, member)
 
     def blind(cell: int) -> bytes:
         tests = _tests_of_cell(pairs[cell], public, masks[cell], forbidden[cell], random)
+        if tests and vetoed[cell]:
+            fresh = random_scalar(random)
+            tests[0] = base_multiply(fresh), multiply(fresh, public)  # Enc(0)
         return b"".join(encode_points(tests[place]) for place in random_order(random, len(tests)))
 
     return b"".join(on_all_cores(blind, range(len(masks))))

@@ -134,6 +134,23 @@ def test_guards_are_in_the_digest() -> None:
     assert len({terms.digest() for terms in made}) == 5
 
 
+def test_either_side_can_withhold_what_is_large_enough() -> None:
+    """The base groups, the joined holder cells; the other one cannot tell it from what is too small."""
+    terms, groups = terms_for((2, 1), COUNT, FieldShape(6, (9,))), [[IDS[:4], IDS[4:9]], [IDS[:9]]]
+    rows: dict[bytes, Row] = {identifier: [(0, ()), (1, (5,))] for identifier in IDS[:9]}
+
+    def read(groups_vetoed: set[int], cells_vetoed: set[int]) -> list[list[Any]]:
+        base = BaseSide(terms, groups, proven(1024), seeded("base"), vetoed=groups_vetoed)
+        joined = JoinedSide(terms, rows, PRIVATE, seeded("b"), joiner_is_semi_honest=True, vetoed=cells_vetoed)
+        decision, share = joined.decide(base.test(joined.tests(base.mask(joined.rows(base.groups())))))
+        return merchant_open(terms, base.share(decision), share)
+
+    whole = [[(4, ()), (4, (20,))], [(5, ()), (5, (25,))], [(9, ()), (9, (45,))]]
+    assert read(set(), set()) == whole
+    assert read({1}, set()) == [whole[0], [None, None], whole[2]]
+    assert read({2}, {0}) == [[None, whole[0][1]], [None, whole[1][1]], [None, None]]
+
+
 @pytest.mark.parametrize("hides_zeros", [False, True])
 def test_only_what_is_large_enough_is_released(hides_zeros: bool) -> None:
     groups = [IDS[:2], IDS[2:5], IDS[5:6], []]  # k − 1, k, 1 and 0 of them at both

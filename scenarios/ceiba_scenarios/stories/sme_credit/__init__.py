@@ -17,9 +17,9 @@ from ceiba_scenarios.stories.sme_credit.scoring import Scoring
 from ceiba_scenarios.stories.sme_credit.world import Size, World
 from ceiba_scenarios.story import Lab
 
-FULL = Size(applicants=2_550, newcomers=700, strangers=120, scored=150)
+FULL = Size(applicants=2_280, newcomers=600, strangers=110, scored=150)
 """The first applications of the file: a minute and a half on two cores."""
-SMALL = Size(applicants=700, newcomers=230, strangers=100, scored=24, firms=False, close=0.05)
+SMALL = Size(applicants=560, newcomers=180, strangers=60, scored=24, firms=False, close=0.05)
 """Enough to see that everything works, and too little to learn much from."""
 
 
@@ -39,5 +39,6 @@ def run(lab: Lab, size: Size = FULL) -> None:
         if size.firms:
             Index(case).ask()
         case.verify_receipts()
+        case.look_at_the_coordinator()
         case.say_who_saw_what()
         lab.say(f"\nThe report, with plots: {case.write_report()}")

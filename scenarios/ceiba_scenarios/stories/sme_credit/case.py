@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,24 @@ from ceiba_protocol.trust import receipt
 from ceiba_protocol.trust.agreement import ConsentIssuer
 from ceiba_scenarios.report import HtmlReport, Listing
 from ceiba_scenarios.sandbox import Sandbox
-from ceiba_scenarios.stories.sme_credit.world import BANK, LOANS, OF_FIRMS, OF_OWNERS, World
+from ceiba_scenarios.stories.sme_credit.world import (
+    AGENCIES,
+    BANK,
+    FIRMS,
+    LOANS,
+    OF_FIRMS,
+    OF_OWNERS,
+    PROPRIETORS,
+    World,
+    code,
+)
 from ceiba_scenarios.story import Lab
 
 LENDING = "credit decisions on sole proprietors"
 INDEX = "enterprise health index"
 ANALYST = "bank-analyst"
+PREFIX = 12
+"""Characters with which all codes of a kind begin, however they are spelt."""
 
 
 class Case:
@@ -104,15 +116,26 @@ class Case:
         """What DuckDB finds in all rows together."""
         return self._pool.sql(text).fetchall()
 
-    def check_cells(self, name: str, found: Result, select: str) -> None:
-        """Every cell is DuckDB's over all rows, or withheld because it has fewer subjects than may be shown."""
-        rows = self.select(select)
-        truth = [(*row[:-1], ceiba.WITHHELD if row[-1] < self.least else row[-1]) for row in rows]
-        hidden = sum(row[-1] is ceiba.WITHHELD for row in truth)
-        name = f"{name}: {len(truth) - hidden} cells exact, {hidden} withheld"
-        self.lab.check(name, sorted(found.rows, key=str), sorted(truth, key=str))
+    def check_cells(self, name: str, found: Result, select: str, hidden: Collection[tuple[str, str]] = ()) -> None:
+        """Every cell is DuckDB's over all rows, or withheld: those with fewer subjects than may be shown, and `hidden`
+        ones, which together with another table would be about few."""
+        counts = {row[:-1]: row[-1] for row in self.select(select)}
+        truth = {cell: ceiba.WITHHELD if count < self.least else count for cell, count in counts.items()}
+        truth |= dict.fromkeys(hidden, ceiba.WITHHELD)
+        exact = sum(one is not ceiba.WITHHELD for one in truth.values())
+        name = f"{name}: {exact} cells exact, {len(truth) - exact} withheld"
+        self.lab.check(
+            name, sorted(found.rows, key=str), sorted([(*cell, count) for cell, count in truth.items()], key=str)
+        )
 
     # --- at the end
+
+    def look_at_the_coordinator(self) -> None:
+        """Nothing that it has stored or logged has anybody's code, in any of the spellings."""
+        stored = [path.read_bytes() for path in self.sandbox.coordinator_folder.rglob("*") if path.is_file()]
+        spelt = {one.spelling(code(kind, 0))[:PREFIX] for one in AGENCIES for kind in (PROPRIETORS, FIRMS)}
+        found = sum(content.count(beginning.encode()) for content in stored for beginning in spelt)
+        self.lab.check("credit codes in what the coordinator has stored, in any spelling", found, 0)
 
     def verify_receipts(self) -> None:
         """Every joined answer's receipt, and offline, with nothing but the roster."""
@@ -145,9 +168,9 @@ class Case:
         owners = ", ".join(rows[one.owners_table] for one in OF_OWNERS)
         firms = ", ".join(rows[one.firms_table] for one in OF_FIRMS if one.firms_table in rows)
         analyst = (
-            "its own borrowers, as before; the counts of bins and pairs, each of at least "
-            f"{self.least} people, and the sums of sectors; for each consent one number of points, and of the firm which "
-            "features cost it most; of no applicant what any agency knows, and not which agencies know somebody"
+            f"its own borrowers, as before; the counts of bins and pairs, each of at least {self.least} people, and "
+            "the sums of sectors; for each consent one number of points, and of the firm which features cost it most; "
+            "of no applicant what any agency knows, and not which agencies know somebody"
         )
         agency = (
             f"its own rows (of applicants: {owners}; of firms: {firms or 'none'}) and the questions; how many people "
@@ -176,10 +199,10 @@ class Case:
 
 
 NOT_PROTECTED = (
-    "Not protected: what counts say about groups. The bank knows its own borrowers, so the counts also tell it how many "
-    "of the good and of the bad an agency does not know, however few. An agency learns whom the bank scores. How many "
-    "people are behind a member's groups, the others take from it on trust, as the agreement says. And joined answers "
-    "are not compared with one another: few of them are agreed on."
+    "Not protected: what counts say about groups. The bank knows its own borrowers, so the counts also tell it how "
+    "many of the good and of the bad an agency does not know, however few. An agency learns whom the bank scores. How "
+    "many people are behind a member's groups, the others take from it on trust, as the agreement says. And joined "
+    "answers are not compared with one another: few of them are agreed on."
 )
 
 

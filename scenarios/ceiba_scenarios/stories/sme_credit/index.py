@@ -1,43 +1,23 @@
-"""An enterprise health index of listed firms as a data product, whose points the agencies know and have approved.
-
-The points are made up: what a real index weighs is for those who sell it to say. They are whole, from 0 for a bin that
-says little good of a firm, to about 10, and the best of everything adds up to 100.
-"""
+"""An enterprise health index of listed firms as a data product, whose points the agencies know and have approved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from typing import Any
 
-import numpy as np
 import pandas
 
 import ceiba
 from ceiba.result import Result
 from ceiba.scorecards import Binning
 from ceiba.scoring import Feature
-from ceiba.terms import Term
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.report import Listing
 from ceiba_scenarios.stories.sme_credit.case import INDEX, Case, sql_of
+from ceiba_scenarios.stories.sme_credit.product import CATEGORIES, NUMBERS
 from ceiba_scenarios.stories.sme_credit.world import OF_FIRMS
 
-NUMBERS: dict[str, tuple[list[float], list[int]]] = {
-    "employment": ([0.5, 2, 10], [0, 4, 8, 11]),
-    "sales": ([50, 200, 1_000, 5_000], [0, 4, 8, 11, 13]),
-    "capital": ([20, 100, 500], [0, 3, 6, 8]),
-    "institutions": ([10, 30, 50, 70], [0, 4, 8, 10, 12]),
-    "value": ([50, 200, 1_000, 5_000], [0, 5, 9, 12, 14]),
-    "tobinq": ([0.8, 1.2, 2, 4], [0, 4, 8, 11, 9]),
-    "patents": ([1, 5, 20], [0, 4, 7, 9]),
-    "cites": ([1, 50], [0, 4, 7]),
-    "randd": ([1, 50, 250], [0, 4, 7, 9]),
-}
-"""Column → edges of its bins, and the points of each; what is missing has none."""
-SP500 = (0, 6, 0)
-"""No, yes, missing."""
 REASONS = 2
 """How many of its features each agency may name."""
 FIRM, REGISTER = "3COM CORP", "register.firms"
@@ -61,12 +41,6 @@ class Part:
     binning: Binning
     points: tuple[int, ...]
 
-    @property
-    def term(self) -> Term:
-        """Its points as something to add up."""
-        branches = list(zip(self.binning.tests(), self.points[:-1], strict=True))
-        return ceiba.case(*branches, otherwise=self.points[-1])
-
     def of(self, rows: pandas.DataFrame) -> list[int]:
         """Its points of rows that only a laboratory has."""
         return [self.points[place] for place in self.binning.places(rows)]
@@ -82,8 +56,9 @@ def parts_of_index(schemas: dict[str, Schema]) -> dict[str, list[Part]]:
             if column in NUMBERS:
                 edges, points = NUMBERS[column]
                 own.append(Part(Binning.at(column, edges, table=schema.table), (*points, 0)))
-            elif column == "sp500":
-                own.append(Part(Binning.categories(schema, column), SP500))
+            elif column in CATEGORIES:
+                binning = Binning.categories(schema, column)
+                own.append(Part(binning, (*(CATEGORIES[column][one] for (one,) in binning.groups), 0)))
     return found
 
 
@@ -93,10 +68,7 @@ class Index:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.parts = parts_of_index({one.firms_table: case.space.table(one.firms_table).schema for one in OF_FIRMS})
-        self.rows = case.world.firms.copy()
-        for agency in OF_FIRMS:
-            for column in agency.firms:
-                self.rows[column] = self.rows[column].where(self.rows[agency.knows])
+        self.rows = case.world.firms
 
     def ask(self) -> None:
         """One firm's index, then the sectors'."""
@@ -120,10 +92,10 @@ class Index:
         reasons = {holder: list(names) for holder, names in sorted(score.reasons.items())}
         truth = {one.name: lost[one.firms_table] for one in sorted(OF_FIRMS, key=lambda one: one.name)}
         case.lab.check("what costs it most, at each agency", reasons, truth)
+        case.lab.say(f"  {score.points} of 100 points; what costs it most:")
         told = [(holder, ", ".join(names) or "nothing") for holder, names in reasons.items()]
-        case.lab.say(f"  {score.points} of 100 points.")
-        for holder, names in told:
-            case.lab.say(f"  {holder}: costs most {names}")
+        for holder, names_told in told:
+            case.lab.say(f"    {holder:20} {names_told}")
         self.told = (f"{FIRM} has {score.points} of 100 points.", Listing(("agency", "what costs it most"), told))
 
     @property
@@ -147,13 +119,12 @@ class Index:
         space = self.case.space
         theirs = space.join(register, *others, on="uscc").group_by("sector")
         own = space.join(others[0], register, on="uscc").group_by("sector")
-        points = {_name(table): ceiba.sum(_sum(self.parts[table])) for table in self.parts}
-        of_register = points.pop(_name(register))
+        points = {_name(table): ceiba.sum(theirs[table].points) for table in others}
         found, counted = self.case.ask_all(
             {
                 "The index by the register's sector: points of four agencies": theirs.agg(**points),
                 "The index by sector: how many firms, and the register's own points": own.agg(
-                    firms=ceiba.count(), register=of_register
+                    firms=ceiba.count(), register=ceiba.sum(own[register].points)
                 ),
             }
         )
@@ -169,37 +140,47 @@ class Index:
         listing = [(f"{sector} {SECTORS.get(sector, '')}", firms, f"{mean:.1f}") for sector, firms, mean in rows]
         for name, firms, mean in listing:
             self.case.lab.say(f"  {name:32} {firms:4} firms  {mean:>5}")
-        withheld = f"{hidden} sectors were withheld: some agency knows fewer than {self.case.least} of their firms."
+        least = self.case.least
+        withheld = f"{hidden} sectors were withheld: at some agency, fewer than {least} of their firms have any points."
         self.case.lab.say(f"  {withheld}")
         means = Listing(("sector (NAICS)", "firms", "mean index"), listing)
         text = (
             "The agencies know the points of this product and have approved them; the points are made up. With a "
             f"firm's consent each agency adds up its own, and names the {REASONS} features that cost the firm most. "
-            f"For the mean of a sector no firm is asked, and none is shown. {withheld}"
+            "For the mean of a sector no firm is asked, and none is shown: each agency has its points of every firm as "
+            f"a column of its own, and adds up those of a sector. {withheld}"
         )
         self.case.write("A health index", text, *self.told, means)
 
     def check_sums(self, found: Result, table: str) -> None:
-        """Sums of points are DuckDB's on all rows, or withheld for too few firms."""
+        """Sums of points are DuckDB's on all rows, or withheld."""
+        truth = self.pooled_sums(table)
+        hidden = sum(one is ceiba.WITHHELD for one in truth.values())
+        name = f"points of {table} by sector: {len(truth) - hidden} sums exact, {hidden} withheld"
+        self.case.lab.check(name, list(zip(found["sector"], found[_name(table)], strict=True)), sorted(truth.items()))
+
+    def pooled_sums(self, table: str) -> dict[str, Any]:
+        """By sector, an agency's points of the firms that it knows; withheld where these are few, or those of them who
+        have any points are."""
         points = " + ".join(sql_of(one.binning, list(map(str, one.points))) for one in self.parts[table])
         knows = next(one.knows for one in OF_FIRMS if one.firms_table == table)
-        select = f"SELECT sector, COUNT(*), SUM({points}) FROM firms WHERE {knows} GROUP BY sector ORDER BY sector"  # noqa: S608
-        truth = [
-            (sector, int(total) if firms >= self.case.least else ceiba.WITHHELD)
-            for sector, firms, total in self.case.select(select)
-        ]
-        hidden = sum(total is ceiba.WITHHELD for _, total in truth)
-        name = f"points of {table} by sector: {len(truth) - hidden} sums exact, {hidden} withheld"
-        self.case.lab.check(name, list(zip(found["sector"], found[_name(table)], strict=True)), truth)
+        rows = f"SELECT sector, {points} AS points FROM firms WHERE {knows}"  # noqa: S608
+        select = f"SELECT sector, COUNT(*) FILTER (points > 0), SUM(points) FROM ({rows}) GROUP BY sector"  # noqa: S608
+        return {
+            sector: int(total) if some >= self.case.least else ceiba.WITHHELD
+            for sector, some, total in self.case.select(select)
+        }
 
     def pooled_means(self) -> list[tuple[str, int, float]]:
-        """Of sectors of which every agency knows enough firms."""
-        rows = self.rows.assign(index=np.sum([part.of(self.rows) for part in self.every_part], axis=0))
-        found = []
-        for sector, group in rows.groupby("sector"):
-            if min(int(group[one.knows].sum()) for one in OF_FIRMS) >= self.case.least:
-                found.append((str(sector), len(group), int(group["index"].sum()) / len(group)))
-        return found
+        """Of sectors of which every agency's points can be shown."""
+        sums = [self.pooled_sums(table) for table in self.parts]
+        sizes = dict(self.case.select("SELECT sector, COUNT(*) FROM firms GROUP BY sector ORDER BY sector"))
+        whole = {sector: [own.get(sector, ceiba.WITHHELD) for own in sums] for sector in sizes}
+        return [
+            (sector, firms, sum(whole[sector]) / firms)
+            for sector, firms in sizes.items()
+            if ceiba.WITHHELD not in whole[sector]
+        ]
 
 
 def _means(found: Result, counted: Result) -> Iterator[tuple[str, int, float]]:
@@ -213,7 +194,3 @@ def _means(found: Result, counted: Result) -> Iterator[tuple[str, int, float]]:
 
 def _name(table: str) -> str:
     return table.partition(".")[0]
-
-
-def _sum(parts: Sequence[Part]) -> Term:
-    return reduce(add, (part.term for part in parts))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Collection, Iterator, Sequence
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas
+from pyroaring import BitMap
 
 from ceiba import scorecards
-from ceiba.joint_queries import JointQuery
 from ceiba.result import Result
-from ceiba.scorecards import BinCounts, BinModel, Binning, Judgement, PairCounts, Scorecard, pair_key
+from ceiba.scorecards import BinCounts, Binning, Judgement, PairCounts, Scorecard
+from ceiba_node.near_tables import near_cells
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.report import Captioned, Listing, Part
 from ceiba_scenarios.stories.sme_credit.alone import RATING, regression_on_rows
@@ -68,7 +71,7 @@ class Lending:
         self.case.lab.say(f"\n{model}")
         self.case.lab.say("\n" + self.card.to_frame().to_string(index=False))
         self.judge()
-        self.write(model)
+        self.write()
         return self.card
 
     # --- one linkage, all bins
@@ -78,69 +81,85 @@ class Lending:
         bins = fine_bins({one.owners_table: self.case.space.table(one.owners_table).schema for one in OF_OWNERS})
         title = f"All bins of all {len(bins)} features of all agencies, by whether the loan was repaid, in one linkage"
         tables = self.case.ask(title, self.joined.group_by("status").tabulate(*(one.group_key() for one in bins)))
+        hidden = self.hidden_bins(bins)
         for one in bins:
-            self.check_borrowers(tables[one.name], one)
+            self.check_borrowers(tables[one.name], one, hidden[one.name])
         counts = [self.with_absent(BinCounts.from_frame(one, tables[one.name].to_pandas(), **LABEL)) for one in bins]
         self.evidence = scorecards.woe(*counts)
         self.case.lab.say("\n" + "\n".join(self.evidence.parts()[0].lines()))
         told = [one for one in counts if self.evidence.iv[one.name] >= WEAK]
-        self.coarse = [scorecards.coarse(one, least=self.case.least) for one in told]
+        coarse = [scorecards.coarse(one, least=self.case.least) for one in told]
+        self.coarse = [one for one in coarse if one.binning.count > 2]  # two bins, and the one for what is missing
 
     def with_absent(self, counts: BinCounts) -> BinCounts:
-        """Borrowers whom an agency does not know count as those of whom it knows nothing: so they will be scored. The
-        bank knows how many borrowers it has; what is withheld, a few, is among them."""
+        """Borrowers whom an agency does not know count as those of whom it knows nothing, as they will be scored. The
+        bank knows how many borrowers it has; where something was withheld, that does not say how many are unknown."""
         totals = [int((~self.borrowers["bad"]).sum()), int(self.borrowers["bad"].sum())]
         sides = []
         for side, total in zip((counts.good, counts.bad), totals, strict=True):
-            shown = sum(one for one in side if one is not None)
-            sides.append((*side[:-1], (side[-1] or 0) + total - shown))
+            shown = [one for one in side if one is not None]
+            absent = total - sum(shown) if len(shown) == len(side) else 0
+            sides.append((*side[:-1], None if side[-1] is None else side[-1] + absent))
         return BinCounts(counts.binning, *sides)
 
     # --- pairs
 
     def count_pairs(self) -> None:
-        """How often each bin of one feature goes with each bin of another, in jobs that run side by side.
+        """How often each bin of one feature goes with each bin of another agency's, in jobs that run side by side.
 
-        Of features of one agency by the bank's label; of two agencies' without it, because a join has two ends, over
-        everybody whom both know.
+        Over everybody whom both know, and without the label, because a join has two ends. `pairs()` would count all
+        pairs; those of each agency's best feature are enough here.
         """
-        bins = [one.binning for one in self.coarse]
-        within = [pair for pair in combinations(bins, 2) if pair[0].table == pair[1].table]
-        keys = [pair_key(*pair) for pair in within]
-        across = self.joined.pairs(*(one.group_key() for one in bins)).queries
-        questions: dict[str, JointQuery[Any]] = {
-            f"{len(keys)} pairs of features of one agency, by whether the loan was repaid": (
-                self.joined.group_by("status").tabulate(*keys)
-            ),
-            **{f"Pairs of what {one.base.table} has with other agencies' features": one for one in across},
+        stars = list(self.stars([one.binning for one in self.coarse]))
+        questions = {
+            f"Pairs of {own.name} with {len(others)} features of other agencies": (
+                self.joined.group_by(own.group_key()).tabulate(*(one.group_key() for one in others))
+            )
+            for own, others in stars
         }
-        by_label, *unlabelled = self.case.ask_all(questions)
-        for (one, other), key in zip(within, keys, strict=True):
-            found = by_label[key.key.name]
-            self.check_borrowers(found, one, other)
-            self.pairs.append(PairCounts.from_frame(one, other, found.to_pandas(), **LABEL))
-        tables = {pair: result for answer in unlabelled for pair, result in answer.items()}
-        for one, other in combinations(bins, 2):
-            if one.table != other.table:
-                self.check_everybody(tables[one.name, other.name], one, other)
-                frame = tables[one.name, other.name].to_pandas()
-                self.pairs.append(PairCounts.from_frame(one, other, frame, n="subjects"))
+        for (own, others), tables in zip(stars, self.case.ask_all(questions), strict=True):
+            hidden = self.hidden_bins(others)
+            for other in others:
+                self.check_everybody(tables[other.name], own, other, hidden[other.name])
+                self.pairs.append(PairCounts.from_frame(own, other, tables[other.name].to_pandas(), n="subjects"))
+
+    def stars(self, bins: Sequence[Binning]) -> Iterator[tuple[Binning, list[Binning]]]:
+        """Each agency's feature with most information, and all features of the agencies after it."""
+        tables = list(dict.fromkeys(one.table for one in bins))
+        for place, table in enumerate(tables[:-1]):
+            best = max((one for one in bins if one.table == table), key=lambda one: self.evidence.iv[one.name])
+            yield best, [one for one in bins if one.table in tables[place + 1 :]]
 
     # --- compared with the pooled rows
 
-    def check_borrowers(self, found: Result, *bins: Binning) -> None:
+    def check_borrowers(self, found: Result, one: Binning, hidden: Collection[str]) -> None:
         """Counts of the borrowers whom an agency knows, by the label and its bins."""
-        keys = " || ' & ' || ".join(map(sql_of, bins))
-        known = f"part = '{BORROWER}' AND {self.knows[bins[0].name]}"
-        select = f"SELECT status, {keys} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
-        self.case.check_cells(f"status and {' and '.join(one.name for one in bins)}", found, select)
+        known = f"part = '{BORROWER}' AND {self.knows[one.name]}"
+        select = f"SELECT status, {sql_of(one)} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
+        withheld = list(product(("good", "bad"), hidden))
+        self.case.check_cells(f"status and {one.name}", found, select, withheld)
 
-    def check_everybody(self, found: Result, one: Binning, other: Binning) -> None:
+    def check_everybody(self, found: Result, one: Binning, other: Binning, hidden: Collection[str]) -> None:
         """Counts of everybody whom two agencies know, by the bins of both."""
         known = f"{self.knows[one.name]} AND {self.knows[other.name]}"
         keys = f"{sql_of(one)} AS one, {sql_of(other)} AS other"
         select = f"SELECT {keys}, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
-        self.case.check_cells(f"{one.name} and {other.name}", found, select)
+        self.case.check_cells(f"{one.name} and {other.name}", found, select, list(product(one.labels, hidden)))
+
+    def hidden_bins(self, bins: Sequence[Binning]) -> dict[str, set[str]]:
+        """By feature, bins of which an agency releases nothing, because together with another table of the same job
+        they would be about few of those whom it knows."""
+        owners = self.case.world.owners
+        hidden: dict[str, set[str]] = {one.name: set() for one in bins}
+        for table in {one.table for one in bins}:
+            own = [one for one in bins if one.table == table]
+            rows = owners[owners[self.knows[own[0].name]]]
+            members = [[BitMap(np.flatnonzero(one.places(rows) == at)) for at in range(one.count)] for one in own]
+            cells = [(one.name, label) for one in own for label in one.labels]
+            for place in near_cells(members, self.case.least):
+                name, label = cells[place]
+                hidden[name].add(label)
+        return hidden
 
     # --- how well it ranks
 
@@ -172,7 +191,7 @@ class Lending:
 
     # --- the report
 
-    def write(self, model: BinModel) -> None:
+    def write(self) -> None:
         """How much each feature says, the points, and how well they rank."""
         self.case.write(
             "The bank alone and joined",
@@ -199,7 +218,9 @@ class Lending:
         self.case.write(
             "The scorecard",
             f"{scale.anchor} points are {scale.odds} good to one bad, {scale.doubling} more double the odds. Everybody "
-            f"has {self.card.base}; each bin adds its points. {' '.join(model.remarks)}",
+            f"has {self.card.base}; each bin adds its points. They come from the counts of single features and of "
+            f"{len(self.pairs)} pairs of two agencies' features, which were counted without the label: they are taken "
+            "to go together alike among the good and the bad, and other pairs not to.",
             Listing(("feature", "bin", "points"), points),
             *map(Part, self.judgement.parts()),
         )

@@ -21,6 +21,7 @@ from ceiba_scenarios.stories.sme_credit.world import PROPRIETORS, code
 
 SECOND = 1 / 3600
 """In hours, as a consent's time is given."""
+REFUSALS = ("unknown_consent_issuer", "consent_for_other_subject", "consent_expired", "consent_used")
 NOBODY = code(PROPRIETORS, 9_999_999)
 """Whom no agency knows."""
 
@@ -121,9 +122,9 @@ class Scoring:
             "the consent has been used": (used, uscc),
         }
         self.case.announce("Not answered")
-        for what, (consent, about) in attempts.items():
+        for (what, (consent, about)), refused in zip(attempts.items(), REFUSALS, strict=True):
             error = refusal(partial(self.model.score, consent, about))
-            self.case.lab.check(f"refused: {what}", error is not None, True)
+            self.case.lab.check(f"refused: {what}", None if error is None else error.code, refused)
             self.tell(what, "" if error is None else f"refused. {error.public}")
 
     # --- telling

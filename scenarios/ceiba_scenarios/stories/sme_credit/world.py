@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas
 
 from ceiba_protocol.identifiers import uscc_check_digit
+from ceiba_scenarios.stories.sme_credit.product import points_of
 
 DATA = Path(__file__).parent.parent.parent / "data"
 REGION = "990000"
@@ -187,6 +188,8 @@ class World:
             for table, rows, columns in self.tables_of(agency):
                 known = rows[rows[agency.knows]].sort_values("number")
                 at_home = known[["uscc", *columns]].assign(uscc=known["uscc"].map(agency.spelling))
+                if rows is self.firms:
+                    at_home["points"] = points_of(known, columns)
                 own[table] = _written(at_home, folder / f"{table}.csv")
         return files
 
