@@ -129,6 +129,7 @@ SHOWN_BY = {
         "scenarios/test_joint_space.py::test_a_holder_that_dies_before_it_has_sent_anything_goes_on",
         "scenarios/test_joint_space.py::test_a_job_that_is_cancelled_in_the_middle_leaves_nothing",
         "scenarios/test_joint_space.py::test_a_job_whose_time_is_over_in_the_middle_leaves_nothing",
+        "coordinator/test_erasing.py::test_no_byte_of_a_forgotten_payload_is_left_in_a_file",
         "node/test_linking_modes.py::test_of_a_job_that_expires_half_way_nothing_is_kept",
         "node/test_linking_modes.py::test_a_node_that_was_restarted_has_lost_its_key",
         "node/test_linking_modes.py::test_a_node_that_nobody_tells_of_the_end_forgets_by_itself",
