@@ -170,7 +170,7 @@ class Case:
         analyst = (
             f"its own borrowers, as before; the counts of bins and pairs, each of at least {self.least} people, and "
             "the sums of sectors; for each consent one number of points, and of the firm which features cost it most; "
-            "of no applicant what any agency knows, and not which agencies know somebody"
+            "of an applicant nothing beyond what one number says, and not which agencies know somebody"
         )
         agency = (
             f"its own rows (of applicants: {owners}; of firms: {firms or 'none'}) and the questions; how many people "
