@@ -431,6 +431,7 @@ def test_sizes_of_scores_do_not_say_who_is_known(world: World) -> None:
     assert found[0] == found[1] == found[2] and sum(found[0].values()) >= 8
 
 
+@pytest.mark.long
 def test_sizes_of_messages_do_not_depend_on_the_rows(world: World, tmp_path: Path) -> None:
     """Another database of the same announced sizes: other firms in common, other groups, other cells withheld."""
     while log_size(world) < 100 or len(world.asked) < 10:  # their digits are in approvals and manifests
