@@ -37,6 +37,7 @@ def joined(space: Space, tables: int = 3, *, reveal: bool = False) -> Join:
     return space.join(*TABLES[:tables], on="uscc", reveal=reveal)
 
 
+@pytest.mark.long
 def test_a_space_answers_in_every_mode(space: Space) -> None:
     # Hidden: figures of what two tables have in common.
     wages = joined(space, 2).group_by("industry").agg(ceiba.sum("wages")).run()
