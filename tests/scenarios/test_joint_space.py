@@ -356,7 +356,7 @@ def can_answer(world: World) -> None:
 
 LOST = [
     # who dies, and where: its key, or what it has sent and would have to send again, is gone
-    ("insurance", "Ledger.record_payload", "after", 1),
+    pytest.param(("insurance", "Ledger.record_payload", "after", 1), marks=pytest.mark.long),
     pytest.param(("insurance", "Ledger.record_approval", "after", 0), marks=pytest.mark.long),
     pytest.param(("insurance", "Ledger.record_payload", "before", 0), marks=pytest.mark.long),
     pytest.param(("insurance", "Ledger.record_payload", "after", 3), marks=pytest.mark.long),
