@@ -15,11 +15,9 @@ from tests.attacks.live.weakened import CHECKS
 IN_EVERY_RUN = {
     "tracker",
     "suppressed-cell-from-earlier-total",
-    "averaging",
     "last-of-a-budget",
-    "wrong-key-for-the-others",
 }
-"""Of the attacks on answers, half a minute each, one of each kind. `make test-long` runs the others."""
+"""Of the attacks on answers, half a minute each, a few. `make test-long` runs the others."""
 THREAT_MODEL = Path(__file__).parents[2] / "docs" / "threat-model.md"
 
 
