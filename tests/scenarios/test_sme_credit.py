@@ -140,7 +140,7 @@ def test_the_regressions_are_the_textbooks(world: World) -> None:
     assert judge(list(found), list(newcomers["bad"])).auc > 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_story_on_less_data(tmp_path: Path) -> None:
     (tmp_path / "small.py").write_text(SMALL_STORY)
     report = told(tmp_path, "./small.py")
