@@ -36,7 +36,10 @@ from tests.support.seeded import seeded
 from tests.support.traces import everything_in, forms_of_number, forms_of_text
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+]  # half a minute: tests/scenarios/test_joint_space.py searches the disks in every run
 
 HOLDERS = ("insurance", "register", "tax")
 TABLES = [f"{holder}.firms" for holder in HOLDERS]

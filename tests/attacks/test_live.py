@@ -12,11 +12,7 @@ from tests.attacks.live.field import Field, open_field
 from tests.attacks.live.suite import ATTACKS
 from tests.attacks.live.weakened import CHECKS
 
-IN_EVERY_RUN = {
-    "tracker",
-    "suppressed-cell-from-earlier-total",
-    "last-of-a-budget",
-}
+IN_EVERY_RUN = {"tracker", "last-of-a-budget"}
 """Of the attacks on answers, half a minute each, a few. `make test-long` runs the others."""
 THREAT_MODEL = Path(__file__).parents[2] / "docs" / "threat-model.md"
 
