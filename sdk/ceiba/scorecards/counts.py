@@ -157,10 +157,6 @@ class PairCounts:
     def names(self) -> tuple[str, str]:
         return self.first.name, self.second.name
 
-    @property
-    def by_label(self) -> bool:
-        return len(self.cells) == 2
-
     @classmethod
     def of_rows(
         cls, first: Binning, second: Binning, frame: pandas.DataFrame, bad: Sequence[Any] | None = None
