@@ -5,7 +5,7 @@ memory until the job has ended. A node that was restarted meanwhile cannot go on
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Protocol
@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 from pyroaring import BitMap
 
-from ceiba_node.engines.joined_rows import base_groups, cells_of_subjects, joined_rows
+from ceiba_node.engines.joined_rows import Bounds, Entry, base_groups, cells_of_subjects, joined_rows
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
 from ceiba_node.near_tables import members_of, near_cells
 from ceiba_node.policy import DecisionPending, Request, check_still, decide
@@ -21,6 +21,7 @@ from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.canonical import Digest, digest
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR
+from ceiba_protocol.disclosure.noise import cells_order_key
 from ceiba_protocol.errors import JobConflict, LinkageLost, LinkageTooLarge, NotReachable, SetMismatch, UnknownJob
 from ceiba_protocol.linkage.joint import (
     OF_PAIR,
@@ -44,9 +45,9 @@ from ceiba_protocol.linkage.joint import (
     shapes_of,
 )
 from ceiba_protocol.linkage.oprf import JobKey
-from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey
+from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, fresh_noise
 from ceiba_protocol.linkage.token_steps import TokenSide
-from ceiba_protocol.plan import SumOf
+from ceiba_protocol.plan import ROW_COUNT, Program, SumOf
 from ceiba_protocol.rounds import check_window
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.paillier import MINIMUM_KEY_BITS, Encryptor, encode_modulus, generate_keypair
@@ -174,7 +175,6 @@ class Linking(Responding):
         return Reply(signed)
 
     def _approval(self, question: JointQuestion, snapshot: Snapshot, token_key: JobKey | None) -> JointApproval:
-        pin, encrypts = question.pin_of(self.name), question.plan.encrypts(self.name)
         subjects = announced(snapshot.subjects)
         programs = programs_of(question.plan.side_of(self.name), snapshot.schema)
         return JointApproval(
@@ -183,8 +183,8 @@ class Linking(Responding):
             holder=self.name,
             dataset_version=Digest(snapshot.version),
             subjects=subjects,
-            shapes=shapes_of(programs, pin.row_capacity, question.rules, encrypts=encrypts),
-            encryption_key=self._key().announced if encrypts else None,
+            shapes=shapes_of(question, self.name, programs),
+            encryption_key=self._key().announced if question.plan.encrypts(self.name) else None,
             token_key=token_key.announce(subjects).hex() if token_key else None,
             nonce=self._random(16).hex(),
             log_size=self.witness.size,
@@ -215,16 +215,17 @@ class Linking(Responding):
         return Request(question, contract, snapshot.schema, self._house.policy(), record, self.name, now)
 
     def _cost(self, question: JointQuestion, snapshot: Snapshot, now: int) -> tuple[Charge, Budget]:
-        """An exact answer about this version of the dataset. The same question again is one more."""
+        """An exact answer about this version of the dataset, or what its noise costs. The same question again costs as
+        much again: its noise is drawn anew, because nobody can tell whether the base's groups are the same."""
         manifest, rules = question.manifest, self._house.policy().tightened(question.rules)
         charge = Charge(
             job_id=bytes.fromhex(manifest.job_id),
             dataset=snapshot.table,
             merchant=manifest.merchant,
             organisation=question.merchant.legal_person,
-            rho=0,
+            rho=manifest.noise.rho if manifest.noise else 0,
             sticky=digest("ceiba/v1/joint", bytes.fromhex(manifest.job_id)),
-            exact=True,
+            exact=manifest.noise is None,
             version=snapshot.version,
             charged_at=now,
         )
@@ -378,15 +379,16 @@ class Linking(Responding):
     def _base_side(self, session: Session, agreed: JointSet, pair: str) -> BaseSide:
         key = agreed.approvals[pair].encryption_key
         assert key is not None  # `check_joint_approval` has seen it
-        groupings = self._groupings(session)
+        groupings, terms = self._groupings(session), agreed.terms(pair)
         numbers = {one: number for number, one in enumerate({one for it in groupings for group in it for one in group})}
         members = [[BitMap([numbers[one] for one in group]) for group in groups] for groups in groupings]
         session.base[pair] = BaseSide(
-            agreed.terms(pair),
+            terms,
             groupings,
             self._prove(pair, key),
             self._random,
-            vetoed=near_cells(members, agreed.question.least),
+            noise=fresh_noise(terms, self._random),
+            vetoed=() if terms.noisy else near_cells(members, agreed.question.least),
         )
         return session.base[pair]
 
@@ -419,32 +421,58 @@ class Linking(Responding):
                 key.private,
                 self._random,
                 joiner_is_semi_honest=joint.base_is_trusted,
+                noise=fresh_noise(terms, self._random),
                 encryptor=key.encryptor,
-                vetoed=near_cells(members, agreed.question.least),
+                vetoed=() if terms.noisy else near_cells(members, agreed.question.least),
             )
         return session.joined
 
-    def _rows(self, question: JointQuestion, snapshot: Snapshot) -> dict[bytes, list[tuple[int, list[int]]]]:
-        """What each subject adds to the cells of all plans, which stand one after the other, and then to their guards.
+    def _rows(self, question: JointQuestion, snapshot: Snapshot) -> dict[bytes, list[Entry]]:
+        """What each subject adds to the cells of all plans, which stand one after the other, and then to the guards of an
+        exact answer.
 
         Whom a filter leaves out is there with nothing to add: else the base would see how many of its subjects pass.
         """
-        side, first = question.plan.side_of(self.name), 0
+        side = question.plan.side_of(self.name)
         programs = programs_of(side, snapshot.schema)
-        first_guard = sum(program.cells for program in programs)
-        rows: dict[bytes, list[tuple[int, list[int]]]] = {one: [] for one in self._subjects(question, snapshot)}
+        rows: dict[bytes, list[Entry]] = {one: [] for one in self._subjects(question, snapshot)}
+        entries = self._guarded if question.manifest.noise is None else self._bounded
+        for identifier, entry in entries(question, snapshot, programs, side.on):
+            rows[identifier].append(entry)
+        return rows
+
+    def _bounded(
+        self, question: JointQuestion, snapshot: Snapshot, programs: Sequence[Program], on: str
+    ) -> Iterator[tuple[bytes, Entry]]:
+        """What each subject adds to an answer with noise. The number of its rows is left out: it has one at most."""
+        noise, first = question.manifest.noise, 0
+        assert noise is not None
+        order_key = cells_order_key(self._identity.noise_key)
         for program in programs:
-            guards, width = guards_of(program, question.rules), len(program.sums)
+            bounds = Bounds(program, noise.cells_per_subject, order_key)
+            found = joined_rows(self._house.engine, snapshot, program, on)
+            for subject, identifier in enumerate(found.identifiers):
+                for cell, sums in bounds.apply(identifier, found.entries(subject)):
+                    yield identifier, (first + cell, sums[ROW_COUNT + 1 :])
+            first += program.cells
+
+    def _guarded(
+        self, question: JointQuestion, snapshot: Snapshot, programs: Sequence[Program], on: str
+    ) -> Iterator[tuple[bytes, Entry]]:
+        """What each subject adds to an exact answer, and which guards' conditions it meets."""
+        first, first_guard = 0, sum(program.cells for program in programs)
+        for program in programs:
+            guards, width = guards_of(program, question), len(program.sums)
             flags = tuple(SumOf(guard.support, Fraction(1)) for guard in guards)
-            found = joined_rows(self._house.engine, snapshot, replace(program, sums=(*program.sums, *flags)), side.on)
+            found = joined_rows(self._house.engine, snapshot, replace(program, sums=(*program.sums, *flags)), on)
             for subject, identifier in enumerate(found.identifiers):
                 for cell, sums in found.entries(subject):
-                    rows[identifier].append((first + cell, sums[:width]))
-                    met = (place for place, times in enumerate(sums[width:]) if times)
-                    rows[identifier].extend((first_guard + cell * len(guards) + place, []) for place in met)
+                    yield identifier, (first + cell, sums[:width])
+                    for place, times in enumerate(sums[width:]):
+                        if times:
+                            yield identifier, (first_guard + cell * len(guards) + place, [])
             first += program.cells
             first_guard += program.cells * len(guards)
-        return rows
 
     def _prove(self, holder: str, key: EncryptionKey) -> ProvenKey:
         """A verified verdict is kept by the key's bytes and its proof (I6)."""

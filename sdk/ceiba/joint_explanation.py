@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ceiba.joint_queries import JointQuery
+from ceiba_protocol.disclosure.grade import as_rho
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.linkage.joint import JointPlan
 from ceiba_protocol.linkage.joint_wording import describe_joint
 from ceiba_protocol.trust.agreement import Agreement, Mode
+from ceiba_protocol.trust.documents import NoiseTerms
 from ceiba_protocol.trust.rendering import moment, quoted, rules_of
 
 _LABEL_WIDTH = 14
@@ -32,6 +34,8 @@ class JointExplanation:
     """Of all tables together: groups of the base times those of the joined tables."""
     jobs_asked: int
     """Of the agreement, by this folder's own count."""
+    noise: NoiseTerms | None
+    """None for exact figures."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -49,7 +53,14 @@ class JointExplanation:
             _line("holders", f"{', '.join(self.holders)}; each can refuse, and then nothing is answered"),
             "What comes of it",
             _line("tables", f"{self.tables}, with {self.cells} cells in all" if self.tables else "none; one number"),
+            _line("noise", self._noise_words()),
         ]
+
+    def _noise_words(self) -> str:
+        if self.noise is None:
+            return "none: the figures are exact" if self.tables else "none: below 1,000, rounded to the nearest ten"
+        cost = as_rho(self.noise.rho)
+        return f"of both holders of each pair; ρ {cost}, which is charged again when the question is asked again"
 
     def _agreement_lines(self) -> list[str]:
         if isinstance(self.agreement, CeibaError):
@@ -79,10 +90,13 @@ class JointExplanation:
             "tables": self.tables,
             "cells": self.cells,
             "jobs_asked": self.jobs_asked,
+            "noise": self.noise and self.noise.model_dump(mode="json"),
         }
 
 
-def explain_jointly(query: JointQuery[Any], agreement: Agreement | CeibaError, jobs_asked: int) -> JointExplanation:
+def explain_jointly(
+    query: JointQuery[Any], agreement: Agreement | CeibaError, jobs_asked: int, noise: NoiseTerms | None
+) -> JointExplanation:
     """What follows from the question and the agreement alone; no row is read, and nothing is sent."""
     plan = query.asked
     groups = sum(program.cells for program in query.programs[plan.base.holder])
@@ -96,6 +110,7 @@ def explain_jointly(query: JointQuery[Any], agreement: Agreement | CeibaError, j
         tables=0 if is_counted else len(plan.base.plans) * len(programs),
         cells=1 if is_counted else groups * sum(program.cells for program in programs),
         jobs_asked=jobs_asked,
+        noise=noise,
     )
 
 

@@ -547,9 +547,9 @@ def test_what_an_agreement_lacks_is_said(
     agreement = agree(space, coordinator, tables, **terms)
     query = two(space).group_by("industry").agg(ceiba.mean("wages"))
     with pytest.raises(NoAgreement, match=says):
-        query.run()
+        query.run(noise=False)
     with pytest.raises(NotAgreed):
-        query.run(agreement=agreement.agreement_id)
+        query.run(agreement=agreement.agreement_id, noise=False)
     assert space.home.jobs_asked(agreement) == 0
 
 

@@ -8,7 +8,7 @@ from math import isqrt
 from ceiba_protocol.canonical import sha256, tlv
 from ceiba_protocol.disclosure.noise import MINIMUM_VARIANCE
 from ceiba_protocol.errors import BadJoin, GateTooLarge
-from ceiba_protocol.linkage.masked_fields import FieldShape
+from ceiba_protocol.linkage.masked_fields import NOISES, FieldShape
 
 GROUP_MULTIPLE = 16
 """Groups are padded to a multiple of it, so that a size is known to within 15."""
@@ -83,7 +83,7 @@ class JoinTerms:
 
     @property
     def noisy(self) -> bool:
-        """Whether the joined holder adds noise to every count and sum."""
+        """Whether both holders add noise to every count and sum."""
         return bool(self.cells[0].noise)
 
     @property
@@ -134,7 +134,7 @@ class JoinTerms:
         """The counts with which a cell is withheld; noise raises the minimum by two standard deviations (I10)."""
         if not cell.noise:
             return range(0 if self.hides_zeros and not cell.none_is_many else 1, self.minimum_subjects)
-        variance = cell.noise[0]
+        variance = NOISES * cell.noise[0]
         return range(-isqrt(GATE_TAIL**2 * variance), self.minimum_subjects + isqrt(4 * variance))
 
     def digest(self) -> bytes:

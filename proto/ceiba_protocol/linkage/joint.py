@@ -34,25 +34,27 @@ from ceiba_protocol.canonical import (
     sha256,
 )
 from ceiba_protocol.disclosure.grade import Disclosure
+from ceiba_protocol.disclosure.noise import MINIMUM_VARIANCE, noise_shares, squared_sensitivity, tail
 from ceiba_protocol.disclosure.support import ROWS, Test, tests_of
 from ceiba_protocol.errors import (
     DatasetMissing,
     ManifestMismatch,
+    NoiseUndefined,
     NotAgreed,
     PlanTooLarge,
     SetMismatch,
 )
 from ceiba_protocol.linkage.join_terms import JoinTerms
-from ceiba_protocol.linkage.masked_fields import Cell, FieldShape
-from ceiba_protocol.plan import MAX_SUMS, Plan, Program, compile_plan
-from ceiba_protocol.rounds import check_cites, check_window
+from ceiba_protocol.linkage.masked_fields import NOISES, Cell, FieldShape
+from ceiba_protocol.plan import MAX_SUMS, ROW_COUNT, Plan, Program, compile_plan
+from ceiba_protocol.rounds import check_cites, check_noise, check_window
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.fits.base import Fit
 from ceiba_protocol.sums.key_proof import key_context
 from ceiba_protocol.sums.layout import width
 from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, check_parties, check_side_covers
-from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer
+from ceiba_protocol.trust.documents import DatasetPin, Manifest, NoiseTerms, Offer
 from ceiba_protocol.trust.hpke import seal_to
 from ceiba_protocol.trust.log import open_operators
 from ceiba_protocol.trust.roster import OPERATOR, SUITE, Descriptor, EncryptionKey, Role, Roster
@@ -154,6 +156,9 @@ class JointManifest(Document):
     plan: JointPlan
     datasets: tuple[DatasetPin, ...]
     """One for each holder of the question, sorted by holder."""
+    noise: NoiseTerms | None = None
+    """`rho` is of all tables together, split evenly over joined holders, and then over the sums of a cell in all of a
+    holder's plans; `cells_per_subject` is of each plan. None for exact figures."""
     disclosure_digest: HexDigest
     not_before: Seconds
     not_after: Seconds
@@ -169,7 +174,10 @@ class CellShape(Document):
 
     cells: Annotated[int, Field(ge=1, le=MAX_SUMS)]
     widths: tuple[Annotated[int, Field(ge=2, le=256)], ...]
-    """Bits of each signed sum of a cell."""
+    """Bits of each signed sum of a cell; with noise, without the number of rows, which is that of subjects then."""
+    noise: tuple[Annotated[int, Field(ge=MINIMUM_VARIANCE)], ...] = ()
+    """Variances, in squared units, of each holder's noise in the number of subjects and in each sum. None where figures
+    are exact."""
     guards: tuple[bool, ...] = ()
     """For each condition behind the sums (`guards_of`) whether a cell in which nobody meets it is as good as one in
     which many do. None where cells are released as they are."""
@@ -360,10 +368,12 @@ class JointQuestion:
 
 def make_joint_manifest(
     *, job_id: str, number: int, agreement: Agreement, merchant: str, plan: JointPlan,
-    offers: Mapping[str, Offer], now: int, seconds: int,
+    offers: Mapping[str, Offer], now: int, seconds: int, noise: NoiseTerms | None = None,
 ) -> JointManifest:  # fmt: skip
-    """Run by the merchant. `offers`: by holder, each verified. Raises NotAgreed, DatasetMissing."""
-    check_joint_covers(agreement, plan)
+    """Run by the merchant. `offers`: by holder, each verified. Raises NotAgreed, DatasetMissing, and what
+    `check_joint_noise` does."""
+    check_joint_covers(agreement, plan, noise)
+    check_joint_noise(agreement, plan, noise)
     missing = [side for side in plan.sides if side.holder not in offers]
     if missing:
         raise DatasetMissing(holders=", ".join(side.holder for side in missing), table=missing[0].table)
@@ -379,6 +389,7 @@ def make_joint_manifest(
         number=number,
         plan=plan,
         datasets=tuple(pins),
+        noise=noise,
         disclosure_digest=agreement.disclosure.digest(),
         not_before=now,
         not_after=now + seconds,
@@ -395,7 +406,7 @@ def read_joint_manifest(
     3. It cites this agreement, whose parties have the keys of this roster; purpose, rules and number are its own.
     4. It asks holders of the agreement for what is agreed, each with one pinned dataset. 5. The plans compile.
     Raises UnknownMember, BadSignature, MalformedDocument, OutsideWindow, ManifestMismatch, SetMismatch, NotAgreed,
-    AgreementMismatch, and the errors of `compile_plan`.
+    AgreementMismatch, and the errors of `check_joint_noise` and `compile_plan`.
     """
     manifest = roster.open(signed, JointManifest, Role.MERCHANT)
     if not manifest.merchant == signed.signer == agreement.merchant.name:
@@ -405,19 +416,20 @@ def read_joint_manifest(
     check_parties(agreement, roster)
     if [pin.holder for pin in manifest.datasets] != manifest.plan.holders:
         raise SetMismatch(problem="it does not pin one dataset of each of its holders")
-    check_joint_covers(agreement, manifest.plan)
+    check_joint_covers(agreement, manifest.plan, manifest.noise)
+    check_joint_noise(agreement, manifest.plan, manifest.noise)
     for side in manifest.plan.sides:
         if side.table in schemas:
             programs_of(side, schemas[side.table])
     return JointQuestion(manifest, manifest.digest(), roster, agreement)
 
 
-def check_joint_covers(agreement: Agreement, plan: JointPlan) -> None:
+def check_joint_covers(agreement: Agreement, plan: JointPlan, noise: NoiseTerms | None) -> None:
     """What a joint plan reads and does is agreed on. Raises NotAgreed, which names what is not."""
     wanted = {"the operation join": JOIN in agreement.operations, f"the mode {plan.mode}": False}
     if agreement.joint is not None:
         wanted[f"the mode {plan.mode}"] = plan.mode in agreement.joint.modes
-        wanted["exact answers, because the base is not trusted"] = agreement.joint.base_is_trusted
+        wanted["exact answers, because the base is not trusted"] = noise is not None or agreement.joint.base_is_trusted
     for side in plan.sides:
         wanted[f"the table {side.table} of {side.holder}"] = side.holder in agreement.holder_names
     for what, is_agreed in wanted.items():
@@ -426,6 +438,15 @@ def check_joint_covers(agreement: Agreement, plan: JointPlan) -> None:
     for side in plan.sides:
         for one in side.plans:
             check_side_covers(agreement, agreement.side_of(side.holder), one)
+
+
+def check_joint_noise(agreement: Agreement, plan: JointPlan, noise: NoiseTerms | None) -> None:
+    """Raises NoiseUndefined, and what `check_noise` does."""
+    check_noise(noise, agreement)
+    if noise is not None and plan.mode is Mode.CARDINALITY:
+        raise NoiseUndefined(problem="the size of an intersection is rounded, and has no noise")
+    if noise is not None and noise.rho < len(plan.joined):
+        raise NoiseUndefined(problem=f"{len(plan.joined)} joined holders cannot share less than a millionth of ρ each")
 
 
 def programs_of(side: SidePlan, schema: Schema) -> tuple[Program, ...]:
@@ -445,6 +466,11 @@ def check_tables(groups: Iterable[int], cells: Iterable[tuple[int, int]]) -> Non
         raise PlanTooLarge(what="number of sums in all tables", limit=MAX_SUMS)
 
 
+def _cells_per_subject(plan: JointPlan, noise: NoiseTerms) -> int:
+    """In all tables that one of a joined holder's plans makes: a subject is in one group of each of the base's."""
+    return len(plan.base.plans) * noise.cells_per_subject
+
+
 # --- 2. each holder approves -----------------------------------------------------------------------------------
 
 
@@ -454,24 +480,46 @@ def announced(subjects: int) -> int:
     return max(1, -(-subjects // step) * step)
 
 
-def guards_of(program: Program, rules: Disclosure) -> tuple[Test, ...]:
-    """What must be many in a cell, beside its subjects, before one of its sums is released: as in any job, or a sum
-    over few could be asked for in a cell of many (PROTOCOL §3.2)."""
-    return tests_of(program).tests[ROWS + 1 :] if rules.has_gate else ()
+def guards_of(program: Program, question: JointQuestion) -> tuple[Test, ...]:
+    """What must be many in a cell, beside its subjects, before one of its sums is released: as in any exact job, or a
+    sum over few could be asked for in a cell of many (PROTOCOL §3.2)."""
+    has_guards = question.rules.has_gate and question.manifest.noise is None
+    return tests_of(program).tests[ROWS + 1 :] if has_guards else ()
 
 
-def shapes_of(
-    programs: Sequence[Program], capacity: int, rules: Disclosure, *, encrypts: bool
-) -> tuple[CellShape, ...]:  # fmt: skip
-    """What a holder announces of its cells. `capacity`: the published bound on its rows; `rules`: the agreement's."""
+def shapes_of(question: JointQuestion, holder: str, programs: Sequence[Program]) -> tuple[CellShape, ...]:
+    """What a holder announces of the cells of its plans, from public facts. `programs`: these plans, compiled. Raises
+    NoiseUndefined."""
+    if not question.plan.encrypts(holder):
+        return tuple(CellShape(cells=one.cells, widths=()) for one in programs)
+    capacity = question.pin_of(holder).row_capacity
     return tuple(
         CellShape(
             cells=one.cells,
-            widths=tuple(width(capacity * sums.row_bound) for sums in one.sums) if encrypts else (),
-            guards=tuple(test.is_difference for test in guards_of(one, rules)) if encrypts else (),
+            widths=tuple(_widths(one, capacity, noise)),
+            noise=noise,
+            guards=tuple(test.is_difference for test in guards_of(one, question)),
         )
-        for one in programs
+        for one, noise in zip(programs, _variances(question, programs), strict=True)
     )
+
+
+def _widths(program: Program, capacity: int, noise: Sequence[int]) -> list[int]:
+    if not noise:
+        return [width(capacity * one.row_bound) for one in program.sums]
+    summed = zip(program.sums, noise, strict=True)
+    return [width(capacity * one.row_bound + NOISES * tail(variance)) for one, variance in summed][ROW_COUNT + 1 :]
+
+
+def _variances(question: JointQuestion, programs: Sequence[Program]) -> list[tuple[int, ...]]:
+    """For each of a joined holder's plans, of one holder's noise in each sum of a cell; nothing where it is exact."""
+    noise, plan = question.manifest.noise, question.plan
+    if noise is None:
+        return [()] * len(programs)
+    cells = _cells_per_subject(plan, noise)
+    sensitivities = [squared_sensitivity(one.row_bound, cells, 1) for program in programs for one in program.sums]
+    shares = iter(noise_shares(noise.rho // len(plan.joined), sensitivities, NOISES, NOISES - 1))
+    return [tuple(islice(shares, len(program.sums))) for program in programs]
 
 
 def join_key_context(holder: Descriptor) -> bytes:
@@ -502,7 +550,9 @@ class JointSet:
         rules = question.rules
         groupings = tuple(shape.cells for shape in base.shapes)
         check_tables(groupings, [(shape.cells, len(shape.widths) + len(shape.guards)) for shape in joined.shapes])
-        count_bits, cells = joined.subjects.bit_length(), [one for one in joined.shapes for _ in range(one.cells)]
+        cells = [one for one in joined.shapes for _ in range(one.cells)]
+        counted = joined.subjects + NOISES * max(tail(one.noise[0]) if one.noise else 0 for one in joined.shapes)
+        count_bits = counted.bit_length()
         guards = [(place, none) for place, shape in enumerate(cells) for none in shape.guards]
         return JoinTerms(
             context=self.context(pair),
@@ -511,7 +561,7 @@ class JointSet:
             groupings=groupings,
             one_row_for_all=question.plan.mode is Mode.REVEALED,
             cells=(
-                *(FieldShape(count_bits, shape.widths) for shape in cells),
+                *(FieldShape(count_bits, shape.widths, shape.noise) for shape in cells),
                 *(FieldShape(count_bits, none_is_many=none_is_many) for _, none_is_many in guards),
             ),
             guards=tuple(place for place, _ in guards),
@@ -542,6 +592,19 @@ def check_joint_approval(question: JointQuestion, signer: str, approval: JointAp
         raise SetMismatch(problem=f"{signer} announced more subjects than its dataset can have")
     if sum(shape.cells * (1 + len(shape.widths) + len(shape.guards)) for shape in approval.shapes) > MAX_SUMS:
         raise SetMismatch(problem=f"the approval of {signer} announces more cells than a job may have")
+    if not _has_agreed_noise(question, signer, approval.shapes):
+        raise SetMismatch(problem=f"{signer} announced noise that is not that of the question's counts and sums")
+
+
+def _has_agreed_noise(question: JointQuestion, signer: str, shapes: Sequence[CellShape]) -> bool:
+    """Whether there is noise in every count and sum, and as much in counts as the question says. How much there has to
+    be in sums, who does not know the table's schema cannot tell."""
+    noise, found = question.manifest.noise, [variance for shape in shapes for variance in shape.noise]
+    if noise is None or not question.plan.encrypts(signer):
+        return not found
+    squared = squared_sensitivity(1, _cells_per_subject(question.plan, noise), 1)
+    count, *_ = noise_shares(noise.rho // len(question.plan.joined), [squared] * len(found), NOISES, NOISES - 1)
+    return all(shape.noise[:1] == (count,) and len(shape.noise) == 1 + len(shape.widths) for shape in shapes)
 
 
 def commit_jointly(question: JointQuestion, approvals: Iterable[Signed]) -> JointSet:
@@ -637,11 +700,16 @@ class JoinedTable:
     """[cells, sums]: which were released."""
     subjects: list[int | None]
     """By cell: how many subjects are in it, None where it was withheld."""
+    noise: NoiseTerms | None = None
+    """None for exact figures."""
+    variances: tuple[int, ...] = ()
+    """Of the noise in each sum of a cell; empty if there is none."""
 
 
 def tables_of(
-    base: Sequence[Program], side: SidePlan, programs: Sequence[Program], cells: Sequence[Sequence[Cell | None]]
-) -> list[JoinedTable]:
+    base: Sequence[Program], approval: JointApproval, programs: Sequence[Program], cells: Sequence[Sequence[Cell]],
+    noise: NoiseTerms | None,
+) -> list[JoinedTable]:  # fmt: skip
     """What the merchant makes of a joined holder's released cells: `cells` [groups of all plans of the base][cells of
     all plans]. For each plan of the base, a table with each of the joined holder's.
 
@@ -650,19 +718,23 @@ def tables_of(
     tables, groups = [], iter(cells)
     for grouping in base:
         own, first = list(islice(groups, grouping.cells)), 0
-        for program in programs:
+        for program, shape in zip(programs, approval.shapes, strict=True):
             found = [cell for group in own for cell in group[first : first + program.cells]]
-            tables.append(_table_of(side.holder, joined_program(grouping, program), found))
+            made = _table_of(approval.holder, joined_program(grouping, program), found, shape.noise)
+            tables.append(replace(made, noise=noise))
             first += program.cells
     return tables
 
 
-def _table_of(holder: str, program: Program, cells: Sequence[Cell | None]) -> JoinedTable:
+def _table_of(holder: str, program: Program, cells: Sequence[Cell], noise: Sequence[int]) -> JoinedTable:
+    """`noise`: of one holder, in each sum. With it each subject has one row, so that their number is that of rows."""
     totals, width = list[int](), len(program.sums)
     for cell in cells:
-        totals += [0] * width if cell is None else cell[1]
+        count, sums = cell or (0, (0,) * (width - bool(noise)))
+        totals += (count, *sums) if noise else sums
     sent = np.array([[cell is not None] * width for cell in cells], dtype=bool)
-    return JoinedTable(holder, program, totals, sent, [None if cell is None else cell[0] for cell in cells])
+    subjects = [None if cell is None else cell[0] for cell in cells]
+    return JoinedTable(holder, program, totals, sent, subjects, tuple(NOISES * variance for variance in noise))
 
 
 def joined_program(base: Program, joined: Program) -> Program:

@@ -31,10 +31,14 @@ intersection, the terms say `one_row_for_all`: B encrypts each row once, and A m
 **What is taken on trust.** B cannot see how many subjects are in a "group" of A. If it is one, and random points, A
 learns from the decision which cells that subject is in, and with the merchant its values. Padding, the smallest size of
 a group and the gate do not stop that; noise does, which is in what the gate tests as well. So B answers without noise
-only if the agreement has the flag `joiner_is_semi_honest`, which B signs. Noise does not cover an A that computes
-something else than this sum, such as one row a million times: nothing here proves what A multiplied. In the gate B
-could encrypt another share than its own, and so learn whether a count lies in another range, or release to the merchant
-what it found to be small.
+only if the agreement has the flag `joiner_is_semi_honest`, which B signs. A adds as much of its own, so that B together
+with the merchant does not learn either who is in A's groups. Noise does not cover an A that computes something else than
+this sum, such as one row a million times: nothing here proves what A multiplied. In the gate B could encrypt another
+share than its own, and so learn whether a count lies in another range, or release to the merchant what it found to be
+small.
+
+Noise is drawn anew for each job, also for a question that was answered before: with the same noise, an A that leaves one
+subject out the second time would see it in the difference (ADR 0027).
 
 Secrets live as long as the two objects do, one job. Nothing is stored: whoever holds the objects drops them after the
 last step or any error, and a side that has failed refuses every later step.
@@ -47,6 +51,7 @@ import phe
 from gmpy2 import mpz
 
 from ceiba_protocol.canonical import sha256
+from ceiba_protocol.disclosure.noise import KeyedBits, discrete_gaussian
 from ceiba_protocol.errors import (
     ExactJoinForbidden,
     IntersectionTooSmall,
@@ -114,6 +119,24 @@ class ProvenKey:
         return f"ProvenKey(key_id={key_id(self.n).hex()})"
 
 
+# --- noise -----------------------------------------------------------------------------------------------------
+
+
+def fresh_noise(terms: JoinTerms, random: Random) -> list[list[int]]:
+    """Run by each of the two: what it adds to the count and each sum of every cell; nothing if the answer is exact."""
+    bits = KeyedBits(random(32))
+    return [[discrete_gaussian(bits, variance) for variance in cell.noise] for cell in terms.shapes if cell.noise]
+
+
+def _noise_of_shares(terms: JoinTerms, holder: str, noise: Sequence[Sequence[int]]) -> list[Share]:
+    """What a holder adds to every cell. Raises BadJoin for noise of another shape than the terms have."""
+    if [len(drawn) for drawn in noise] != [len(cell.noise) for cell in terms.shapes if cell.noise]:
+        raise terms.bad(f"the noise of {holder} is not that of every count and sum, or there should be none")
+    if not noise:
+        return [(0, 0)] * len(terms.shapes)
+    return [(count, cell.values_field(sums)) for cell, (count, *sums) in zip(terms.shapes, noise, strict=True)]
+
+
 # --- the base holder -------------------------------------------------------------------------------------------
 
 
@@ -122,9 +145,9 @@ class BaseSide:
 
     `groupings` has, for each grouping of the terms, the normalised identifiers of each group; an identifier is in at
     most one group of each. Nothing is released of groups that are `vetoed`, numbered grouping after grouping; to B they
-    look as if their counts were too small. `obfuscators` may be made ahead; what is missing is made when it is needed.
-    Raises BadJoin if the groups are not as announced, RepeatedIdentifier, ValueOutOfRange if the cells do not fit under
-    the key.
+    look as if their counts were too small. `noise` is A's, of the shape of B's (see `fresh_noise`). `obfuscators` may be
+    made ahead; what is missing is made when it is needed. Raises BadJoin if groups or noise are not as the terms say,
+    RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
     """
 
     def __init__(
@@ -133,6 +156,8 @@ class BaseSide:
         groupings: Sequence[Sequence[Sequence[bytes]]],
         key: ProvenKey,
         random: Random,
+        *,
+        noise: Sequence[Sequence[int]] = (),
         obfuscators: FullObfuscators | None = None,
         vetoed: Collection[int] = (),
     ) -> None:
@@ -148,6 +173,7 @@ class BaseSide:
             raise terms.bad(f"the obfuscators of {terms.base} are for another key")
         self._exchange = Exchange(terms, terms.base, key.n, ("groups", "mask", "test", "share"))
         self._obfuscators = obfuscators or FullObfuscators(key.n, random)
+        self._noise = _noise_of_shares(terms, terms.base, noise)
         self._vetoed = [group in vetoed for group in range(terms.groups) for _ in terms.cells]
         self._groups = [group for groups in groupings for group in groups]
         self._sizes = [max(padded(len(group)), terms.smallest_group) for group in self._groups]
@@ -185,7 +211,12 @@ class BaseSide:
                 raise IntersectionTooSmall(minimum=terms.smallest_intersection)
             # 3. Mask, then randomise: a uniform ciphertext of a uniform plaintext, whichever rows were multiplied.
             of_groups = [fields.draw_masks(int(n), self._random) for _ in range(terms.groups)]
-            self._masks = [mask for masks in of_groups for mask in fields.split(masks)]
+            own = (mask for masks in of_groups for mask in fields.split(masks))
+            # A figure is B's share less A's mask, so what is to be added to it is taken from the mask.
+            self._masks = [
+                (count - less, values - less_values)
+                for (count, values), (less, less_values) in zip(own, self._noise, strict=True)
+            ]
             packed = [mask for masks in of_groups for mask in masks]
             obfuscators = on_all_cores(lambda _: self._obfuscators.take(), packed)
             masked = [
@@ -272,8 +303,8 @@ class JoinedSide:
     """B: knows cells and values, and owns the Paillier key. Its steps, each once: `rows`, `tests`, `decide`.
 
     `rows` has for each normalised identifier what its subject adds. A subject that a filter leaves out is there, with
-    nothing to add, so that A does not learn how many a filter leaves. `noise` has for each cell of each group the noise
-    of its count and of each sum, from `disclosure.noise` under sticky keys; its variances are in the terms.
+    nothing to add, so that A does not learn how many a filter leaves. `noise` has for each cell of each group what B adds
+    to its count and to each sum; its variances are in the terms.
     `joiner_is_semi_honest` says that the agreement has that flag, signed by B. `encryptor` is one for B's own key, made
     ahead, with obfuscators or without. `vetoed`: of the terms' cells those that B releases of no group.
 
@@ -303,7 +334,7 @@ class JoinedSide:
         check_rows(terms.cells, rows.values())
         self._exchange = Exchange(terms, terms.joined, n, ("rows", "tests", "decide"))
         self._rows = rows
-        self._noise = _noise_of_shares(terms, noise)
+        self._noise = _noise_of_shares(terms, terms.joined, noise)
         self._private_key = private_key
         self._encryptor = encryptor
         self._may_be_released = [cell not in vetoed for cell in range(len(terms.cells))] * terms.groups
@@ -402,15 +433,6 @@ class JoinedSide:
             return decision, write_share(terms, terms.joined, released, self._shares)
 
 
-def _noise_of_shares(terms: JoinTerms, noise: Sequence[Sequence[int]]) -> list[Share]:
-    """What B adds to its share of every cell. Raises BadJoin for noise of another shape than the terms have."""
-    if [len(drawn) for drawn in noise] != [len(cell.noise) for cell in terms.shapes if cell.noise]:
-        raise terms.bad(f"the noise of {terms.joined} is not that of every count and sum, or there should be none")
-    if not noise:
-        return [(0, 0)] * len(terms.shapes)
-    return [(count, cell.values_field(sums)) for cell, (count, *sums) in zip(terms.shapes, noise, strict=True)]
-
-
 def _in_batches(work: Callable[[range], _Result], count: int, progress: Progress | None) -> Iterator[_Result]:
     """work(batch) for batches of the rows 0 … count − 1, in order, with progress after each."""
     batches = [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
@@ -463,7 +485,6 @@ def run_join(
     rows: Mapping[bytes, Row],
     private_key: phe.PaillierPrivateKey,
     random: Random,
-    noise: Sequence[Sequence[int]] = (),
 ) -> list[list[Cell]]:
     """The whole join without a network: the first page for a newcomer, and an oracle for tests.
 
@@ -475,7 +496,8 @@ def run_join(
     key = ProvenKey(private_key.public_key.n, prove_key(private_key, context), context)
 
     # Each: fresh secrets for this join, and terms that it derived from the manifest itself.
-    base = BaseSide(terms, groupings, key, random)
+    base = BaseSide(terms, groupings, key, random, noise=fresh_noise(terms, random))
+    noise = fresh_noise(terms, random)
     joined = JoinedSide(terms, rows, private_key, random, joiner_is_semi_honest=True, noise=noise)
 
     # 1–3: whom both have, without showing identifiers; the encrypted sum of their rows, under a mask.
