@@ -25,7 +25,7 @@ from ceiba_protocol.linkage.joint import JointPlan, JointQuestion, JointSet, Kin
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.trust.agreement import JOIN, OPERATIONS, Agreement, JointTerms, Mode, Side
-from ceiba_protocol.trust.documents import Offer, Refusal
+from ceiba_protocol.trust.documents import NoiseTerms, Offer, Refusal
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
@@ -201,7 +201,7 @@ class JointNodes:
         rows = (Named(name="rows", statistic=Count()),)
         return Plan(table=schema.table, schema_digest=schema.digest(), **({"filter": None, "outputs": rows} | parts))
 
-    def submit(self, plan: JointPlan) -> bytes:
+    def submit(self, plan: JointPlan, noise: NoiseTerms | None = None) -> bytes:
         self.number += 1
         offers = {}
         for name, house in self.houses.items():
@@ -216,6 +216,7 @@ class JointNodes:
             offers={side.holder: offers[side.holder] for side in plan.sides},
             now=NOW,
             seconds=60,
+            noise=noise,
         )
         self.signed = signed_by(MERCHANT, manifest)
         self.id = self.office.jobs.submit(self.signed, MERCHANT)
@@ -225,10 +226,10 @@ class JointNodes:
     def question(self) -> JointQuestion:
         return self.world.joint_question(self.signed, self.world.agreement)
 
-    def ask(self, plan: JointPlan, *, absent: tuple[str, ...] = ()) -> str:
+    def ask(self, plan: JointPlan, *, absent: tuple[str, ...] = (), noise: NoiseTerms | None = None) -> str:
         """The state in which the job is once nobody who is there has anything to do. `absent`: holders that take no
         steps, though they have approved."""
-        self.submit(plan)
+        self.submit(plan, noise)
         return self.go_on(absent=absent)
 
     def go_on(self, *, absent: tuple[str, ...] = ()) -> str:

@@ -599,11 +599,13 @@ def check_joint_approval(question: JointQuestion, signer: str, approval: JointAp
 def _has_agreed_noise(question: JointQuestion, signer: str, shapes: Sequence[CellShape]) -> bool:
     """Whether there is noise in every count and sum, and as much in counts as the question says. How much there has to
     be in sums, who does not know the table's schema cannot tell."""
-    noise, found = question.manifest.noise, [variance for shape in shapes for variance in shape.noise]
+    noise, measures = question.manifest.noise, sum(len(shape.noise) for shape in shapes)
     if noise is None or not question.plan.encrypts(signer):
-        return not found
+        return measures == 0
+    if measures == 0:
+        return False
     squared = squared_sensitivity(1, _cells_per_subject(question.plan, noise), 1)
-    count, *_ = noise_shares(noise.rho // len(question.plan.joined), [squared] * len(found), NOISES, NOISES - 1)
+    count, *_ = noise_shares(noise.rho // len(question.plan.joined), [squared] * measures, NOISES, NOISES - 1)
     return all(shape.noise[:1] == (count,) and len(shape.noise) == 1 + len(shape.widths) for shape in shapes)
 
 
@@ -720,21 +722,23 @@ def tables_of(
         own, first = list(islice(groups, grouping.cells)), 0
         for program, shape in zip(programs, approval.shapes, strict=True):
             found = [cell for group in own for cell in group[first : first + program.cells]]
-            made = _table_of(approval.holder, joined_program(grouping, program), found, shape.noise)
-            tables.append(replace(made, noise=noise))
+            whole = joined_program(grouping, program)
+            tables.append(_table_of(approval.holder, whole, found, noise, shape.noise))
             first += program.cells
     return tables
 
 
-def _table_of(holder: str, program: Program, cells: Sequence[Cell], noise: Sequence[int]) -> JoinedTable:
-    """`noise`: of one holder, in each sum. With it each subject has one row, so that their number is that of rows."""
+def _table_of(
+    holder: str, program: Program, cells: Sequence[Cell], noise: NoiseTerms | None, shares: Sequence[int]
+) -> JoinedTable:
+    """`shares`: variances of one holder's noise. With it each subject has one row, so their number is that of rows."""
     totals, width = list[int](), len(program.sums)
     for cell in cells:
         count, sums = cell or (0, (0,) * (width - bool(noise)))
         totals += (count, *sums) if noise else sums
     sent = np.array([[cell is not None] * width for cell in cells], dtype=bool)
     subjects = [None if cell is None else cell[0] for cell in cells]
-    return JoinedTable(holder, program, totals, sent, subjects, tuple(NOISES * variance for variance in noise))
+    return JoinedTable(holder, program, totals, sent, subjects, noise, tuple(NOISES * one for one in shares))
 
 
 def joined_program(base: Program, joined: Program) -> Program:
