@@ -6,6 +6,7 @@ memory until the job has ended. A node that was restarted meanwhile cannot go on
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Protocol
@@ -15,14 +16,24 @@ from pyroaring import BitMap
 
 from ceiba_node.engines.joined_rows import Bounds, Entry, base_groups, cells_of_subjects, joined_rows
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
-from ceiba_node.near_tables import members_of, near_cells
+from ceiba_node.near_tables import near_cells
+from ceiba_node.one_table import check_divisions
 from ceiba_node.policy import DecisionPending, Request, check_still, decide
 from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.canonical import Digest, digest
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR
 from ceiba_protocol.disclosure.noise import cells_order_key
-from ceiba_protocol.errors import JobConflict, LinkageLost, LinkageTooLarge, NotReachable, SetMismatch, UnknownJob
+from ceiba_protocol.errors import (
+    AskedOtherwise,
+    DatasetUnknown,
+    JobConflict,
+    LinkageLost,
+    LinkageTooLarge,
+    NotReachable,
+    SetMismatch,
+    UnknownJob,
+)
 from ceiba_protocol.linkage.joint import (
     OF_PAIR,
     JointApproval,
@@ -44,14 +55,15 @@ from ceiba_protocol.linkage.joint import (
     sealing_info,
     shapes_of,
 )
+from ceiba_protocol.linkage.one_population import check_one_population, is_comparable
 from ceiba_protocol.linkage.oprf import JobKey
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, fresh_noise
 from ceiba_protocol.linkage.token_steps import TokenSide
-from ceiba_protocol.plan import ROW_COUNT, Program, SumOf
+from ceiba_protocol.plan import ROW_COUNT, Plan, Program, SumOf
 from ceiba_protocol.rounds import check_window
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.paillier import MINIMUM_KEY_BITS, Encryptor, encode_modulus, generate_keypair
-from ceiba_protocol.trust.agreement import Mode
+from ceiba_protocol.trust.agreement import DAY, Mode
 from ceiba_protocol.trust.documents import Refusal
 from ceiba_protocol.trust.hpke import open_sealed
 from ceiba_protocol.trust.roster import EncryptionKey, Role
@@ -98,6 +110,8 @@ class Session:
 
     question: JointQuestion
     snapshot: Snapshot
+    earlier: tuple[Plan, ...] = ()
+    """What was asked of this holder before in exact answers with which this one is compared."""
     token_key: JobKey | None = None
     """Where subjects are linked by tokens; dropped with `tokens`."""
     agreed: JointSet | None = None
@@ -163,6 +177,7 @@ class Linking(Responding):
             self.witness.check()
             # 4. The policy; 5. store; then it may be sent.
             try:
+                before = self._earlier(question, snapshot, now)
                 decide(self._request(question, snapshot, now))
             except DecisionPending:
                 self._ledger.add_waiting(Waiting(job_id, 0, manifest, now, question.manifest.not_after))
@@ -170,7 +185,7 @@ class Linking(Responding):
                 return Pending(job_id)
             job = self._job(question, snapshot, manifest, now)
             self._ledger.record_approval(job, 0, signed, self._random(32), self._cost(question, snapshot, now))
-        self._sessions[job_id] = Session(question, snapshot, token_key)
+            self._sessions[job_id] = Session(question, snapshot, before, token_key)
         log.info("job.approved", job=job_id.hex(), merchant=question.manifest.merchant, table=snapshot.table)
         return Reply(signed)
 
@@ -206,6 +221,43 @@ class Linking(Responding):
         snapshot.check_offer(self._roster)
         schemas = {side.table: snapshot.schema}
         return read_joint_manifest(manifest, contract.agreement, self._roster, schemas, now), snapshot
+
+    def _earlier(self, question: JointQuestion, snapshot: Snapshot, now: int) -> tuple[Plan, ...]:
+        """What was asked of this holder in earlier exact answers, or is being asked, about subjects that it has in
+        common with the same others; by the same organisation, or anybody under `strict_sets`. Raises AskedOtherwise
+        unless the question is about the same ones (ADR 0029).
+
+        A new version of the dataset has to differ by many subjects; of how many in common, nobody can tell.
+        """
+        manifest, side = question.manifest, question.plan.side_of(self.name)
+        if manifest.noise is not None or not question.rules.has_gate:
+            return ()
+        policy = self._house.policy()
+        asked = [
+            earlier
+            for job_id, organisation, signed, is_answered in self._ledger.jobs_about(
+                side.table, now - DAY * policy.audit_days
+            )
+            if job_id.hex() != manifest.job_id and is_joint(signed) and (is_answered or job_id in self._sessions)
+            if policy.strict_sets or organisation == question.merchant.legal_person
+            if (earlier := JointManifest.parse(signed.body)).noise is None
+            if is_comparable(manifest, earlier, self.name)
+        ]
+        check_one_population(manifest, asked, self.name)
+        for version in sorted({earlier.version_of(self.name) for earlier in asked} - {snapshot.version}):
+            self._check_came_or_went(question, snapshot, version)
+        plans = tuple(plan for earlier in asked for plan in earlier.plan.side_of(self.name).plans)
+        check_divisions(self._house.engine, snapshot, (*plans, *side.plans))
+        return tuple(dict.fromkeys(plans))
+
+    def _check_came_or_went(self, question: JointQuestion, snapshot: Snapshot, version: str) -> None:
+        """Raises AskedOtherwise if the dataset has nearly the same subjects as another version of it. One that is not
+        kept any more is not compared."""
+        with suppress(DatasetUnknown):
+            other = self._house.snapshots.get(snapshot.table, version)
+            changed = set(self._subjects(question, snapshot)) ^ set(self._subjects(question, other))
+            if len(changed) < question.least:
+                raise AskedOtherwise(what=f"a version of {snapshot.table} with nearly the same subjects")
 
     def _request(self, question: JointQuestion, snapshot: Snapshot, now: int) -> Request:
         """All that the policy looks at, as it stands now."""
@@ -300,7 +352,8 @@ class Linking(Responding):
         is_begun = self._ledger.has_payload(answer.job_id) or question.plan.mode is not Mode.HIDDEN
         if is_begun or answer.mask_secret is None:
             raise LinkageLost(holder=self.name)
-        return self._sessions.setdefault(answer.job_id, Session(question, snapshot))
+        earlier = self._earlier(question, snapshot, self._clock())
+        return self._sessions.setdefault(answer.job_id, Session(question, snapshot, earlier))
 
     def _own_step(self, question: JointQuestion, number: int) -> Step:
         if number >= len(question.steps) or question.steps[number].sender != self.name:
@@ -379,16 +432,14 @@ class Linking(Responding):
     def _base_side(self, session: Session, agreed: JointSet, pair: str) -> BaseSide:
         key = agreed.approvals[pair].encryption_key
         assert key is not None  # `check_joint_approval` has seen it
-        groupings, terms = self._groupings(session), agreed.terms(pair)
-        numbers = {one: number for number, one in enumerate({one for it in groupings for group in it for one in group})}
-        members = [[BitMap([numbers[one] for one in group]) for group in groups] for groups in groupings]
+        terms = agreed.terms(pair)
         session.base[pair] = BaseSide(
             terms,
-            groupings,
+            self._groupings(session),
             self._prove(pair, key),
             self._random,
             noise=fresh_noise(terms, self._random),
-            vetoed=() if terms.noisy else near_cells(members, agreed.question.least),
+            vetoed=self._vetoed(session),
         )
         return session.base[pair]
 
@@ -413,8 +464,6 @@ class Linking(Responding):
             if session.common is not None:
                 rows = {identifier: row for identifier, row in rows.items() if identifier in session.common}
             terms = agreed.terms(self.name)
-            sizes = [shape.cells for shape in agreed.approvals[self.name].shapes]
-            members = members_of(([cell for cell, _ in row] for row in rows.values()), sizes)
             session.joined = JoinedSide(
                 terms,
                 rows,
@@ -423,13 +472,37 @@ class Linking(Responding):
                 joiner_is_semi_honest=joint.base_is_trusted,
                 noise=fresh_noise(terms, self._random),
                 encryptor=key.encryptor,
-                vetoed=() if terms.noisy else near_cells(members, agreed.question.least),
+                vetoed=self._vetoed(session),
             )
         return session.joined
 
+    def _vetoed(self, session: Session) -> set[int]:
+        """Of the cells of this holder's plans, those that are about nearly the same of its subjects as others."""
+        question, snapshot, side = session.question, session.snapshot, session.question.plan.side_of(self.name)
+        if question.manifest.noise is not None:
+            return set()
+        earlier = programs_of(side.model_copy(update={"plans": session.earlier}), snapshot.schema)
+        own = programs_of(side, snapshot.schema)
+        numbers: dict[bytes, int] = {}
+        tables = [self._members(session, program, numbers) for program in (*earlier, *own)]
+        first = sum(program.cells for program in earlier)
+        return {cell - first for cell in near_cells(tables, question.least) if cell >= first}
+
+    def _members(self, session: Session, program: Program, numbers: dict[bytes, int]) -> list[BitMap]:
+        """Who is in each of its cells, of those that may be in common; `numbers`: by identifier."""
+        on = session.question.plan.side_of(self.name).on
+        found = joined_rows(self._house.engine, session.snapshot, replace(program, sums=()), on)
+        members = [BitMap() for _ in range(program.cells)]
+        for subject, identifier in enumerate(found.identifiers):
+            if session.common is None or identifier in session.common:
+                number = numbers.setdefault(identifier, len(numbers))
+                for cell, _ in found.entries(subject):
+                    members[cell].add(number)
+        return members
+
     def _rows(self, question: JointQuestion, snapshot: Snapshot) -> dict[bytes, list[Entry]]:
-        """What each subject adds to the cells of all plans, which stand one after the other, and then to the guards of an
-        exact answer.
+        """What each subject adds to the cells of all plans, which stand one after the other, and then to the guards of
+        an exact answer.
 
         Whom a filter leaves out is there with nothing to add: else the base would see how many of its subjects pass.
         """

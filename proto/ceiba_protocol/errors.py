@@ -594,6 +594,18 @@ class HistoryFull(CeibaError):
     remedy = "Ask with noise: `run(noise=True)`."
 
 
+class AskedOtherwise(CeibaError):
+    code, fault, status = "asked_otherwise", Fault.POLICY, "FAILED_PRECONDITION"
+    text = (
+        "Exact figures about these subjects are all of one table, so that no two of them differ by few; but there is, "
+        "or was before, {what}."
+    )
+    remedy = (
+        "Ask with noise, `run(noise=True)`; or with the filters and divisions of the earlier question: group by what "
+        "you would filter by."
+    )
+
+
 class AnswerPending(CeibaError):
     code, fault, status = "answer_pending", Fault.US, "UNAVAILABLE"
     text = "{holder} is at another exact answer about {table}, and cannot compare this one with it before it has ended."

@@ -13,6 +13,7 @@ from ceiba_node.responding import Reply
 from ceiba_protocol.disclosure.grade import MILLION, RULES
 from ceiba_protocol.errors import NoiseTooCostly, NoiseUndefined, NotAgreed, SetMismatch
 from ceiba_protocol.expression import ColumnValue
+from ceiba_protocol.linkage.join_terms import JoinTerms
 from ceiba_protocol.linkage.joint import (
     JoinedTable,
     JointApproval,
@@ -24,6 +25,7 @@ from ceiba_protocol.linkage.private_join import fresh_noise
 from ceiba_protocol.plan import ByColumn, Named
 from ceiba_protocol.schema import Grade
 from ceiba_protocol.statistics.sum import Sum
+from ceiba_protocol.sums.randomness import Random
 from ceiba_protocol.trust.agreement import Mode
 from ceiba_protocol.trust.documents import NoiseTerms
 from tests.support.joint_nodes import JointNodes, quick_keys
@@ -59,6 +61,10 @@ def read(nodes: JointNodes, plan: JointPlan, noise: NoiseTerms = DEAR) -> Joined
     return table
 
 
+def no_noise(terms: JoinTerms, _: Random) -> list[list[int]]:
+    return [[0] * len(cell.noise) for cell in terms.shapes]
+
+
 def approval(nodes: JointNodes) -> JointApproval:
     """The insurance's, of the job that was submitted, which then ends."""
     (task,) = nodes.office.jobs.tasks("social")
@@ -68,12 +74,12 @@ def approval(nodes: JointNodes) -> JointApproval:
     return JointApproval.parse(reply.signed.body)
 
 
-def test_noise_is_in_every_figure_and_its_variance_is_told(
-    nodes: JointNodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_noise_is_in_every_figure_and_its_variance_is_told(nodes: JointNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is between an answer with noise and one whose noise is nothing is within what was told."""
     with monkeypatch.context() as silent:
-        silent.setattr("ceiba_node.linking.fresh_noise", lambda terms, _: [[0] * len(one.noise) for one in terms.shapes])
+        silent.setattr(
+            "ceiba_node.linking.fresh_noise", lambda terms, _: [[0] * len(one.noise) for one in terms.shapes]
+        )
         plain = read(nodes, wages(nodes))
     assert plain.subjects[:2] == plain.totals[:6:3] == [FOOD, STEEL]
     noisy = read(nodes, wages(nodes))
@@ -115,11 +121,11 @@ def test_a_base_that_leaves_one_firm_out_the_second_time(nodes: JointNodes, monk
     assert answers()[2] != victim
 
 
-def test_a_subject_adds_to_few_cells_and_as_much_as_one_row(
-    nodes: JointNodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_subject_adds_to_few_cells_and_as_much_as_one_row(nodes: JointNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fifth firm has two lines at the insurance, some in two regions."""
-    monkeypatch.setattr("ceiba_node.linking.fresh_noise", lambda terms, _: [[0] * len(one.noise) for one in terms.shapes])
+    monkeypatch.setattr(
+        "ceiba_node.linking.fresh_noise", lambda terms, _: [[0] * len(one.noise) for one in terms.shapes]
+    )
     monkeypatch.setattr("ceiba_protocol.linkage.join_terms.JoinTerms.forbidden", lambda *_: range(0))
     frame = nodes.world.datasets["social"].frame
     common = frame[frame.uscc.isin([f"firm {number}" for number in range(10, 50)])]
@@ -141,9 +147,7 @@ def test_a_subject_adds_to_few_cells_and_as_much_as_one_row(
 
 def test_several_tables_and_holders_share_what_it_costs(nodes: JointNodes) -> None:
     """Twice as many groupings, sums or joined holders are each twice the variance."""
-    groups = tuple(
-        nodes.counts("tax", groups=(ByColumn(name=name, column=name),)) for name in ("industry", "region")
-    )
+    groups = tuple(nodes.counts("tax", groups=(ByColumn(name=name, column=name),)) for name in ("industry", "region"))
     counts = nodes.counts("social")
 
     def variance(joined: tuple[str, ...] = ("social",), **plans: Any) -> int:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from ceiba.joint_jobs import JointAnswer, open_answer
@@ -57,18 +58,22 @@ class HouseOfOne:
         self.name, self.world, self.office, self.folder = name, world, office, folder
         self.policy, self.now = Policy(), NOW
         folder.mkdir()
-        dataset, source = world.datasets[name], folder / "table.csv"
-        dataset.frame.to_csv(source, index=False)
         self.snapshots = SnapshotStore(folder / "snapshots", holder=name)
+        self.publish(world.datasets[name].frame)
+        self.start()
+
+    def publish(self, frame: pandas.DataFrame) -> None:
+        """A version of its table."""
+        source = self.folder / "table.csv"
+        frame.to_csv(source, index=False)
         publish(
             self.snapshots,
             source,
-            dataset.schema,
+            self.world.datasets[self.name].schema,
             now=datetime.fromtimestamp(NOW, UTC),
-            version_key=seeded(f"storage key of {name}")(32),
-            publisher=publisher(name),
+            version_key=seeded(f"storage key of {self.name}")(32),
+            publisher=publisher(self.name),
         )
-        self.start()
 
     def start(self) -> None:
         storage_key = seeded(f"storage key of {self.name}")(32)

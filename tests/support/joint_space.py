@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from ceiba.home import Home
@@ -243,7 +244,8 @@ class JointWorld(World):
                 counts[place] += count
                 sums[place] = [one + more for one, more in zip(sums[place], others, strict=True)]
         large = [count not in terms.forbidden(shape) for count, shape in zip(counts, terms.shapes, strict=True)]
-        released = terms.released(large)
+        likely = np.array([count or -1 for count in counts]).reshape(terms.groups, width)
+        released = terms.released(large, likely)
         fields = [
             (count, shape.values_field(values)) for count, values, shape in zip(counts, sums, terms.shapes, strict=True)
         ]

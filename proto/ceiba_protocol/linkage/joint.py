@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
+from math import prod
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -163,6 +164,10 @@ class JointManifest(Document):
     not_before: Seconds
     not_after: Seconds
 
+    def version_of(self, holder: str) -> str:
+        """Of its pinned dataset; empty if it has none here."""
+        return next((pin.version for pin in self.datasets if pin.holder == holder), "")
+
 
 def read_any(signed: Signed) -> Manifest | JointManifest:
     """A manifest of either kind, whose signature was verified before. Raises MalformedDocument."""
@@ -170,9 +175,10 @@ def read_any(signed: Signed) -> Manifest | JointManifest:
 
 
 class CellShape(Document):
-    """How many cells one plan of a side has, and how wide their sums are."""
+    """Which cells one plan of a side has, and how wide their sums are."""
 
-    cells: Annotated[int, Field(ge=1, le=MAX_SUMS)]
+    axes: tuple[Annotated[int, Field(ge=1, le=MAX_SUMS)], ...]
+    """How many values each of its keys has; their product is the number of its cells, 1 without keys."""
     widths: tuple[Annotated[int, Field(ge=2, le=256)], ...]
     """Bits of each signed sum of a cell; with noise, without the number of rows, which is that of subjects then."""
     noise: tuple[Annotated[int, Field(ge=MINIMUM_VARIANCE)], ...] = ()
@@ -181,6 +187,10 @@ class CellShape(Document):
     guards: tuple[bool, ...] = ()
     """For each condition behind the sums (`guards_of`) whether a cell in which nobody meets it is as good as one in
     which many do. None where cells are released as they are."""
+
+    @property
+    def cells(self) -> int:
+        return prod(self.axes)
 
 
 class JointApproval(Document):
@@ -491,17 +501,21 @@ def shapes_of(question: JointQuestion, holder: str, programs: Sequence[Program])
     """What a holder announces of the cells of its plans, from public facts. `programs`: these plans, compiled. Raises
     NoiseUndefined."""
     if not question.plan.encrypts(holder):
-        return tuple(CellShape(cells=one.cells, widths=()) for one in programs)
+        return tuple(CellShape(axes=_axes(one), widths=()) for one in programs)
     capacity = question.pin_of(holder).row_capacity
     return tuple(
         CellShape(
-            cells=one.cells,
+            axes=_axes(one),
             widths=tuple(_widths(one, capacity, noise)),
             noise=noise,
             guards=tuple(test.is_difference for test in guards_of(one, question)),
         )
         for one, noise in zip(programs, _variances(question, programs), strict=True)
     )
+
+
+def _axes(program: Program) -> tuple[int, ...]:
+    return tuple(len(key.values) for key in program.keys)
 
 
 def _widths(program: Program, capacity: int, noise: Sequence[int]) -> list[int]:
@@ -565,6 +579,8 @@ class JointSet:
                 *(FieldShape(count_bits, none_is_many=none_is_many) for _, none_is_many in guards),
             ),
             guards=tuple(place for place, _ in guards),
+            group_axes=tuple(shape.axes for shape in base.shapes),
+            cell_axes=tuple(shape.axes for shape in joined.shapes),
             minimum_subjects=question.least,
             hides_zeros=rules.hides_zeros,
             smallest_intersection=question.fewest_in_common,

@@ -41,8 +41,8 @@ class FieldShape:
     """The sizes of one cell: `count_bits` ≥ 1 for a count without sign, a width ≥ 2 for each signed sum.
 
     The magnitude of a sum of width w is below 2^(w−1), its noise included. `noise` is empty for an exact cell; else it
-    has the variances, in squared integer units, of each holder's noise in the count and in each sum (PROTOCOL §3.6). With
-    `none_is_many` nobody in it is as good as many, also where zeros are hidden.
+    has the variances, in squared integer units, of each holder's noise in the count and in each sum (PROTOCOL §3.6).
+    With `none_is_many` nobody in it is as good as many, also where zeros are hidden.
     """
 
     count_bits: int

@@ -31,14 +31,13 @@ intersection, the terms say `one_row_for_all`: B encrypts each row once, and A m
 **What is taken on trust.** B cannot see how many subjects are in a "group" of A. If it is one, and random points, A
 learns from the decision which cells that subject is in, and with the merchant its values. Padding, the smallest size of
 a group and the gate do not stop that; noise does, which is in what the gate tests as well. So B answers without noise
-only if the agreement has the flag `joiner_is_semi_honest`, which B signs. A adds as much of its own, so that B together
-with the merchant does not learn either who is in A's groups. Noise does not cover an A that computes something else than
-this sum, such as one row a million times: nothing here proves what A multiplied. In the gate B could encrypt another
-share than its own, and so learn whether a count lies in another range, or release to the merchant what it found to be
-small.
+only if the agreement has the flag `joiner_is_semi_honest`, which B signs. A adds as much of its own, so that B with the
+merchant does not learn either who is in A's groups. Noise does not cover an A that computes something else than this
+sum, such as one row a million times: nothing here proves what A multiplied. In the gate B could encrypt another share
+than its own, and so learn whether a count lies in another range, or release to the merchant what it found to be small.
 
-Noise is drawn anew for each job, also for a question that was answered before: with the same noise, an A that leaves one
-subject out the second time would see it in the difference (ADR 0027).
+Noise is drawn anew for each job, also for a question that was answered before: with the same noise, an A that leaves
+one subject out the second time would see it in the difference (ADR 0027).
 
 Secrets live as long as the two objects do, one job. Nothing is stored: whoever holds the objects drops them after the
 last step or any error, and a side that has failed refuses every later step.
@@ -47,6 +46,7 @@ last step or any error, and a side that has failed refuses every later step.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
 import phe
 from gmpy2 import mpz
 
@@ -88,6 +88,7 @@ from ceiba_protocol.linkage.ristretto import (
     random_scalar,
 )
 from ceiba_protocol.linkage.strict_gate import PAIR_BYTES, GateKey, blind_tests, encrypt_shares, read_tests
+from ceiba_protocol.linkage.suppression import Integers
 from ceiba_protocol.sums.key_proof import prove_key, verify_key
 from ceiba_protocol.sums.layout import split_digits
 from ceiba_protocol.sums.paillier import (
@@ -145,9 +146,9 @@ class BaseSide:
 
     `groupings` has, for each grouping of the terms, the normalised identifiers of each group; an identifier is in at
     most one group of each. Nothing is released of groups that are `vetoed`, numbered grouping after grouping; to B they
-    look as if their counts were too small. `noise` is A's, of the shape of B's (see `fresh_noise`). `obfuscators` may be
-    made ahead; what is missing is made when it is needed. Raises BadJoin if groups or noise are not as the terms say,
-    RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
+    look as if their counts were too small. `noise` is A's, of the shape of B's (see `fresh_noise`). `obfuscators` may
+    be made ahead; what is missing is made when it is needed. Raises BadJoin if groups or noise are not as the terms
+    say, RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
     """
 
     def __init__(
@@ -303,8 +304,8 @@ class JoinedSide:
     """B: knows cells and values, and owns the Paillier key. Its steps, each once: `rows`, `tests`, `decide`.
 
     `rows` has for each normalised identifier what its subject adds. A subject that a filter leaves out is there, with
-    nothing to add, so that A does not learn how many a filter leaves. `noise` has for each cell of each group what B adds
-    to its count and to each sum; its variances are in the terms.
+    nothing to add, so that A does not learn how many a filter leaves. `noise` has for each cell of each group what B
+    adds to its count and to each sum; its variances are in the terms.
     `joiner_is_semi_honest` says that the agreement has that flag, signed by B. `encryptor` is one for B's own key, made
     ahead, with obfuscators or without. `vetoed`: of the terms' cells those that B releases of no group.
 
@@ -372,6 +373,7 @@ class JoinedSide:
             if points_in_it > terms.base_subjects + groups_in_it * terms.smallest_group:
                 raise MalformedMessage(message=what, problem="they have more subjects than announced")
         check_size(body, sum(sizes) * POINT_BYTES, what)
+        self._group_sizes = sizes
         points = iter(distinct_points(body, "groups", terms.base))
         return [[next(points) for _ in range(size)] for size in sizes]
 
@@ -396,6 +398,16 @@ class JoinedSide:
 
         batches = list(_in_batches(encrypt, len(order), progress))
         return [points for points, _ in batches], [ciphertexts for _, ciphertexts in batches]
+
+    def _likely(self) -> Integers:
+        """At least how many subjects are in each cell of each group, if the two have nothing to do with each other, and
+        −1 where there are none. Of a group only the padded size is known, and the smallest may be empty."""
+        smallest, own = self._exchange.terms.smallest_group, [0] * len(self._exchange.terms.cells)
+        groups = [size - GROUP_MULTIPLE + 1 if size > smallest else 0 for size in self._group_sizes]
+        for row in self._rows.values():
+            for cell, _ in row:
+                own[cell] += 1
+        return np.where(np.array(own) > 0, np.outer(groups, own) // max(1, len(self._rows)), -1)
 
     def tests(self, masked: bytes) -> bytes:
         """Step 4, to A: B's share of every count, encrypted under its gate key, 64 bytes each.
@@ -428,7 +440,7 @@ class JoinedSide:
             body = self._exchange.open("tested", tested, terms.base, sum(counts) * PAIR_BYTES)
             small = read_tests(bytes(body), self._gate_key, counts, terms.base)
             large = [may_be and not is_small for may_be, is_small in zip(self._may_be_released, small, strict=True)]
-            released = terms.released(large)
+            released = terms.released(large, self._likely())
             decision = self._exchange.seal("decision", write_bitmap(released))
             return decision, write_share(terms, terms.joined, released, self._shares)
 

@@ -650,13 +650,15 @@ def test_everything_is_in_the_digest(name: str) -> None:
     value = getattr(TERMS, name)
     other: Any = {
         "context": bytes([1]) * 32, "base": "firms", "joined": "patents", "hides_zeros": True,
-        "cells": (SUMS, COUNT, SUMS), "groupings": (2, 2), "guards": (0,),
+        "cells": (SUMS, COUNT, SUMS), "groupings": (2, 2), "guards": (0,), "group_axes": ((2, 2),),
+        "cell_axes": ((1,), (2,)),
     }.get(name, value)  # fmt: skip
     if other == value:
         other = value + 1
     changed: dict[str, Any] = {name: other}
-    assert replace(TERMS, **changed).digest() != TERMS.digest()
-    assert replace(TERMS, **changed).hash_domain() != TERMS.hash_domain()
+    base = replace(TERMS, group_axes=((4,),), cell_axes=((3,),)) if "axes" in name else TERMS
+    assert replace(base, **changed).digest() != base.digest()
+    assert replace(base, **changed).hash_domain() != base.hash_domain()
 
 
 def test_digest_by_hand() -> None:
