@@ -217,6 +217,7 @@ class Agreements:
         modes: Sequence[Mode | str] = (Mode.HIDDEN,),
         smallest_intersection: int = SMALLEST_INTERSECTION,
         base_is_trusted: bool = False,
+        bases: Sequence[str] | None = None,
         consent_issuers: Sequence[ConsentIssuer] = (),
         scores_per_day: int = SCORES_PER_DAY,
         jobs: int = JOBS,
@@ -233,7 +234,8 @@ class Agreements:
         meant where several have one. `modes`: what becomes known of which subjects they have in common, "hidden",
         "cardinality" or "revealed". Nothing is answered about fewer than `smallest_intersection` of them.
         `base_is_trusted`: every holder signs that it takes another's word for how many subjects are behind its groups,
-        which it cannot check; without that there are no exact figures. `consent_issuers`: who may attest that a subject
+        which it cannot check; without that there are no exact figures. `bases`: the holders whose word that is, which
+        may group the others' figures; all if left out. `consent_issuers`: who may attest that a subject
         has agreed to be scored, at most `scores_per_day` times. The rules are those of the strictest table.
         Counting and joining are always agreed, unless "score" is all that is asked for.
 
@@ -258,6 +260,7 @@ class Agreements:
                 modes=tuple(sorted(map(_mode, modes))),
                 smallest_intersection=smallest_intersection,
                 base_is_trusted=base_is_trusted,
+                bases=tuple(sorted(set(names if bases is None else bases))),
                 consent_issuers=tuple(sorted(consent_issuers, key=lambda issuer: issuer.name)),
                 scores_per_day=scores_per_day,
             ),

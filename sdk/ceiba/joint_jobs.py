@@ -96,6 +96,12 @@ class JointWish:
         found += uncovered("mode", [self.plan.mode], joint.modes if joint else ())
         if joint is not None and not joint.base_is_trusted:
             found.append("allows no exact answers, because it does not trust the base")
+        if joint is not None and self.plan.base.holder not in joint.bases:
+            tables = ", ".join(agreement.side_of(one).table for one in joint.bases)
+            found.append(
+                f"does not let {self.plan.base.holder} be the base: group by columns of {tables}, or, without groups, "
+                "name that table first in the join and ask for no statistics of it"
+            )
         for side in self.plan.sides:
             agreed = agreement.side_of(side.holder).columns
             for plan in side.plans:

@@ -539,6 +539,7 @@ def test_the_narrowest_agreement_that_covers_it_is_chosen(space: Space, coordina
         (TABLES[:2], {"operations": ["score"]}, "does not cover the operation join"),
         (TABLES[:2], {"modes": ["cardinality"]}, "does not cover the mode hidden"),
         (TABLES[:2], {"base_is_trusted": False}, "allows no exact answers, because it does not trust the base"),
+        (TABLES[:2], {"bases": ["social"]}, "does not let tax be the base: group by columns of insurance.firms, or"),
     ],
 )
 def test_what_an_agreement_lacks_is_said(

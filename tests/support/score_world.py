@@ -126,6 +126,7 @@ class ScoreWorld:
                 modes=(Mode.HIDDEN,),
                 smallest_intersection=20,
                 base_is_trusted=False,
+                bases=HOLDERS,
                 consent_issuers=(ConsentIssuer(name=ISSUER, key=ISSUER_KEY.public.hex()),),
                 scores_per_day=3,
             ),

@@ -417,6 +417,8 @@ def check_joint_covers(agreement: Agreement, plan: JointPlan) -> None:
     wanted = {"the operation join": JOIN in agreement.operations, f"the mode {plan.mode}": False}
     if agreement.joint is not None:
         wanted[f"the mode {plan.mode}"] = plan.mode in agreement.joint.modes
+        may_be = ", ".join(agreement.joint.bases)
+        wanted[f"{plan.base.holder} as the base, which may be {may_be}"] = plan.base.holder in agreement.joint.bases
         wanted["exact answers, because the base is not trusted"] = agreement.joint.base_is_trusted
     for side in plan.sides:
         wanted[f"the table {side.table} of {side.holder}"] = side.holder in agreement.holder_names

@@ -95,6 +95,9 @@ class JointTerms(Document):
     base_is_trusted: bool
     """Every holder takes the base's word for how many subjects are behind its groups, which nobody can check (§5.4):
     answers may be exact. Otherwise they carry noise."""
+    bases: Annotated[tuple[MemberName, ...], Field(min_length=1)]
+    """Holders that may be the base, sorted: it is their word that is taken, and they who learn how many subjects of
+    each of their groups another knows."""
     consent_issuers: tuple[ConsentIssuer, ...] = ()
     """Sorted by name. Without one nobody is scored."""
     scores_per_day: Annotated[int, Field(ge=1, le=1_000_000)] = 3
@@ -102,9 +105,10 @@ class JointTerms(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for values in ([side.holder for side in self.others], self.modes, [one.name for one in self.consent_issuers]):
+        holders, issuers = [side.holder for side in self.others], [one.name for one in self.consent_issuers]
+        for values in (holders, self.modes, self.bases, issuers):
             if list(values) != sorted(set(values)):
-                raise ValueError("other sides, modes and issuers of consent are sorted and distinct")
+                raise ValueError("other sides, modes, bases and issuers of consent are sorted and distinct")
         return self
 
 
@@ -160,6 +164,8 @@ class Agreement(Document):
         others = [side.holder for side in joint.others]
         if len(set(self.holder_names) - set(others)) != 1 or len(others) != len(self.holders) - 1:
             raise ValueError("a joint agreement has one side for each holder")
+        if not set(joint.bases) <= set(self.holder_names):
+            raise ValueError("a base is no holder of the agreement")
         if self.smallest_set != len(self.holders):
             raise ValueError("no holder can leave a joint job")
 

@@ -151,6 +151,7 @@ def _joint(joint: JointTerms) -> list[tuple[str, str]]:
         ("who is linked", "; ".join(_MODES[mode] for mode in joint.modes)),
         ("in common", f"at least {joint.smallest_intersection} subjects, or nothing is answered"),
         ("joined figures", exact if joint.base_is_trusted else "carry noise"),
+        ("base", f"may be {', '.join(joint.bases)}: it says which subjects belong together, and nobody else does"),
         ("consent", f"attested by {issuers}" if issuers else "nobody can attest it, so nobody is scored"),
         ("scores", f"at most {joint.scores_per_day} of one subject in a day"),
     ]

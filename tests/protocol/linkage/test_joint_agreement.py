@@ -1,0 +1,50 @@
+"""What a joint agreement says of its holders, and what no joint question may go beyond."""
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ceiba_protocol.errors import NotAgreed
+from ceiba_protocol.linkage.joint import JointPlan, SidePlan, check_joint_covers
+from ceiba_protocol.plan import Named, Plan
+from ceiba_protocol.statistics.count import Count
+from ceiba_protocol.trust.agreement import Agreement, Contract, Mode
+from ceiba_protocol.trust.rendering import render
+from tests.support.joint_space import JointWorld
+from tests.support.members import NOW, changed
+
+WORLD = JointWorld()
+
+
+def side(holder: str, **changes: Any) -> SidePlan:
+    """How many rows a holder has."""
+    schema = WORLD.datasets[holder].schema
+    rows = (Named(name="rows", statistic=Count()),)
+    plan = Plan(table=schema.table, schema_digest=schema.digest(), filter=None, outputs=rows)
+    return SidePlan(**({"holder": holder, "on": "uscc", "plans": (plan,)} | changes))
+
+
+def joined(base: str, other: str, mode: Mode = Mode.HIDDEN) -> JointPlan:
+    return JointPlan(mode=mode, base=side(base), joined=(side(other),))
+
+
+def text_of(agreement: Agreement) -> str:
+    return "\n".join(render(Contract(agreement, {}, ()), WORLD.roster, NOW))
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_only_who_is_named_may_be_the_base(mode: Mode) -> None:
+    agreement = WORLD.joint_agreement(bases=("patents", "tax"))
+    check_joint_covers(agreement, joined("tax", "social", mode))
+    with pytest.raises(NotAgreed, match=re.escape("social as the base, which may be patents, tax.")):
+        check_joint_covers(agreement, joined("social", "tax", mode))
+    assert re.search("base +may be patents, tax:", text_of(agreement))
+
+
+@pytest.mark.parametrize("bases", [(), ("tax", "patents"), ("tax", "tax"), ("bank-a",)])
+def test_bases_are_holders_of_the_agreement_sorted_and_distinct(bases: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError):
+        agreement = WORLD.joint_agreement(bases=bases)
+        Agreement(**dict(agreement))
