@@ -326,6 +326,8 @@ def check_signing(
     _allow_merchant_and_purpose(agreement, policy, me)
     side = agreement.side_of(me)
     _allow_columns(side.table, side.columns, policy, me)
+    if (identifier := agreement.identifier_of(me)) is not None:
+        _allow_identifier(side.table, identifier, policy, me)
     check_terms(agreement, schema)
     _allow_grade(side.columns, schema, policy, me)
     _demand_minimums(agreement, policy, me)

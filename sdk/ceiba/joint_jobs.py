@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from ceiba.agreements import AgreementHandle
-from ceiba.choosing import uncovered
+from ceiba.choosing import lacking_identifier, uncovered
 from ceiba.home import AskedJob, KeptJob, KeptJoin
 from ceiba.joint_explanation import JointExplanation, explain_jointly
 from ceiba.joint_pairs import JointPairs
@@ -103,6 +103,7 @@ class JointWish:
                 "name that table first in the join and ask for no statistics of it"
             )
         for side in self.plan.sides:
+            found += lacking_identifier(agreement, side.holder, side.on)
             agreed = agreement.side_of(side.holder).columns
             for plan in side.plans:
                 found += [f"{one} of {side.table}" for one in uncovered("column", plan.columns, agreed)]

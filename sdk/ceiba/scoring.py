@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from ceiba.agreements import AgreementHandle, one_holder
-from ceiba.choosing import uncovered
+from ceiba.choosing import lacking_identifier, uncovered
 from ceiba.consents import ConsentRequest, GivenConsent
 from ceiba.polling import backing_off
 from ceiba.terms import Grouping, Term, built, grouping
@@ -139,6 +139,7 @@ class ScoreWish:
         if agreement.joint is not None and not agreement.joint.consent_issuers:
             found.append("names nobody who attests consent")
         for side in self.card.sides:
+            found += lacking_identifier(agreement, side.holder, side.on)
             agreed = agreement.side_of(side.holder).columns
             found += [f"{one} of {side.table}" for one in uncovered("column", self.card.columns(side), agreed)]
         return found

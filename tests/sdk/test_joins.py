@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import ceiba
 from ceiba.cli import app
 from ceiba.joins import Join
-from ceiba.joint_jobs import JointJob
+from ceiba.joint_jobs import JointJob, JointWish
 from ceiba.joint_queries import JointResult
 from ceiba.space import Space
 from ceiba_protocol.errors import (
@@ -552,6 +552,13 @@ def test_what_an_agreement_lacks_is_said(
     with pytest.raises(NotAgreed):
         query.run(agreement=agreement.agreement_id)
     assert space.home.jobs_asked(agreement) == 0
+
+
+def test_another_identifier_than_the_agreed_one_is_said(space: Space, world: JointWorld) -> None:
+    wish = JointWish(two(space).group_by("industry").agg(ceiba.mean("wages")).plan(), NOW, NOW + 60)
+    assert wish.lacks(world.joint_agreement()) == []
+    other = world.joint_agreement(identifiers=("uscc", "register", "uscc"))  # of patents, social and tax
+    assert wish.lacks(other) == ["finds subjects of insurance.firms by register, not by uscc"]
 
 
 def test_other_reasons_are_said_as_of_any_agreement(space: Space, coordinator: JointCoordinator) -> None:

@@ -12,6 +12,7 @@ from ceiba_protocol.errors import (
     CeibaError,
     DatasetMissing,
     GradeForbids,
+    NotAnIdentifier,
     SeveralHolders,
     UnknownColumn,
     UnknownTable,
@@ -94,6 +95,19 @@ def test_what_it_says_is_what_is_signed(made: tuple[Space, Any]) -> None:
     assert joint.bases == ("tax",)
     assert (agreement.jobs, agreement.not_after - agreement.not_before, agreement.approval) == (4, 2 * DAY, "each job")
     assert agreement.disclosure.minimum_subjects == 30
+
+
+def test_subjects_are_found_by_the_only_identifier_or_by_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = (*SOCIAL.identifiers, SOCIAL.identifiers[0].model_copy(update={"column": "register"}))
+    space, _ = make(tmp_path, monkeypatch, SOCIAL.model_copy(update={"identifiers": two}))
+    with pytest.raises(BadQuestion, match="insurance.firms are found; it has uscc, register"):
+        propose(space)
+    with pytest.raises(NotAnIdentifier):
+        propose(space, on="register")  # which the tax office does not have
+    agreement = propose(space, on={"insurance.firms": "register"})
+    assert [agreement.identifier_of(name) for name in agreement.holder_names] == ["register", "uscc"]
 
 
 def test_scores_are_agreed_where_somebody_can_consent(made: tuple[Space, Any]) -> None:

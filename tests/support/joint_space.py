@@ -181,7 +181,7 @@ class JointWorld(World):
             "base_is_trusted": True,
             "bases": tuple(sorted(self.datasets)),
         }
-        joint = JointTerms(others=tuple(others), **(fixed | terms))
+        joint = JointTerms(others=tuple(others), **(fixed | {"identifiers": ("uscc",) * len(sides)} | terms))
         changes = {"table": last.table, "schema_digest": last.schema_digest, "columns": last.columns, "joint": joint}
         return self.make_agreement(operations=tuple(sorted((*OPERATIONS, JOIN))), **changes)
 

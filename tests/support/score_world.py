@@ -123,6 +123,7 @@ class ScoreWorld:
             columns=sides[2].columns,
             joint=JointTerms(
                 others=tuple(sides[:2]),
+                identifiers=("uscc",) * len(sides),
                 modes=(Mode.HIDDEN,),
                 smallest_intersection=20,
                 base_is_trusted=False,

@@ -417,11 +417,14 @@ def check_joint_covers(agreement: Agreement, plan: JointPlan) -> None:
     wanted = {"the operation join": JOIN in agreement.operations, f"the mode {plan.mode}": False}
     if agreement.joint is not None:
         wanted[f"the mode {plan.mode}"] = plan.mode in agreement.joint.modes
-        may_be = ", ".join(agreement.joint.bases)
-        wanted[f"{plan.base.holder} as the base, which may be {may_be}"] = plan.base.holder in agreement.joint.bases
         wanted["exact answers, because the base is not trusted"] = agreement.joint.base_is_trusted
     for side in plan.sides:
-        wanted[f"the table {side.table} of {side.holder}"] = side.holder in agreement.holder_names
+        is_party = side.holder in agreement.holder_names
+        wanted[f"the table {side.table} of {side.holder}"] = is_party
+        found_by = agreement.identifier_of(side.holder) if is_party else None
+        wanted[f"finding subjects of {side.table} by {side.on}"] = found_by == side.on
+    bases = agreement.joint.bases if agreement.joint else ()
+    wanted[f"{plan.base.holder} as the base, which may be {', '.join(bases)}"] = plan.base.holder in bases
     for what, is_agreed in wanted.items():
         if not is_agreed:
             raise NotAgreed(agreement=agreement.agreement_id, what=what)

@@ -277,7 +277,8 @@ def check_agreed(model: ScoreModel, agreement: Agreement) -> None:
     """Run by every party: the agreement that the model cites allows it.
 
     1. It allows scores, and names who attests consent. 2. Merchant and purpose are its own; the model ends no later.
-    3. Each side is one of its sides, and the features read columns that are agreed. Raises NotAgreed.
+    3. Each side is one of its sides, with the identifier that is agreed, and the features read columns that are
+    agreed. Raises NotAgreed.
     """
     what = None
     if agreement.joint is None or SCORE not in agreement.operations or not agreement.joint.consent_issuers:
@@ -293,6 +294,8 @@ def check_agreed(model: ScoreModel, agreement: Agreement) -> None:
         own = agreed.get(side.holder)
         if own is None or (own.table, own.schema_digest) != (side.table, side.schema_digest):
             raise NotAgreed(agreement=agreement.agreement_id, what=f"the table {side.table} of {side.holder}")
+        if side.on != agreement.identifier_of(side.holder):
+            raise NotAgreed(agreement=agreement.agreement_id, what=f"finding subjects of {side.table} by {side.on}")
         missing = columns_read(model, side.holder) - set(own.columns)
         if missing:
             raise NotAgreed(agreement=agreement.agreement_id, what=f"columns {', '.join(sorted(missing))}")

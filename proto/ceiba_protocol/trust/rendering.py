@@ -130,7 +130,12 @@ def _data(agreement: Agreement) -> list[str]:
     if agreement.joint is None:
         return [_line("table", agreement.table), _line("columns", ", ".join(agreement.columns))]
     return [
-        _line("table", f"{side.table} of {side.holder}, columns {', '.join(side.columns)}") for side in agreement.sides
+        _line(
+            "table",
+            f"{side.table} of {side.holder}, subjects found by {agreement.identifier_of(side.holder)}, columns "
+            f"{', '.join(side.columns)}",
+        )
+        for side in agreement.sides
     ]
 
 

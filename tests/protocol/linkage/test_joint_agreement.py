@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ceiba_protocol.errors import NotAgreed
+from ceiba_protocol.errors import AgreementMismatch, NotAgreed
 from ceiba_protocol.linkage.joint import JointPlan, SidePlan, check_joint_covers
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
-from ceiba_protocol.trust.agreement import Agreement, Contract, Mode
+from ceiba_protocol.trust.agreement import Agreement, Contract, Mode, check_terms
 from ceiba_protocol.trust.rendering import render
-from tests.support.joint_space import JointWorld
+from tests.support.joint_space import TAX, JointWorld
 from tests.support.members import NOW, changed
 
 WORLD = JointWorld()
@@ -48,3 +48,28 @@ def test_bases_are_holders_of_the_agreement_sorted_and_distinct(bases: tuple[str
     with pytest.raises(ValidationError):
         agreement = WORLD.joint_agreement(bases=bases)
         Agreement(**dict(agreement))
+
+
+# --- by which column subjects are found --------------------------------------------------------------------------
+
+
+def test_subjects_are_found_by_the_column_that_is_agreed_on() -> None:
+    agreement = WORLD.joint_agreement()
+    check_joint_covers(agreement, joined("tax", "social"))
+    for plan in (
+        JointPlan(mode=Mode.HIDDEN, base=side("tax", on="register"), joined=(side("social"),)),
+        JointPlan(mode=Mode.HIDDEN, base=side("social"), joined=(side("tax", on="register"),)),
+        JointPlan(mode=Mode.REVEALED, base=side("social"), joined=(side("patents"),), linked=(side("tax", on="tin"),)),
+    ):
+        with pytest.raises(NotAgreed, match="finding subjects of tax.firms by (register|tin)"):
+            check_joint_covers(agreement, plan)
+    assert "tax.firms of tax, subjects found by uscc, columns industry" in text_of(agreement)
+
+
+def test_what_subjects_are_found_by_is_an_identifier_of_the_schema() -> None:
+    check_terms(WORLD.joint_agreement(), TAX)
+    with pytest.raises(AgreementMismatch, match="industry is no identifier of tax.firms"):
+        check_terms(WORLD.joint_agreement(identifiers=("uscc", "uscc", "industry")), TAX)
+    for identifiers in (("uscc",), ("uscc",) * 4, ()):
+        with pytest.raises(ValidationError, match="one identifier for each holder"):
+            Agreement(**dict(WORLD.joint_agreement(identifiers=identifiers)))
