@@ -49,6 +49,10 @@ cells_per_job = 200_000
 # In one joint job: subjects of another holder that this house helps to link. Each could be a guess at its own subjects.
 subjects_per_job = 1_000_000
 
+# Scores with products alone: models whose points this house sees. Nobody sees the points of a private model, which can
+# be chosen so that a score says one subject's bins of a few columns exactly.
+products_only = false
+
 # Ask a person (`ceiba-node approvals`) about every question that reads a column of this grade or a higher one. With
 # "important" nobody is asked, except where the agreement says "each job".
 ask_from_grade = "important"
@@ -100,6 +104,7 @@ class Policy(BaseModel):
     cells_per_day: Bound = 1_000_000
     cells_per_job: Bound = 200_000
     subjects_per_job: Bound = 1_000_000
+    products_only: bool = False
     ask_from_grade: Grade = Grade.IMPORTANT
     ask_for_new_questions: bool = False
     exact_jobs: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000_000

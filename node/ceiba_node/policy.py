@@ -21,7 +21,7 @@ from ceiba_protocol.errors import (
     Stopped,
 )
 from ceiba_protocol.linkage.joint import JointQuestion
-from ceiba_protocol.linkage.score_model import ScoreModel, columns_read
+from ceiba_protocol.linkage.score_model import ProductWeights, ScoreModel, columns_read
 from ceiba_protocol.plan import Plan, compile_plan
 from ceiba_protocol.rounds import Question
 from ceiba_protocol.schema import Grade, Schema
@@ -385,6 +385,8 @@ def check_model_still(request: ModelRequest) -> None:
     agreement, policy, me = request.contract.agreement, request.policy, request.me
     model, table, columns = request.model, request.schema.table, columns_read(request.model, me)
     _demand_no_stop((table, model.merchant, model.agreement_digest), request.stops, me)
+    if policy.products_only and not isinstance(model.weights, ProductWeights):
+        raise _forbidden(me, "products_only is set, and the model's points are encrypted")
     _demand_active(request.contract, request.now)
     _allow_merchant_and_purpose(agreement, policy, me)
     _allow_columns(table, columns, policy, me)

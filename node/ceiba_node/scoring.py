@@ -41,6 +41,7 @@ from ceiba_protocol.linkage.score_model import (
     ScoreModel,
     bins_at,
     check_agreed,
+    check_bits,
     check_model,
     check_population,
     terms_of,
@@ -239,6 +240,7 @@ class Scoring:
         snapshot = self._snapshot(model)
         bins = bins_at(model, self.name, snapshot.schema)
         check_model(model, weights, self._modulus(model))
+        check_bits(model)
         # 3. This house's policy; then a person, if it takes one.
         request = self._request(model, contract, snapshot, kept, now)
         is_pending = False

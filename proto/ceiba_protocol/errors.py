@@ -831,6 +831,18 @@ class BinTooSmall(CeibaError):
     remedy = "Join rare bins to others, and register the model anew."
 
 
+class ScoreSaysTooMuch(CeibaError):
+    code, fault, status = "score_says_too_much", Fault.POLICY, "FAILED_PRECONDITION"
+    text = (
+        "A private score of {bits} bits could say half or more of what the model's bins say of a subject, which is "
+        "{say} bits."
+    )
+    remedy = (
+        "Make the points coarser, so that their sums fit {fits} bits; or bin more columns, until the numbers of bins "
+        "multiplied make {needed} bits; or register a product, whose points the holders see."
+    )
+
+
 class UnknownScoreModel(CeibaError):
     code, fault, status = "unknown_score_model", Fault.CALLER, "NOT_FOUND"
     text = "There is no scoring model {model} for this member."

@@ -37,13 +37,16 @@ from ceiba_protocol.errors import (
 from ceiba_protocol.identifiers import IdentifierKind
 from ceiba_protocol.linkage.consent import seal_subject
 from ceiba_protocol.linkage.score_model import (
+    MOST_BITS,
     SCORE_BITS,
     PrivateWeights,
     ProductWeights,
     ScoreFeature,
     ScoreModel,
     ScoreSide,
+    bits_for,
     check_agreed,
+    check_bits,
     check_model,
     encrypt_weights,
     feature_of,
@@ -191,6 +194,7 @@ def register(
     )
     check_agreed(model, agreed)
     check_model(model, blob, key.n)
+    check_bits(model)
     signed = sign(model, space.identity.name, space.identity.signing_key)
     space.home.keep_model(model.digest(), KeptModel(model=SignedText.of(signed), base=base, kind=card.kind).body())
     registered = RegisteredModel(space, signed, base, card.kind)
@@ -235,14 +239,15 @@ def _side(table: str, schema: Schema, holder: str, on: str | Mapping[str, str]) 
 
 
 def _weighed(
-    points: Sequence[Sequence[int]], n: int, *, product: bool = False, reasons: int = 0, bits: int = SCORE_BITS
+    points: Sequence[Sequence[int]], n: int, *, product: bool = False, reasons: int = 0, bits: int | None = None
 ) -> tuple[PrivateWeights | ProductWeights, int, bytes]:
     """The model's weights, L, and the ciphertexts. Raises BadScoreModel, BadQuestion."""
     if product:
-        return built(ProductWeights, points=tuple(map(tuple, points)), reasons=reasons), bits, b""
+        return built(ProductWeights, points=tuple(map(tuple, points)), reasons=reasons), bits or SCORE_BITS, b""
     if reasons:
         problem = "reasons for scores whose weights no holder sees"
         raise BadQuestion(problem=problem, hint="Only a product has reasons: register it with product=True.")
+    bits = bits or min(bits_for(points), MOST_BITS)  # no more than it takes, or holders refuse it
     blob = encrypt_weights(points, bits, Encryptor.for_count(n, sum(map(len, points)), os.urandom))
     return PrivateWeights(blob_digest=weights_digest(blob)), bits, blob
 

@@ -37,8 +37,7 @@ from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.scoring_pb2 import ScoreCall
 from ceiba_protocol.whole_job import sealing_secret
 from tests.support.members import MERCHANT, NOW, signed_by
-from tests.support.score_world import FIRMS, ScoreNode, ScoreWorld, sales_of
-from tests.support.scorecards import POINTS
+from tests.support.score_world import COARSE, COARSE_BITS, FIRMS, ScoreNode, ScoreWorld, sales_of
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +72,7 @@ def plain(firm: int) -> int:
     """Of a firm that only the tax office knows."""
     sales = sales_of(firm) if firm < FIRMS else None
     place = 0 if sales is None else 1 if sales >= 5000 else 2 if sales >= 100 else 3
-    return POINTS[0][5] + POINTS[1][2] + POINTS[2][3] + POINTS[3][place]
+    return COARSE[0][5] + COARSE[1][2] + COARSE[2][3] + COARSE[3][place]
 
 
 # --- models ----------------------------------------------------------------------------------------------------
@@ -119,10 +118,20 @@ def test_a_model_outside_the_agreement_is_refused(tmp_path: Path) -> None:
         ({"merchants": ("bank-b",)}, "forbidden_by_policy"),
         ({"highest_grade": "internal"}, "forbidden_by_policy"),
         ({"minimum_subjects": 12}, "forbidden_by_policy"),
+        ({"products_only": True}, "forbidden_by_policy"),
     ],
 )
 def test_the_houses_own_rules_count(tmp_path: Path, policy: dict[str, Any], code: str) -> None:
     assert refused(ScoreNode(tmp_path, policy=Policy(**policy))) == code
+
+
+def test_a_private_model_whose_score_could_say_half_of_its_bins_is_refused(tmp_path: Path) -> None:
+    """Its bins make 8.2 bits."""
+    world = ScoreWorld()
+    node = ScoreNode(tmp_path, world)
+    assert refused(node, world.signed_model(bits=COARSE_BITS + 1)) == "score_says_too_much"
+    word = node.approve()
+    assert word is not None and word.type == type_of(ModelApproval)
 
 
 def test_a_model_with_a_bin_of_few_subjects_is_refused(node: ScoreNode) -> None:

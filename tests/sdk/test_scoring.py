@@ -91,7 +91,7 @@ def _world(model: RegisteredModel) -> ScoreWorld:
     return world
 
 
-NOBODYS = 600 - 30 - 3 + 0 - 22
+NOBODYS = 600 - 1 + 0 + 0 - 2
 
 
 def test_a_score_has_the_base_points_that_no_holder_knows_of(model: RegisteredModel) -> None:
@@ -209,7 +209,8 @@ def test_what_is_no_card() -> None:
 def test_weights_are_encrypted_or_those_of_a_product() -> None:
     n = ScoreWorld().n
     weights, bits, blob = _weighed(POINTS, n)
-    assert (weights.kind, bits, len(blob)) == ("private", 24, 17 * 256)
+    assert (weights.kind, bits, len(blob)) == ("private", 9, 17 * 256)  # sums from −137 to 108
+    assert _weighed(POINTS, n, bits=24)[1] == _weighed(POINTS, n, product=True)[1] == 24
     assert _weighed(POINTS, n, product=True, reasons=2)[0].kind == "product"
     with pytest.raises(BadQuestion, match="reasons"):
         _weighed(POINTS, n, reasons=2)

@@ -49,6 +49,16 @@ def fine_bins(schemas: dict[str, Schema]) -> list[Binning]:
 # --- the scorecard ----------------------------------------------------------------------------------------------
 
 
+DOUBLINGS = (50, 40, 30, 20, 15, 10, 5, 2, 1)
+"""Points that double the odds, finest first."""
+
+
+def may_be_private(card: Scorecard) -> bool:
+    """Whether sums of the agencies' points are coarse enough that they say at most half of what the bins say."""
+    features = [one for one in card.features if one.binning.name != RATING.name]
+    return 4 ** bits_for([one.points for one in features]) <= prod(one.binning.count for one in features)
+
+
 class Lending:
     """From the bank's borrowers to a scorecard; each step is compared with the pooled rows."""
 
@@ -67,7 +77,8 @@ class Lending:
         self.count_pairs()
         rating = BinCounts.of_rows(RATING, self.borrowers, list(self.borrowers["bad"]))
         model = scorecards.fit_logistic([rating, *self.coarse], self.pairs)
-        self.card = Scorecard.of(model, name="sole proprietors")
+        cards = (Scorecard.of(model, name="sole proprietors", doubling=doubling) for doubling in DOUBLINGS)
+        self.card = next(card for card in cards if may_be_private(card))
         self.case.lab.say(f"\n{model}")
         self.case.lab.say("\n" + self.card.to_frame().to_string(index=False))
         self.judge()
