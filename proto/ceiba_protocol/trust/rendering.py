@@ -165,9 +165,10 @@ def _joint(joint: JointTerms) -> list[tuple[str, str]]:
 _MODES = {
     Mode.HIDDEN: "nobody learns which subjects the holders have in common",
     Mode.CARDINALITY: "the merchant and a holder may learn how many subjects two holders have in common; of more, the "
-    "merchant how many all have, and the operator which pseudonyms of one job are at which holders",
-    Mode.REVEALED: "THE HOLDERS MAY LEARN WHICH OF THEIR OWN SUBJECTS ALL THE OTHERS KNOW, and the operator which "
-    "pseudonyms of one job are at which holders",
+    "merchant how many all have, and the operator, WHOSE WORD IS TAKEN FOR THAT, which pseudonyms of one job are at "
+    "which holders",
+    Mode.REVEALED: "THE HOLDERS MAY LEARN WHICH OF THEIR OWN SUBJECTS ALL THE OTHERS KNOW, and the operator, WHOSE "
+    "WORD IS TAKEN FOR THAT, which pseudonyms of one job are at which holders",
 }
 
 _APPROVAL = {

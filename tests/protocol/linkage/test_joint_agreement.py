@@ -73,3 +73,10 @@ def test_what_subjects_are_found_by_is_an_identifier_of_the_schema() -> None:
     for identifiers in (("uscc",), ("uscc",) * 4, ()):
         with pytest.raises(ValidationError, match="one identifier for each holder"):
             Agreement(**dict(WORLD.joint_agreement(identifiers=identifiers)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_believed"), [(Mode.HIDDEN, False), (Mode.CARDINALITY, True), (Mode.REVEALED, True)]
+)
+def test_the_text_says_where_the_operators_word_is_taken(mode: Mode, is_believed: bool) -> None:
+    assert ("WHOSE WORD IS TAKEN" in text_of(WORLD.joint_agreement(modes=(mode,)))) == is_believed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ceiba import scorecards
 from ceiba.result import Result
 from ceiba.scorecards import BinCounts, Binning, Judgement, PairCounts, Scorecard
 from ceiba_node.near_tables import near_cells
+from ceiba_protocol.linkage.score_model import bits_for
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.report import Captioned, Listing, Part
 from ceiba_scenarios.stories.sme_credit.alone import RATING, regression_on_rows
