@@ -16,7 +16,7 @@ from pyroaring import BitMap
 from ceiba_node.engines.joined_rows import base_groups, cells_of_subjects, joined_rows
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
 from ceiba_node.near_tables import members_of, near_cells
-from ceiba_node.policy import DecisionPending, Request, check_still, decide
+from ceiba_node.policy import DecisionPending, Request, check_cells, check_still, decide
 from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.canonical import Digest, digest
@@ -272,11 +272,13 @@ class Linking(Responding):
         agreed = commit_jointly(session.question, approvals)
         if session.agreed is not None and session.agreed.approvals != agreed.approvals:
             raise SetMismatch(problem="the approvals are others than in the steps before")
-        session.agreed = agreed
         self._check_sizes(agreed)
         now = self._clock()
         check_window(session.question.manifest, now)
         check_still(self._request(session.question, session.snapshot, now))
+        if session.agreed is None:
+            self._debit_cells(session, agreed, now)
+            session.agreed = agreed
         self.witness.require(checkpoint, agreed.log_size)
         step = self._own_step(session.question, number)
         # 3. Compute from the message before. 4. Seal, sign, write down that it was sent; then it may be.
@@ -312,6 +314,13 @@ class Linking(Responding):
         for name, one in agreed.approvals.items():
             if name != self.name and one.subjects > limit:
                 raise LinkageTooLarge(member=name, announced=one.subjects, limit=limit)
+
+    def _debit_cells(self, session: Session, agreed: JointSet, now: int) -> None:
+        """What the approval was debited with were this holder's cells alone. Raises what `check_cells` does."""
+        cells = agreed.cells(self.name)
+        with self._house.deciding:
+            check_cells(self._request(session.question, session.snapshot, now), cells)
+            self._ledger.debit_cells(bytes.fromhex(agreed.question.manifest.job_id), cells)
 
     def _messages_before(self, job_id: bytes, agreed: JointSet, step: Step) -> dict[Step, bytes]:
         """The payloads that a step needs and others have sent to this holder, opened."""

@@ -159,6 +159,7 @@ class Request:
 
     @property
     def cells(self) -> int:
+        """Those of the result; of a joint one at least, before it is known how many groups the base has."""
         if isinstance(self.question, JointQuestion):
             return sum(compile_plan(plan, self.schema).cells for plan in self.plans)
         return self.question.program.cells
@@ -230,21 +231,15 @@ def number_is_new(request: Request) -> None:
 
 def quotas_are_kept(request: Request) -> None:
     """Raises QuotaExceeded."""
-    merchant, policy, record = request.question.manifest.merchant, request.policy, request.record
-    if record.jobs_today + 1 > policy.jobs_per_day:
-        quota, used, limit = "jobs", record.jobs_today, policy.jobs_per_day
-    elif record.cells_today + request.cells > policy.cells_per_day:
-        quota, used, limit = "cells", record.cells_today, policy.cells_per_day
-    else:
-        return
-    raise QuotaExceeded(quota=f"{quota} of {merchant} in one day", holder=request.me, used=used, limit=limit)
+    merchant, used, limit = request.question.manifest.merchant, request.record.jobs_today, request.policy.jobs_per_day
+    if used + 1 > limit:
+        raise QuotaExceeded(quota=f"jobs of {merchant} in one day", holder=request.me, used=used, limit=limit)
+    _demand_cells_today(request, request.cells)
 
 
 def layout_is_within_bounds(request: Request) -> None:
     """Raises ForbiddenByPolicy."""
-    limit = request.policy.cells_per_job
-    if request.cells > limit:
-        raise _forbidden(request.me, f"cells_per_job is {limit}, and the question has {request.cells}")
+    _demand_cells(request, request.cells)
 
 
 def person_has_approved(request: Request) -> None:
@@ -283,6 +278,13 @@ def check_still(request: Request) -> None:
     """Run by the holder before it sends anything more to a job that it has approved. Raises as the rules of STILL."""
     for rule in STILL:
         rule(request)
+
+
+def check_cells(request: Request, cells: int) -> None:
+    """Run by the holder of a joint job once all have approved: how many cells the merchant gets of it follows from the
+    others' announcements as well. Raises ForbiddenByPolicy, QuotaExceeded."""
+    _demand_cells(request, cells)
+    _demand_cells_today(request, cells)
 
 
 def check_set(request: Request, holders: Sequence[str]) -> None:
@@ -462,6 +464,19 @@ def _demand_minimums(agreement: Agreement, policy: Policy, me: str) -> None:
     for name, (has, least) in agreed.items():
         if has < least:
             raise _forbidden(me, f"{name} is {least}, and the agreement has {has}")
+
+
+def _demand_cells(request: Request, cells: int) -> None:
+    limit = request.policy.cells_per_job
+    if cells > limit:
+        raise _forbidden(request.me, f"cells_per_job is {limit}, and the question has {cells}")
+
+
+def _demand_cells_today(request: Request, cells: int) -> None:
+    used, limit = request.record.cells_today, request.policy.cells_per_day
+    if used + cells > limit:
+        quota = f"cells of {request.question.manifest.merchant} in one day"
+        raise QuotaExceeded(quota=quota, holder=request.me, used=used, limit=limit)
 
 
 def _needs_a_person(request: Request) -> bool:

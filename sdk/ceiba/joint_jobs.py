@@ -271,6 +271,7 @@ class JointJob(SubmittedJob[Outcome]):
             wire_bytes=answer.wire_bytes,
             seconds=max(0.0, time.time() - self._started),
             receipt=receipt,
+            is_joined=True,
         )
 
 

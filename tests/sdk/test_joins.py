@@ -188,6 +188,8 @@ def test_small_cells_are_withheld_and_look_so(space: Space, coordinator: JointCo
     assert {row[:2]: row[3] for row in result} == wanted
     assert all((row[2] is ceiba.WITHHELD) == (row[3] is ceiba.WITHHELD) for row in result)
     assert result.withheld[0]["columns"] == ["mean_wages", "n"]
+    assert {one["reason"] for one in result.withheld} == {"joined_cell_withheld"}
+    assert "in common than agreed" in repr(result) and "dominates" not in repr(result)
 
 
 def test_of_no_rows_there_is_the_one_row_that_sql_has(agreed: Space) -> None:

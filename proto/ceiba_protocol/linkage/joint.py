@@ -497,6 +497,16 @@ class JointSet:
         digests = [bytes.fromhex(self.approvals[name].digest()) for name in ends]
         return sha256("ceiba/v1/join", bytes.fromhex(self.question.digest), *digests)
 
+    def cells(self, holder: str) -> int:
+        """How many the merchant gets of this holder's part, if all are released: groups of the base times cells of the
+        joined holders that it has to do with; 1 where all that is said is how many subjects there are."""
+        plan = self.question.plan
+        if plan.mode is Mode.CARDINALITY or holder in [side.holder for side in plan.linked]:
+            return 1
+        joined = [side.holder for side in plan.joined] if holder == plan.base.holder else [holder]
+        groups = sum(shape.cells for shape in self.approvals[plan.base.holder].shapes)
+        return groups * sum(shape.cells for name in joined for shape in self.approvals[name].shapes)
+
     def terms(self, pair: str) -> JoinTerms:
         """What the base and this joined holder compute with. Raises PlanTooLarge, and what `JoinTerms` does.
 

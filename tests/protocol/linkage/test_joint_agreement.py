@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from ceiba_protocol.errors import AgreementMismatch, NotAgreed
 from ceiba_protocol.linkage.joint import JointPlan, SidePlan, check_joint_covers
+from ceiba_protocol.linkage.joint_wording import rests_on
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.trust.agreement import Agreement, Contract, Mode, check_terms
@@ -80,3 +81,18 @@ def test_what_subjects_are_found_by_is_an_identifier_of_the_schema() -> None:
 )
 def test_the_text_says_where_the_operators_word_is_taken(mode: Mode, is_believed: bool) -> None:
     assert ("WHOSE WORD IS TAKEN" in text_of(WORLD.joint_agreement(modes=(mode,)))) == is_believed
+
+
+# --- whose word an answer rests on -------------------------------------------------------------------------------
+
+
+def test_a_person_reads_whose_word_an_exact_answer_rests_on() -> None:
+    hidden, counted = joined("tax", "social"), joined("tax", "social", Mode.CARDINALITY)
+    assert "tax's word for how many subjects are behind its groups; nobody" in rests_on(hidden)
+    assert "tax's word for how many subjects match" in rests_on(counted) and "operator" not in rests_on(counted)
+    among_three = JointPlan(
+        mode=Mode.CARDINALITY, base=side("tax"), joined=(side("patents"), side("social"))
+    )  # fmt: skip
+    assert "the operator's word" in rests_on(among_three) and "tax" not in rests_on(among_three)
+    assert "tax's word" in rests_on(joined("tax", "social", Mode.REVEALED))
+    assert "the operator's word" in rests_on(joined("tax", "social", Mode.REVEALED))
