@@ -397,6 +397,14 @@ def check_model_still(request: ModelRequest) -> None:
     _demand_minimums(agreement, policy, me)
 
 
+def check_scores_in_all(used: int, policy: Policy, merchant: str, me: str) -> None:
+    """Run by the holder before each score. `used`: scores of all subjects for the merchant's organisation since
+    midnight UTC. Raises QuotaExceeded."""
+    limit = policy.scores_in_all_per_day
+    if limit and used >= limit:
+        raise QuotaExceeded(quota=f"scores of all subjects for {merchant} in one day", holder=me, used=used, limit=limit)
+
+
 def decide_on_model(request: ModelRequest) -> None:
     """Run by the holder before it approves a model. Raises Stopped, AgreementNotActive, ForbiddenByPolicy,
     GradeForbids, RefusedByPerson, or DecisionPending."""

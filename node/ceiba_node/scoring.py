@@ -18,7 +18,14 @@ import structlog
 
 from ceiba_node.contracts import Contracts
 from ceiba_node.ledger import KeptAnswer, KeptModel, Scored
-from ceiba_node.policy import DecisionPending, ModelRequest, check_model_still, day_begins, decide_on_model
+from ceiba_node.policy import (
+    DecisionPending,
+    ModelRequest,
+    check_model_still,
+    check_scores_in_all,
+    day_begins,
+    decide_on_model,
+)
 from ceiba_node.responding import House
 from ceiba_node.snapshots import Snapshot
 from ceiba_node.subject_index import SubjectIndex, build_index
@@ -463,12 +470,16 @@ class _OneRequest:
         subject = open_subject(sealed, digest, me, bytes.fromhex(self._house.identity.sealing_seed))
         issuers = {issuer.name: bytes.fromhex(issuer.key) for issuer in joint.consent_issuers}
         opened = check_consent(consent, terms_of(ready.model), issuers, subject, now, self._is_used)
-        # 2. How often it was scored today, by its identifier, whether it is known here or not.
-        person = hmac.digest(self._house.identity.version_key, _tagged(subject.identifier), "sha256")
-        organisation = self._ready.merchant.legal_person
-        used = self._house.ledger.count_scores(person, organisation, day_begins(now))
+        # 2. How often it was scored today, whether it is known here or not, and all subjects together.
+        table, number = ready.model.side_of(me).table, index.number(subject.identifier)
+        tagged = _tagged(subject.identifier) if number is None else _numbered(table, number)
+        person = hmac.digest(self._house.identity.version_key, tagged, "sha256")
+        organisation, since = self._ready.merchant.legal_person, day_begins(now)
+        used = self._house.ledger.count_scores(person, organisation, since)
         used += sum(one.subject == person for one in self.scored)
         check_score_quota(used, joint.scores_per_day, me)
+        in_all = self._house.ledger.count_all_scores(organisation, since) + len(self.scored)
+        check_scores_in_all(in_all, self._house.policy(), ready.model.merchant, me)
         # 3. Its bins, and the ciphertext that follows from them.
         bins = index.find(subject.identifier) or absent(ready)
         context = score_context(self.context, digest)
@@ -495,6 +506,11 @@ class _OneRequest:
 
 def _tagged(identifier: str) -> bytes:
     return b"ceiba/v1/scored-subject" + identifier.encode()
+
+
+def _numbered(table: str, number: int) -> bytes:
+    """Of a subject that has several identifiers: by whichever it is found, it is the same."""
+    return b"ceiba/v1/scored-number" + number.to_bytes(8, "big") + table.encode()
 
 
 def is_approval(word: Signed) -> bool:

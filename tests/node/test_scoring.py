@@ -8,6 +8,7 @@ import pytest
 
 from ceiba_node.house_rules import Policy
 from ceiba_node.policy import Decision, Stop, StopKind
+from ceiba_node.subject_index import SubjectIndex
 from ceiba_protocol.errors import (
     BadSignature,
     DatasetMissing,
@@ -240,6 +241,29 @@ def test_the_quota_counts_subjects_over_models_and_in_one_batch(node: ScoreNode)
     assert node.refusal(node.world.call(node.world.consent("firm 1"))) == "quota_exceeded"
     node.now = NOW + DAY - NOW % DAY
     assert node.refusal(node.world.call(node.world.consent("firm 1", node.now))) is None
+
+
+def test_a_house_limits_scores_of_all_subjects_together(node: ScoreNode) -> None:
+    world, node.policy = node.world, Policy(scores_in_all_per_day=2)
+    answer, _ = node.answer(world.call(*(world.consent(f"firm {firm}") for firm in range(3))))
+    assert [(one.place, one.code) for one in answer.refusals] == [(2, "quota_exceeded")]
+    assert answer.refusals[0].fields["used"] == "2" and "all subjects" in answer.refusals[0].fields["quota"]
+    assert node.refusal(world.call(world.consent("nobody"))) == "quota_exceeded"
+    node.policy = Policy()
+    assert node.refusal(world.call(world.consent("nobody"))) is None
+
+
+def test_a_subject_is_counted_by_its_number_where_it_has_several_identifiers(
+    node: ScoreNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if two names were two identifiers of one firm, and `other` another firm's."""
+    numbers = {"firm 1": 7, "register no. 1": 7, "other": 8}
+    monkeypatch.setattr(SubjectIndex, "number", lambda _, identifier: numbers[identifier])
+    world = node.world
+    for name in ("firm 1", "register no. 1", "firm 1"):
+        assert node.refusal(world.call(world.consent(name))) is None
+    assert node.refusal(world.call(world.consent("register no. 1"))) == "quota_exceeded"
+    assert node.refusal(world.call(world.consent("other"))) is None
 
 
 def test_the_ledger_does_not_name_subjects(node: ScoreNode) -> None:
