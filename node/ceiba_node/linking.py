@@ -121,7 +121,8 @@ class Linking(Responding):
         self._service: MessagesService | None = None
         self._own_key: OwnKey | None = None
         self._making_key = threading.Lock()
-        self._proven: dict[str, ProvenKey] = {}
+        self._proven: dict[str, tuple[str, ProvenKey]] = {}
+        """By holder: the newest, since a node has one at a time."""
 
     def connect(self, service: MessagesService) -> None:
         """From now on messages are fetched there."""
@@ -457,16 +458,17 @@ class Linking(Responding):
 
     def _prove(self, holder: str, key: EncryptionKey) -> ProvenKey:
         """A verified verdict is kept by the key's bytes and its proof (I6)."""
-        known = digest("ceiba/v1/proven", holder.encode(), key.modulus.encode(), key.proof.encode())
-        if known not in self._proven:
+        wanted = digest("ceiba/v1/proven", holder.encode(), key.modulus.encode(), key.proof.encode())
+        known, proven = self._proven.get(holder, ("", None))
+        if proven is None or known != wanted:
             context = join_key_context(self._roster.member(holder, Role.HOLDER))
-            self._proven[known] = ProvenKey(key.n, bytes.fromhex(key.proof), context)
-        return self._proven[known]
+            proven = ProvenKey(key.n, bytes.fromhex(key.proof), context)
+            self._proven[holder] = wanted, proven
+        return proven
 
     # --- the end
 
     def forget(self, job_id: bytes) -> None:
         """The job has ended: its keys and figures are gone, as soon as a step that is being taken has ended."""
-        with self._locks.setdefault(job_id, threading.Lock()):
+        with self._locks.held(job_id):
             self._sessions.pop(job_id, None)
-        self._locks.pop(job_id, None)

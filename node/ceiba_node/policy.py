@@ -402,7 +402,9 @@ def check_scores_in_all(used: int, policy: Policy, merchant: str, me: str) -> No
     midnight UTC. Raises QuotaExceeded."""
     limit = policy.scores_in_all_per_day
     if limit and used >= limit:
-        raise QuotaExceeded(quota=f"scores of all subjects for {merchant} in one day", holder=me, used=used, limit=limit)
+        raise QuotaExceeded(
+            quota=f"scores of all subjects for {merchant} in one day", holder=me, used=used, limit=limit
+        )
 
 
 def decide_on_model(request: ModelRequest) -> None:

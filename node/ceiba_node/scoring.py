@@ -9,7 +9,7 @@ import hmac
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -128,6 +128,11 @@ class ScoreStock:
         self._last_asked = time.monotonic()
         self.prepare(modulus)
         return self._by_modulus[modulus]
+
+    def keep(self, moduli: Set[int]) -> None:
+        """Those of other moduli are of no more use."""
+        for modulus in self._by_modulus.keys() - moduli:
+            del self._by_modulus[modulus]
 
     def stop(self) -> None:
         self._stop.set()
@@ -282,15 +287,18 @@ class Scoring:
             for digest in known.keys() - approved.keys():
                 del known[digest]
         self._ready = {key: ready for key, ready in self._ready.items() if key[0] in approved}
+        moduli = set[int]()
         for kept in approved.values():
             model = self._parsed(kept)
             self._index(model, self._snapshot(model))
-            self._stock.prepare(self._modulus(model))
+            moduli.add(modulus := self._modulus(model))
+            self._stock.prepare(modulus)
             is_new = kept.since > now - NEW_SECONDS
             if is_new and not any(digest == kept.digest for digest, _ in self._ready):
                 approvals = self._connected().approvals(kept.digest)
                 if len(approvals) == len(model.holders):
                     self._model(kept, approvals)
+        self._stock.keep(moduli)
 
     def _parsed(self, kept: KeptModel) -> ScoreModel:
         if kept.digest not in self._models:

@@ -538,8 +538,8 @@ class NoAgreement(CeibaError):
     code, fault, status = "no_agreement", Fault.POLICY, "FAILED_PRECONDITION"
     text = "No agreement that is in force covers this question about {table}: {problem}."
     remedy = (
-        "`space.agreements()` shows what is agreed; `space.agreements.propose(...)`, or `propose_joint(...)` for tables "
-        "of several holders together, asks the holders for more."
+        "`space.agreements()` shows what is agreed; `space.agreements.propose(...)`, or `propose_joint(...)` for "
+        "tables of several holders together, asks the holders for more."
     )
 
 

@@ -249,7 +249,10 @@ def verify(
     trusted = Home(identity).roster() if roster is None else Roster.parse(_content(roster))
     content = _content(receipt)
     if b'"consents":[' in content:  # as no other receipt has it: what is signed stands in it as text, with \\"
-        steps, seen = score_receipt.verify(score_receipt.ScoreReceipt.parse(content), trusted), "Whether the log has it is not looked at"
+        steps, seen = (
+            score_receipt.verify(score_receipt.ScoreReceipt.parse(content), trusted),
+            "Whether the log has it is not looked at",
+        )
     else:
         document = papers.Receipt.parse(content)
         steps, seen = papers.verify(document, trusted), witnessed(document, trusted)

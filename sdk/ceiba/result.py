@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 REASONS = {
     "cell_withheld": "fewer subjects or holders than agreed, one subject dominates, or an earlier answer is about "
     "nearly the same subjects. Use coarser groups, or ask with noise.",
-    "joined_cell_withheld": "fewer subjects in common than agreed, or so few behind one of the figures, or another cell "
-    "of the same job is about nearly the same subjects. Use coarser groups, or ask for fewer tables in one job.",
+    "joined_cell_withheld": "fewer subjects in common than agreed, or so few behind one of the figures, or another "
+    "cell of the same job is about nearly the same subjects. Use coarser groups, or ask for fewer tables in one job.",
     "value_withheld": "too few subjects have such a value, or too few do not; the cell itself is large enough.",
     "below_threshold": "the noisy count is below the agreed minimum and twice its noise.",
 }

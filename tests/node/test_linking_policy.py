@@ -81,8 +81,8 @@ POLICIES = {
     "too many cells in a job": ("social", {"cells_per_job": 3}, "forbidden_by_policy", "cells_per_job"),
     "too many jobs in a day": ("social", {"jobs_per_day": 1}, "quota_exceeded", "jobs of bank-a"),
     "too many cells in a day": ("social", {"cells_per_day": 5}, "quota_exceeded", "cells of bank-a"),
-    "too many cells with the base's groups": ("social", {"cells_per_job": 15}, "forbidden_by_policy", "question has 16"),
-    "too many cells for the base": ("tax", {"cells_per_job": 15}, "forbidden_by_policy", "the question has 16"),
+    "too many cells for all groups": ("social", {"cells_per_job": 15}, "forbidden_by_policy", "question has 16"),
+    "too many cells for the base": ("tax", {"cells_per_job": 15}, "forbidden_by_policy", "question has 16"),
     "no exact answers": ("social", {"exact_jobs": 0}, "exact_quota_used", "insurance.firms"),
     "too many subjects of another": ("social", {"subjects_per_job": 40}, "linkage_too_large", "tax"),
 }  # fmt: skip

@@ -146,7 +146,7 @@ def test_the_coordinator_and_the_logs_never_have_an_identifier(world: World) -> 
 
 
 def test_a_consent_is_used_once_also_after_the_holder_was_restarted(world: World) -> None:
-    """With a model of one holder, whom no other one's memory helps. It is a product: one column has no private score."""
+    """With a product of one holder, whom no other one's memory helps; of one column there is no private score."""
     keys = [ceiba.width_bucket("months", 100 * at, 600, 1).alias(f"over_{at}") for at in (1, 2, 3)]
     features = [Feature("insurance.firms", key, (0, 1, 0, 0)) for key in keys]
     model = world.bank.register_model(features, on="uscc", product=True).wait(60)

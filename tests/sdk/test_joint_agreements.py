@@ -102,7 +102,7 @@ def test_subjects_are_found_by_the_only_identifier_or_by_the_one_that_is_named(
 ) -> None:
     two = (*SOCIAL.identifiers, SOCIAL.identifiers[0].model_copy(update={"column": "register"}))
     space, _ = make(tmp_path, monkeypatch, SOCIAL.model_copy(update={"identifiers": two}))
-    with pytest.raises(BadQuestion, match="insurance.firms are found; it has uscc, register"):
+    with pytest.raises(BadQuestion, match=r"insurance\.firms are found; it has uscc, register"):
         propose(space)
     with pytest.raises(NotAnIdentifier):
         propose(space, on="register")  # which the tax office does not have

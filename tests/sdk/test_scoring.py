@@ -135,7 +135,11 @@ def test_a_scores_receipt_holds_offline_and_names_no_subject(model: RegisteredMo
     (tmp_path / "roster.json").write_bytes(roster.body())
     words = ["verify", str(tmp_path / "score.json"), "--roster", str(tmp_path / "roster.json")]
     good = CliRunner().invoke(app, words)
-    assert good.exit_code == 0 and "The receipt holds." in good.output and "Whether the log has it is not looked at" in good.output
+    assert (
+        good.exit_code == 0
+        and "The receipt holds." in good.output
+        and "Whether the log has it is not looked at" in good.output
+    )
     (tmp_path / "score.json").write_bytes(receipt.model_copy(update={"answers": ()}).body())
     bad = CliRunner().invoke(app, words)
     assert bad.exit_code == 5 and "fails at step 6" in bad.output

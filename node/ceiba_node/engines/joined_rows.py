@@ -93,7 +93,7 @@ def numbers_of_subjects(engine: DuckDBEngine, snapshot: Snapshot, on: str) -> di
     Raises NotAnIdentifier, EngineFailed."""
     statement = render_identifiers(snapshot.schema.identifier(on).column)
     found: dict[bytes, int] = {}
-    with engine.running(snapshot) as query:
+    with engine.running(snapshot, None) as query:
         for start, end in query.ranges_of_subjects(1):
             known = query.arrays(statement.sql, statement.part(start, end))
             found.update(zip((name.encode() for name in known[IDENTIFIER]), known[SUBJECT].tolist(), strict=True))

@@ -1,7 +1,7 @@
 """Receipts of scores: who agreed, consented, asked and answered, checked offline with a roster alone (PROTOCOL §5.5).
 
 It is what the merchant keeps of one request: documents that others have signed, and its own. It has no score in it and
-no identifier. The log has the digests of all that it consists of; that it does is no part of the proof, nor is the time.
+no identifier. The log has the digests of what it consists of; that it does is no part of the proof, nor is the time.
 """
 
 from collections.abc import Callable, Sequence

@@ -50,7 +50,6 @@ from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.log_pb2 import ReceiptParts
 
-
 R = TypeVar("R")
 
 

@@ -14,7 +14,7 @@ from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.trust.agreement import Agreement, Contract, Mode, check_terms
 from ceiba_protocol.trust.rendering import render
 from tests.support.joint_space import TAX, JointWorld
-from tests.support.members import NOW, changed
+from tests.support.members import NOW
 
 WORLD = JointWorld()
 
@@ -62,14 +62,14 @@ def test_subjects_are_found_by_the_column_that_is_agreed_on() -> None:
         JointPlan(mode=Mode.HIDDEN, base=side("social"), joined=(side("tax", on="register"),)),
         JointPlan(mode=Mode.REVEALED, base=side("social"), joined=(side("patents"),), linked=(side("tax", on="tin"),)),
     ):
-        with pytest.raises(NotAgreed, match="finding subjects of tax.firms by (register|tin)"):
+        with pytest.raises(NotAgreed, match=r"finding subjects of tax\.firms by (register|tin)"):
             check_joint_covers(agreement, plan)
     assert "tax.firms of tax, subjects found by uscc, columns industry" in text_of(agreement)
 
 
 def test_what_subjects_are_found_by_is_an_identifier_of_the_schema() -> None:
     check_terms(WORLD.joint_agreement(), TAX)
-    with pytest.raises(AgreementMismatch, match="industry is no identifier of tax.firms"):
+    with pytest.raises(AgreementMismatch, match=r"industry is no identifier of tax\.firms"):
         check_terms(WORLD.joint_agreement(identifiers=("uscc", "uscc", "industry")), TAX)
     for identifiers in (("uscc",), ("uscc",) * 4, ()):
         with pytest.raises(ValidationError, match="one identifier for each holder"):

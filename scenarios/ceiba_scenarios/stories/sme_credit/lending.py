@@ -58,7 +58,8 @@ DOUBLINGS = (50, 40, 30, 20, 15, 10, 5, 2, 1)
 def may_be_private(card: Scorecard) -> bool:
     """Whether sums of the agencies' points are coarse enough that they say at most half of what the bins say."""
     features = [one for one in card.features if one.binning.name != RATING.name]
-    return 4 ** bits_for([one.points for one in features]) <= prod(one.binning.count for one in features)
+    bits, ways = bits_for([one.points for one in features]), prod(one.binning.count for one in features)
+    return 1 << 2 * bits <= ways
 
 
 class Lending:
