@@ -131,6 +131,7 @@ def test_cells_are_counted_as_the_merchant_gets_them(nodes: JointNodes) -> None:
         nodes.houses[name].policy = Policy(cells_per_day=after + 16)
         ledger.debit_cells(nodes.id, 0)
         assert nodes.ask(question(nodes)) == "done"
+        nodes.houses[name].policy = Policy()
 
 
 # --- stops and agreements ----------------------------------------------------------------------------------------

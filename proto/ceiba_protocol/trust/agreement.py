@@ -269,9 +269,9 @@ def check_same_keys(agreement: Agreement, party: Party, member: Descriptor) -> N
 
 
 def check_terms(agreement: Agreement, schema: Schema) -> None:
-    """Run by every party before it signs: columns and identifiers are the schema's, the rules no laxer than the columns'
-    grades demand, and what they demand of the set is possible. Important data takes a person at every holder for every
-    job.
+    """Run by every party before it signs: columns and identifiers are the schema's, the rules no laxer than the
+    columns' grades demand, and what they demand of the set is possible. Important data takes a person at every holder
+    for every job.
 
     Of a joint agreement each holder checks its own side, and whoever has all schemas, every side.
     Raises AgreementMismatch, UnknownColumn, GradeForbids, TooFewHolders.
