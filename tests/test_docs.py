@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,18 @@ def test_the_new_statistic_is_one_file(tmp_path: Path) -> None:
     check = "assert ceiba.ratio_of_sums.__doc__ and 0 < ratio < 9000 and len(stays.columns) == 2\n"
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     subprocess.run([sys.executable, "-c", setup + use.text + check], env=environment, check=True)
+
+
+# --- the wire schema ---------------------------------------------------------------------------------------------
+
+_FIELD = re.compile(r"^\s*(repeated |optional )?(map<\w+, \w+>|\w+) \w+ = \d+;")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "proto/ceiba_protocol/v1").glob("*.proto")), ids=lambda file: file.name)
+def test_every_field_on_the_wire_says_what_it_is(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    silent = [
+        line.strip() for before, line in pairwise(lines) if _FIELD.match(line) and not before.strip().startswith("//")
+    ]
+    assert silent == []
+    assert sum(1 for line in lines if _FIELD.match(line)) > 3

@@ -268,6 +268,7 @@ class Scores:
             approvals = tuple(word for word in stored.words.values() if word is not None)
             mask_keys = commit_to_holders(model, approvals, roster)
             contract = self._agreements.contract(model.agreement_digest)
+            self._ready = {key: one for key, one in self._ready.items() if one.model.valid_until >= self._clock()}
             known = self._ready[digest] = ReadyModel(model, approvals, mask_keys, contract, roster, changes)
         return known
 

@@ -307,11 +307,10 @@ class Answering(Responding):
         if work is not None:
             work.cancellation.cancel()
         self.linking.forget(job_id)
-        with self._locks.setdefault(job_id, threading.Lock()):
+        with self._locks.held(job_id):
             self._work.pop(job_id, None)
             self._ledger.mark_ended(job_id)
             self._ledger.forget(job_id)
-        self._locks.pop(job_id, None)
 
     def forget_expired(self) -> None:
         """Erase the secrets of jobs whose window is long over, in case nobody said that they have ended; and who was

@@ -49,6 +49,14 @@ cells_per_job = 200_000
 # In one joint job: subjects of another holder that this house helps to link. Each could be a guess at its own subjects.
 subjects_per_job = 1_000_000
 
+# For each merchant and day (UTC): scores of all subjects together; 0: as many as consent. Agreements limit those of one
+# subject.
+scores_in_all_per_day = 0
+
+# Scores with products alone: models whose points this house sees. Nobody sees the points of a private model, which can
+# be chosen so that a score says one subject's bins of a few columns exactly.
+products_only = false
+
 # Ask a person (`ceiba-node approvals`) about every question that reads a column of this grade or a higher one. With
 # "important" nobody is asked, except where the agreement says "each job".
 ask_from_grade = "important"
@@ -100,6 +108,8 @@ class Policy(BaseModel):
     cells_per_day: Bound = 1_000_000
     cells_per_job: Bound = 200_000
     subjects_per_job: Bound = 1_000_000
+    scores_in_all_per_day: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    products_only: bool = False
     ask_from_grade: Grade = Grade.IMPORTANT
     ask_for_new_questions: bool = False
     exact_jobs: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000_000

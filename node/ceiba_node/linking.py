@@ -18,7 +18,7 @@ from ceiba_node.engines.joined_rows import Bounds, Entry, base_groups, cells_of_
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
 from ceiba_node.near_tables import near_cells
 from ceiba_node.one_table import check_divisions
-from ceiba_node.policy import DecisionPending, Request, check_still, decide
+from ceiba_node.policy import DecisionPending, Request, check_cells, check_still, decide
 from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.canonical import Digest, digest
@@ -136,7 +136,8 @@ class Linking(Responding):
         self._service: MessagesService | None = None
         self._own_key: OwnKey | None = None
         self._making_key = threading.Lock()
-        self._proven: dict[str, ProvenKey] = {}
+        self._proven: dict[str, tuple[str, ProvenKey]] = {}
+        """By holder: the newest, since a node has one at a time."""
 
     def connect(self, service: MessagesService) -> None:
         """From now on messages are fetched there."""
@@ -325,11 +326,13 @@ class Linking(Responding):
         agreed = commit_jointly(session.question, approvals)
         if session.agreed is not None and session.agreed.approvals != agreed.approvals:
             raise SetMismatch(problem="the approvals are others than in the steps before")
-        session.agreed = agreed
         self._check_sizes(agreed)
         now = self._clock()
         check_window(session.question.manifest, now)
         check_still(self._request(session.question, session.snapshot, now))
+        if session.agreed is None:
+            self._debit_cells(session, agreed, now)
+            session.agreed = agreed
         self.witness.require(checkpoint, agreed.log_size)
         step = self._own_step(session.question, number)
         # 3. Compute from the message before. 4. Seal, sign, write down that it was sent; then it may be.
@@ -366,6 +369,13 @@ class Linking(Responding):
         for name, one in agreed.approvals.items():
             if name != self.name and one.subjects > limit:
                 raise LinkageTooLarge(member=name, announced=one.subjects, limit=limit)
+
+    def _debit_cells(self, session: Session, agreed: JointSet, now: int) -> None:
+        """What the approval was debited with were this holder's cells alone. Raises what `check_cells` does."""
+        cells = agreed.cells(self.name)
+        with self._house.deciding:
+            check_cells(self._request(session.question, session.snapshot, now), cells)
+            self._ledger.debit_cells(bytes.fromhex(agreed.question.manifest.job_id), cells)
 
     def _messages_before(self, job_id: bytes, agreed: JointSet, step: Step) -> dict[Step, bytes]:
         """The payloads that a step needs and others have sent to this holder, opened."""
@@ -549,16 +559,17 @@ class Linking(Responding):
 
     def _prove(self, holder: str, key: EncryptionKey) -> ProvenKey:
         """A verified verdict is kept by the key's bytes and its proof (I6)."""
-        known = digest("ceiba/v1/proven", holder.encode(), key.modulus.encode(), key.proof.encode())
-        if known not in self._proven:
+        wanted = digest("ceiba/v1/proven", holder.encode(), key.modulus.encode(), key.proof.encode())
+        known, proven = self._proven.get(holder, ("", None))
+        if proven is None or known != wanted:
             context = join_key_context(self._roster.member(holder, Role.HOLDER))
-            self._proven[known] = ProvenKey(key.n, bytes.fromhex(key.proof), context)
-        return self._proven[known]
+            proven = ProvenKey(key.n, bytes.fromhex(key.proof), context)
+            self._proven[holder] = wanted, proven
+        return proven
 
     # --- the end
 
     def forget(self, job_id: bytes) -> None:
         """The job has ended: its keys and figures are gone, as soon as a step that is being taken has ended."""
-        with self._locks.setdefault(job_id, threading.Lock()):
+        with self._locks.held(job_id):
             self._sessions.pop(job_id, None)
-        self._locks.pop(job_id, None)

@@ -21,7 +21,7 @@ from ceiba_protocol.errors import (
     Stopped,
 )
 from ceiba_protocol.linkage.joint import JointQuestion
-from ceiba_protocol.linkage.score_model import ScoreModel, columns_read
+from ceiba_protocol.linkage.score_model import ProductWeights, ScoreModel, columns_read
 from ceiba_protocol.plan import Plan, compile_plan
 from ceiba_protocol.rounds import Question
 from ceiba_protocol.schema import Grade, Schema
@@ -159,6 +159,7 @@ class Request:
 
     @property
     def cells(self) -> int:
+        """Those of the result; of a joint one at least, before it is known how many groups the base has."""
         if isinstance(self.question, JointQuestion):
             return sum(compile_plan(plan, self.schema).cells for plan in self.plans)
         return self.question.program.cells
@@ -230,21 +231,15 @@ def number_is_new(request: Request) -> None:
 
 def quotas_are_kept(request: Request) -> None:
     """Raises QuotaExceeded."""
-    merchant, policy, record = request.question.manifest.merchant, request.policy, request.record
-    if record.jobs_today + 1 > policy.jobs_per_day:
-        quota, used, limit = "jobs", record.jobs_today, policy.jobs_per_day
-    elif record.cells_today + request.cells > policy.cells_per_day:
-        quota, used, limit = "cells", record.cells_today, policy.cells_per_day
-    else:
-        return
-    raise QuotaExceeded(quota=f"{quota} of {merchant} in one day", holder=request.me, used=used, limit=limit)
+    merchant, used, limit = request.question.manifest.merchant, request.record.jobs_today, request.policy.jobs_per_day
+    if used + 1 > limit:
+        raise QuotaExceeded(quota=f"jobs of {merchant} in one day", holder=request.me, used=used, limit=limit)
+    _demand_cells_today(request, request.cells)
 
 
 def layout_is_within_bounds(request: Request) -> None:
     """Raises ForbiddenByPolicy."""
-    limit = request.policy.cells_per_job
-    if request.cells > limit:
-        raise _forbidden(request.me, f"cells_per_job is {limit}, and the question has {request.cells}")
+    _demand_cells(request, request.cells)
 
 
 def person_has_approved(request: Request) -> None:
@@ -283,6 +278,13 @@ def check_still(request: Request) -> None:
     """Run by the holder before it sends anything more to a job that it has approved. Raises as the rules of STILL."""
     for rule in STILL:
         rule(request)
+
+
+def check_cells(request: Request, cells: int) -> None:
+    """Run by the holder of a joint job once all have approved: how many cells the merchant gets of it follows from the
+    others' announcements as well. Raises ForbiddenByPolicy, QuotaExceeded."""
+    _demand_cells(request, cells)
+    _demand_cells_today(request, cells)
 
 
 def check_set(request: Request, holders: Sequence[str]) -> None:
@@ -326,6 +328,8 @@ def check_signing(
     _allow_merchant_and_purpose(agreement, policy, me)
     side = agreement.side_of(me)
     _allow_columns(side.table, side.columns, policy, me)
+    if (identifier := agreement.identifier_of(me)) is not None:
+        _allow_identifier(side.table, identifier, policy, me)
     check_terms(agreement, schema)
     _allow_grade(side.columns, schema, policy, me)
     _demand_minimums(agreement, policy, me)
@@ -383,12 +387,24 @@ def check_model_still(request: ModelRequest) -> None:
     agreement, policy, me = request.contract.agreement, request.policy, request.me
     model, table, columns = request.model, request.schema.table, columns_read(request.model, me)
     _demand_no_stop((table, model.merchant, model.agreement_digest), request.stops, me)
+    if policy.products_only and not isinstance(model.weights, ProductWeights):
+        raise _forbidden(me, "products_only is set, and the model's points are encrypted")
     _demand_active(request.contract, request.now)
     _allow_merchant_and_purpose(agreement, policy, me)
     _allow_columns(table, columns, policy, me)
     _allow_identifier(table, model.side_of(me).on, policy, me)
     _allow_grade(columns, request.schema, policy, me)
     _demand_minimums(agreement, policy, me)
+
+
+def check_scores_in_all(used: int, policy: Policy, merchant: str, me: str) -> None:
+    """Run by the holder before each score. `used`: scores of all subjects for the merchant's organisation since
+    midnight UTC. Raises QuotaExceeded."""
+    limit = policy.scores_in_all_per_day
+    if limit and used >= limit:
+        raise QuotaExceeded(
+            quota=f"scores of all subjects for {merchant} in one day", holder=me, used=used, limit=limit
+        )
 
 
 def decide_on_model(request: ModelRequest) -> None:
@@ -458,6 +474,19 @@ def _demand_minimums(agreement: Agreement, policy: Policy, me: str) -> None:
     for name, (has, least) in agreed.items():
         if has < least:
             raise _forbidden(me, f"{name} is {least}, and the agreement has {has}")
+
+
+def _demand_cells(request: Request, cells: int) -> None:
+    limit = request.policy.cells_per_job
+    if cells > limit:
+        raise _forbidden(request.me, f"cells_per_job is {limit}, and the question has {cells}")
+
+
+def _demand_cells_today(request: Request, cells: int) -> None:
+    used, limit = request.record.cells_today, request.policy.cells_per_day
+    if used + cells > limit:
+        quota = f"cells of {request.question.manifest.merchant} in one day"
+        raise QuotaExceeded(quota=quota, holder=request.me, used=used, limit=limit)
 
 
 def _needs_a_person(request: Request) -> bool:

@@ -2,7 +2,8 @@
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -63,6 +64,33 @@ class House:
     """Held from reading the record to writing it: two jobs at once must not both be the last of a quota."""
 
 
+class JobLocks:
+    """A lock for each job that somebody is at; nothing is kept of others."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._held: dict[bytes, tuple[threading.Lock, int]] = {}
+        """With how many hold it or wait for it."""
+
+    @contextmanager
+    def held(self, job_id: bytes) -> Iterator[None]:
+        """One thread at a time."""
+        with self._guard:
+            lock, users = self._held.get(job_id, (threading.Lock(), 0))
+            self._held[job_id] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, users = self._held.pop(job_id)
+                if users > 1:
+                    self._held[job_id] = lock, users - 1
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
 class Responding:
     """The base of what answers for one holder. Safe for several threads; each job is worked on by one at a time."""
 
@@ -75,7 +103,7 @@ class Responding:
         self._clock = house.clock
         self._random = house.random
         self._contracts = Contracts(house.ledger, house.roster)
-        self._locks: dict[bytes, threading.Lock] = {}
+        self._locks = JobLocks()
 
     @property
     def name(self) -> str:
@@ -106,7 +134,7 @@ class Responding:
         """`work`, one thread a job; an error becomes a signed refusal, whose fields are public. That the log cannot be
         reached is none: the task comes again. Nor is a fault of the log's, which is raised: whatever an old copy of the
         ledger signs, the newest one does not know."""
-        with self._locks.setdefault(job_id, threading.Lock()):
+        with self._locks.held(job_id):
             try:
                 return work()
             except NotReachable:

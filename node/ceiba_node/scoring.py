@@ -9,7 +9,7 @@ import hmac
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -18,7 +18,14 @@ import structlog
 
 from ceiba_node.contracts import Contracts
 from ceiba_node.ledger import KeptAnswer, KeptModel, Scored
-from ceiba_node.policy import DecisionPending, ModelRequest, check_model_still, day_begins, decide_on_model
+from ceiba_node.policy import (
+    DecisionPending,
+    ModelRequest,
+    check_model_still,
+    check_scores_in_all,
+    day_begins,
+    decide_on_model,
+)
 from ceiba_node.responding import House
 from ceiba_node.snapshots import Snapshot
 from ceiba_node.subject_index import SubjectIndex, build_index
@@ -41,6 +48,7 @@ from ceiba_protocol.linkage.score_model import (
     ScoreModel,
     bins_at,
     check_agreed,
+    check_bits,
     check_model,
     check_population,
     terms_of,
@@ -120,6 +128,11 @@ class ScoreStock:
         self._last_asked = time.monotonic()
         self.prepare(modulus)
         return self._by_modulus[modulus]
+
+    def keep(self, moduli: Set[int]) -> None:
+        """Those of other moduli are of no more use."""
+        for modulus in self._by_modulus.keys() - moduli:
+            del self._by_modulus[modulus]
 
     def stop(self) -> None:
         self._stop.set()
@@ -239,6 +252,7 @@ class Scoring:
         snapshot = self._snapshot(model)
         bins = bins_at(model, self.name, snapshot.schema)
         check_model(model, weights, self._modulus(model))
+        check_bits(model)
         # 3. This house's policy; then a person, if it takes one.
         request = self._request(model, contract, snapshot, kept, now)
         is_pending = False
@@ -273,15 +287,18 @@ class Scoring:
             for digest in known.keys() - approved.keys():
                 del known[digest]
         self._ready = {key: ready for key, ready in self._ready.items() if key[0] in approved}
+        moduli = set[int]()
         for kept in approved.values():
             model = self._parsed(kept)
             self._index(model, self._snapshot(model))
-            self._stock.prepare(self._modulus(model))
+            moduli.add(modulus := self._modulus(model))
+            self._stock.prepare(modulus)
             is_new = kept.since > now - NEW_SECONDS
             if is_new and not any(digest == kept.digest for digest, _ in self._ready):
                 approvals = self._connected().approvals(kept.digest)
                 if len(approvals) == len(model.holders):
                     self._model(kept, approvals)
+        self._stock.keep(moduli)
 
     def _parsed(self, kept: KeptModel) -> ScoreModel:
         if kept.digest not in self._models:
@@ -461,12 +478,16 @@ class _OneRequest:
         subject = open_subject(sealed, digest, me, bytes.fromhex(self._house.identity.sealing_seed))
         issuers = {issuer.name: bytes.fromhex(issuer.key) for issuer in joint.consent_issuers}
         opened = check_consent(consent, terms_of(ready.model), issuers, subject, now, self._is_used)
-        # 2. How often it was scored today, by its identifier, whether it is known here or not.
-        person = hmac.digest(self._house.identity.version_key, _tagged(subject.identifier), "sha256")
-        organisation = self._ready.merchant.legal_person
-        used = self._house.ledger.count_scores(person, organisation, day_begins(now))
+        # 2. How often it was scored today, whether it is known here or not, and all subjects together.
+        table, number = ready.model.side_of(me).table, index.number(subject.identifier)
+        tagged = _tagged(subject.identifier) if number is None else _numbered(table, number)
+        person = hmac.digest(self._house.identity.version_key, tagged, "sha256")
+        organisation, since = self._ready.merchant.legal_person, day_begins(now)
+        used = self._house.ledger.count_scores(person, organisation, since)
         used += sum(one.subject == person for one in self.scored)
         check_score_quota(used, joint.scores_per_day, me)
+        in_all = self._house.ledger.count_all_scores(organisation, since) + len(self.scored)
+        check_scores_in_all(in_all, self._house.policy(), ready.model.merchant, me)
         # 3. Its bins, and the ciphertext that follows from them.
         bins = index.find(subject.identifier) or absent(ready)
         context = score_context(self.context, digest)
@@ -493,6 +514,11 @@ class _OneRequest:
 
 def _tagged(identifier: str) -> bytes:
     return b"ceiba/v1/scored-subject" + identifier.encode()
+
+
+def _numbered(table: str, number: int) -> bytes:
+    """Of a subject that has several identifiers: by whichever it is found, it is the same."""
+    return b"ceiba/v1/scored-number" + number.to_bytes(8, "big") + table.encode()
 
 
 def is_approval(word: Signed) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
-from ceiba_node.engines.joined_rows import cells_of_subjects
+from ceiba_node.engines.joined_rows import cells_of_subjects, numbers_of_subjects
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.linkage.score_model import Bins
 from ceiba_protocol.plan import MAX_GROUP_KEYS, GroupKey, Named, Plan, compile_plan
@@ -23,7 +23,8 @@ _KEY_BYTES = 8
 
 @dataclass(frozen=True)
 class SubjectIndex:
-    """What one version of a dataset says of its subjects: 8 bytes for each, and 1 for each feature."""
+    """What one version of a dataset says of its subjects: 8 bytes for each, and 1 for each feature; 8 more where the
+    table has several identifiers."""
 
     version: str
     key: bytes = field(repr=False)
@@ -34,15 +35,26 @@ class SubjectIndex:
     """[features, subjects]"""
     population: tuple[tuple[int, ...], ...] = field(repr=False)
     """For each feature, how many subjects are in each of its bins."""
+    numbers: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    """[subjects]: their numbers, where they can be found by several identifiers."""
 
     def find(self, identifier: str) -> list[int] | None:
         """The subject's bin of each feature; None if it is not known."""
-        wanted = _hash(self.key, identifier.encode())
-        place = int(np.searchsorted(self.hashes, np.uint64(wanted)))
-        if place == len(self.hashes) or int(self.hashes[place]) != wanted:
+        place = self._place(identifier)
+        if place is None:
             return None
         bins: list[int] = self.bins[:, place].tolist()
         return bins
+
+    def number(self, identifier: str) -> int | None:
+        """The subject's number, if it is known and has several identifiers."""
+        place = self._place(identifier)
+        return None if self.numbers is None or place is None else int(self.numbers[place])
+
+    def _place(self, identifier: str) -> int | None:
+        wanted = _hash(self.key, identifier.encode())
+        place = int(np.searchsorted(self.hashes, np.uint64(wanted)))
+        return place if place < len(self.hashes) and int(self.hashes[place]) == wanted else None
 
 
 def build_index(
@@ -74,7 +86,11 @@ def build_index(
     population = [
         tuple(np.bincount(column, minlength=one.count).tolist()) for column, one in zip(columns, bins, strict=True)
     ]
-    return SubjectIndex(snapshot.version, key, hashes[order], np.stack(columns)[:, order], tuple(population))
+    numbers = None
+    if len(snapshot.schema.identifiers) > 1:
+        known = numbers_of_subjects(engine, snapshot, on)
+        numbers = np.fromiter((known[one] for one in identifiers), np.int64, len(identifiers))[order]
+    return SubjectIndex(snapshot.version, key, hashes[order], np.stack(columns)[:, order], tuple(population), numbers)
 
 
 def _passes(cells: Sequence[int]) -> Iterator[tuple[int, int]]:

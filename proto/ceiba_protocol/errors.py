@@ -537,7 +537,10 @@ class UnknownAgreement(CeibaError):
 class NoAgreement(CeibaError):
     code, fault, status = "no_agreement", Fault.POLICY, "FAILED_PRECONDITION"
     text = "No agreement that is in force covers this question about {table}: {problem}."
-    remedy = "`space.agreements()` shows what is agreed; `space.agreements.propose(...)` asks the holders for more."
+    remedy = (
+        "`space.agreements()` shows what is agreed; `space.agreements.propose(...)`, or `propose_joint(...)` for "
+        "tables of several holders together, asks the holders for more."
+    )
 
 
 class NotAgreed(CeibaError):
@@ -841,6 +844,18 @@ class BinTooSmall(CeibaError):
     code, fault, status = "bin_too_small", Fault.POLICY, "FAILED_PRECONDITION"
     text = "A bin of the feature {feature} has fewer than {least} subjects at {holder}, as few as no answer may have."
     remedy = "Join rare bins to others, and register the model anew."
+
+
+class ScoreSaysTooMuch(CeibaError):
+    code, fault, status = "score_says_too_much", Fault.POLICY, "FAILED_PRECONDITION"
+    text = (
+        "A private score of {bits} bits could say half or more of what the model's bins say of a subject, which is "
+        "{say} bits."
+    )
+    remedy = (
+        "Make the points coarser, so that their sums fit {fits} bits; or bin more columns, until the numbers of bins "
+        "multiplied make {needed} bits; or register a product, whose points the holders see."
+    )
 
 
 class UnknownScoreModel(CeibaError):

@@ -153,8 +153,8 @@ class Sandbox:
     def agree_jointly(
         self, space: Space, tables: Sequence[str] | Mapping[str, Sequence[str] | None], **terms: Any
     ) -> AgreementHandle:
-        """The same for tables of different holders about the same subjects, whose groups all holders trust. `terms` as
-        for `space.agreements.propose_joint`."""
+        """The same for tables of different holders about the same subjects. Whoever is the base is believed; any of
+        them may be, unless `terms` name `bases`. `terms` as for `space.agreements.propose_joint`."""
         return self._signed_by_all(space.agreements.propose_joint(tables, **(_WIDEST_JOINT_TERMS | terms)))
 
     def _signed_by_all(self, proposal: AgreementHandle) -> AgreementHandle:

@@ -212,11 +212,13 @@ class Agreements:
         tables: Sequence[str] | Mapping[str, Sequence[str] | None],
         *,
         purpose: str,
+        on: str | Mapping[str, str] | None = None,
         holder: Mapping[str, str] | None = None,
         operations: Sequence[str] | None = None,
         modes: Sequence[Mode | str] = (Mode.HIDDEN,),
         smallest_intersection: int = SMALLEST_INTERSECTION,
         base_is_trusted: bool = False,
+        bases: Sequence[str] | None = None,
         consent_issuers: Sequence[ConsentIssuer] = (),
         scores_per_day: int = SCORES_PER_DAY,
         jobs: int = JOBS,
@@ -229,15 +231,17 @@ class Agreements:
         >>> tables = {"tax.firms": ["industry", "sales"], "insurance.firms": ["employment", "wages"]}
         >>> space.agreements.propose_joint(tables, purpose="credit study", base_is_trusted=True).wait()
 
-        `tables`: with the columns of each, or without: then every one that may be asked about. `holder`: whose table is
+        `tables`: with the columns of each, or without: then every one that may be asked about. `on`: by which
+        identifier subjects are found, in all tables or by table; left out, by the only one. `holder`: whose table is
         meant where several have one. `modes`: what becomes known of which subjects they have in common, "hidden",
         "cardinality" or "revealed". Nothing is answered about fewer than `smallest_intersection` of them.
         `base_is_trusted`: every holder signs that it takes another's word for how many subjects are behind its groups,
-        which it cannot check; without that there are no exact figures. `consent_issuers`: who may attest that a subject
+        which it cannot check; without that there are no exact figures. `bases`: the holders whose word that is, which
+        may group the others' figures; all if left out. `consent_issuers`: who may attest that a subject
         has agreed to be scored, at most `scores_per_day` times. The rules are those of the strictest table.
         Counting and joining are always agreed, unless "score" is all that is asked for.
 
-        Raises what `propose` does, and SeveralHolders.
+        Raises what `propose` does, SeveralHolders and NotAnIdentifier.
         """
         sides = self._sides(tables, holder or {})
         schemas = {table: self.space.table(table).schema for table in tables}
@@ -255,9 +259,11 @@ class Agreements:
             joint=built(
                 JointTerms,
                 others=tuple(others),
+                identifiers=tuple(_identifier(schemas[side.table], on) for side in (*others, last)),
                 modes=tuple(sorted(map(_mode, modes))),
                 smallest_intersection=smallest_intersection,
                 base_is_trusted=base_is_trusted,
+                bases=tuple(sorted(set(names if bases is None else bases))),
                 consent_issuers=tuple(sorted(consent_issuers, key=lambda issuer: issuer.name)),
                 scores_per_day=scores_per_day,
             ),
@@ -412,6 +418,16 @@ def _mode(name: str) -> Mode:
         problem = f"there is no mode {name}; the nearest is {nearest(name, Mode)}"
         raise BadQuestion(problem=problem, hint=f"Modes are {', '.join(Mode)}.")
     return Mode(name)
+
+
+def _identifier(schema: Schema, on: str | Mapping[str, str] | None) -> str:
+    """By which column a table's subjects are found. Raises NotAnIdentifier, BadQuestion."""
+    named = on if isinstance(on, str) else (on or {}).get(schema.table)
+    if named is None and len(schema.identifiers) != 1:
+        has = ", ".join(schema.identifier_columns) or "none"
+        problem = f"it is not said by which identifier subjects of {schema.table} are found; it has {has}"
+        raise BadQuestion(problem=problem, hint='Name one: on={"tax.firms": "uscc", ...}.')
+    return schema.identifier(named or schema.identifier_columns[0]).column
 
 
 def _strictness(rules: Disclosure) -> int:

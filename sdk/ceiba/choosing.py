@@ -81,6 +81,12 @@ def uncovered(kind: str, wanted: Iterable[str], agreed: Iterable[str]) -> list[s
     return [f"does not cover the {kind} {name}" for name in sorted(set(wanted) - set(agreed))]
 
 
+def lacking_identifier(agreement: Agreement, holder: str, on: str) -> list[str]:
+    """In words, if another column than the agreed one is to find a holder's subjects."""
+    agreed, table = agreement.identifier_of(holder), agreement.side_of(holder).table
+    return [] if on == agreed else [f"finds subjects of {table} by {agreed}, not by {on}"]
+
+
 def choose(contracts: Iterable[Contract], wish: AnyWish, roster: Roster, asked: Callable[[Agreement], int]) -> Contract:
     """The active agreement that covers the plan with the fewest columns; of several such, the one that ends last.
 

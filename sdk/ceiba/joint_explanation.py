@@ -119,7 +119,8 @@ def explain_jointly(
 _EVERYBODY_ELSE = {"everybody else": "nothing; the log that holders witness has names and digests, no figures"}
 _TOKENS = (
     "from the tokens that holders send it, which of these are at which holders, and so how many any of them have in "
-    "common; not who they are, unless a holder tells it which tokens are its subjects'"
+    "common; not who they are, unless a holder tells it which tokens are its subjects'. NOBODY CHECKS what it says "
+    "they have in common: it can leave subjects out, or add ones that not all have"
 )
 _TRAFFIC = "the question, who sends whom how much and when"
 _SEALED = f"{_TRAFFIC}, and nothing in it: every message is sealed"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from ceiba.agreements import AgreementHandle
-from ceiba.choosing import uncovered
+from ceiba.choosing import lacking_identifier, uncovered
 from ceiba.home import AskedJob, KeptJob, KeptJoin
 from ceiba.joint_explanation import JointExplanation, explain_jointly
 from ceiba.joint_pairs import JointPairs
@@ -107,7 +107,14 @@ class JointWish:
         found += uncovered("mode", [self.plan.mode], joint.modes if joint else ())
         if joint is not None and not joint.base_is_trusted and self.terms(agreement) is None:
             found.append("allows no exact answers, because it does not trust the base")
+        if joint is not None and self.plan.base.holder not in joint.bases:
+            tables = ", ".join(agreement.side_of(one).table for one in joint.bases)
+            found.append(
+                f"does not let {self.plan.base.holder} be the base: group by columns of {tables}, or, without groups, "
+                "name that table first in the join and ask for no statistics of it"
+            )
         for side in self.plan.sides:
+            found += lacking_identifier(agreement, side.holder, side.on)
             agreed = agreement.side_of(side.holder).columns
             for plan in side.plans:
                 found += [f"{one} of {side.table}" for one in uncovered("column", plan.columns, agreed)]
@@ -280,6 +287,7 @@ class JointJob(SubmittedJob[Outcome]):
             wire_bytes=answer.wire_bytes,
             seconds=max(0.0, time.time() - self._started),
             receipt=receipt,
+            is_joined=True,
         )
 
 

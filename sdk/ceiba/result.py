@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 REASONS = {
     "cell_withheld": "fewer subjects or holders than agreed, one subject dominates, or an earlier answer is about "
     "nearly the same subjects. Use coarser groups, or ask with noise.",
+    "joined_cell_withheld": "fewer subjects in common than agreed, or so few behind one of the figures, or another "
+    "cell of the same job is about nearly the same subjects. Use coarser groups, or ask for fewer tables in one job.",
     "value_withheld": "too few subjects have such a value, or too few do not; the cell itself is large enough.",
     "below_threshold": "the noisy count is below the agreed minimum and twice its noise.",
 }
@@ -62,6 +64,8 @@ class Result:
     labels: Mapping[str, str] = field(default_factory=dict, compare=False)
     """What a figure's axes call the columns, with their units; a column's name, where it is not in here."""
 
+    is_joined: bool = False
+    """Whether it is about subjects that several holders know."""
     remarks: tuple[str, ...] = ()
     """What is said about columns below the rows, such as how far a median may be off."""
 
@@ -78,6 +82,8 @@ class Result:
         return found
 
     def _reason(self, missing: int) -> str:
+        if self.is_joined:
+            return "joined_cell_withheld"
         if self.noise is not None:
             return "below_threshold"
         return "cell_withheld" if missing == len(self.columns) - len(self.groups) else "value_withheld"

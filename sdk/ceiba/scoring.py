@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from ceiba.agreements import AgreementHandle, one_holder
-from ceiba.choosing import uncovered
+from ceiba.choosing import lacking_identifier, uncovered
 from ceiba.consents import ConsentRequest, GivenConsent
 from ceiba.polling import backing_off
 from ceiba.terms import Grouping, Term, built, grouping
@@ -37,13 +37,16 @@ from ceiba_protocol.errors import (
 from ceiba_protocol.identifiers import IdentifierKind
 from ceiba_protocol.linkage.consent import seal_subject
 from ceiba_protocol.linkage.score_model import (
+    MOST_BITS,
     SCORE_BITS,
     PrivateWeights,
     ProductWeights,
     ScoreFeature,
     ScoreModel,
     ScoreSide,
+    bits_for,
     check_agreed,
+    check_bits,
     check_model,
     encrypt_weights,
     feature_of,
@@ -51,6 +54,7 @@ from ceiba_protocol.linkage.score_model import (
     terms_of,
     weights_digest,
 )
+from ceiba_protocol.linkage.score_receipt import score_receipt
 from ceiba_protocol.linkage.scoring import (
     MOST_SCORES,
     Answers,
@@ -67,7 +71,7 @@ from ceiba_protocol.linkage.scoring import (
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.sums.paillier import Encryptor, key_id
 from ceiba_protocol.trust.agreement import DAY, SCORE, Agreement
-from ceiba_protocol.trust.receipt import SignedText
+from ceiba_protocol.trust.receipt import SharedText, SignedText
 from ceiba_protocol.trust.roster import Role
 from ceiba_protocol.trust.signing import document_digest, sign
 from ceiba_protocol.v1.common_pb2 import Signed
@@ -139,6 +143,7 @@ class ScoreWish:
         if agreement.joint is not None and not agreement.joint.consent_issuers:
             found.append("names nobody who attests consent")
         for side in self.card.sides:
+            found += lacking_identifier(agreement, side.holder, side.on)
             agreed = agreement.side_of(side.holder).columns
             found += [f"{one} of {side.table}" for one in uncovered("column", self.card.columns(side), agreed)]
         return found
@@ -158,6 +163,8 @@ class KeptModel(Document):
     base: int
     """Points that every subject has; no holder knows of them."""
     kind: IdentifierKind
+    agreement: SharedText
+    """As all its parties have signed it: what receipts of scores begin with."""
 
 
 # --- registering -----------------------------------------------------------------------------------------------
@@ -171,7 +178,8 @@ def register(
     """What `Space.register_model` says; `weighing`: the options of `_weighed`."""
     card = _carded(space, features, on, holder or {})
     now = int(time.time())
-    agreed = space.agreements.choose(ScoreWish(card, now, now, purpose), agreement).agreement
+    contract = space.agreements.choose(ScoreWish(card, now, now, purpose), agreement)
+    agreed, parties = contract.agreement, SharedText.of(list(contract.signatures.values()))
     key = space.identity.descriptor.encryption_key
     assert key is not None
     weights, bits, blob = _weighed(card.points, key.n, **weighing)
@@ -190,9 +198,11 @@ def register(
     )
     check_agreed(model, agreed)
     check_model(model, blob, key.n)
+    check_bits(model)
     signed = sign(model, space.identity.name, space.identity.signing_key)
-    space.home.keep_model(model.digest(), KeptModel(model=SignedText.of(signed), base=base, kind=card.kind).body())
-    registered = RegisteredModel(space, signed, base, card.kind)
+    kept = KeptModel(model=SignedText.of(signed), base=base, kind=card.kind, agreement=parties)
+    space.home.keep_model(model.digest(), kept.body())
+    registered = RegisteredModel(space, signed, base, card.kind, parties)
     registered.send(blob)
     return registered
 
@@ -234,14 +244,15 @@ def _side(table: str, schema: Schema, holder: str, on: str | Mapping[str, str]) 
 
 
 def _weighed(
-    points: Sequence[Sequence[int]], n: int, *, product: bool = False, reasons: int = 0, bits: int = SCORE_BITS
+    points: Sequence[Sequence[int]], n: int, *, product: bool = False, reasons: int = 0, bits: int | None = None
 ) -> tuple[PrivateWeights | ProductWeights, int, bytes]:
     """The model's weights, L, and the ciphertexts. Raises BadScoreModel, BadQuestion."""
     if product:
-        return built(ProductWeights, points=tuple(map(tuple, points)), reasons=reasons), bits, b""
+        return built(ProductWeights, points=tuple(map(tuple, points)), reasons=reasons), bits or SCORE_BITS, b""
     if reasons:
         problem = "reasons for scores whose weights no holder sees"
         raise BadQuestion(problem=problem, hint="Only a product has reasons: register it with product=True.")
+    bits = bits or min(bits_for(points), MOST_BITS)  # no more than it takes, or holders refuse it
     blob = encrypt_weights(points, bits, Encryptor.for_count(n, sum(map(len, points)), os.urandom))
     return PrivateWeights(blob_digest=weights_digest(blob)), bits, blob
 
@@ -249,7 +260,7 @@ def _weighed(
 def reattach(space: Space, beginning: str) -> RegisteredModel:
     """What `Space.score_model` says."""
     kept = KeptModel.parse(space.home.kept_model(beginning))
-    return RegisteredModel(space, kept.model.signed(), kept.base, kept.kind)
+    return RegisteredModel(space, kept.model.signed(), kept.base, kept.kind, kept.agreement)
 
 
 # --- a registered model ----------------------------------------------------------------------------------------
@@ -275,10 +286,11 @@ class ModelState:
 class RegisteredModel:
     """A scoring model of this merchant. `wait` until it is approved, then `score`."""
 
-    def __init__(self, space: Space, signed: Signed, base: int, kind: IdentifierKind) -> None:
+    def __init__(self, space: Space, signed: Signed, base: int, kind: IdentifierKind, agreement: SharedText) -> None:
         self._space = space
         self._signed = signed
         self._kind = kind
+        self._agreement = agreement
         self._stub = ScoringStub(space.channel)
         self.base = base
         self.model = ScoreModel.parse(signed.body)
@@ -330,7 +342,8 @@ class RegisteredModel:
         )
 
     def score(self, consent: GivenConsent, subject: str, *, deadline: float = 60) -> Score:
-        """One subject's score: `.points`, and of a product `.reasons`, by holder.
+        """One subject's score: `.points`, and of a product `.reasons`, by holder. `.receipt.body()` is a file for
+        `ceiba verify`: that each holder has signed for what it sent, with which consent.
 
         `subject`: its identifier; `deadline`: seconds. Raises what a holder refuses the consent with, such as
         ConsentExpired; ScoreModelNotReady, ScoreUnanswered, BadIdentifier.
@@ -357,8 +370,12 @@ class RegisteredModel:
         call = self._call(wanted)
         outcome = self._outcome(call, deadline)
         scores = self._space.with_newest_roster(lambda: self._read(call, outcome))
+        answers = [one.answer for one in outcome.answers]
+        papers = (self._signed, outcome.approvals, call.request, call.consents, answers)
+        receipt = score_receipt(self._space.roster, self._agreement, *papers)
         return [
-            replace(score, points=score.points + self.base) if isinstance(score, Score) else score for score in scores
+            replace(score, points=score.points + self.base, receipt=receipt) if isinstance(score, Score) else score
+            for score in scores
         ]
 
     def _call(self, wanted: Sequence[tuple[GivenConsent, str]]) -> ScoreCall:

@@ -191,8 +191,9 @@ class Space:
 
         `on`: the identifier by which a subject is found, or {table: identifier}. Options: `base`, points that everybody
         has; `product=True` shows the points to the holders, who can then give up to `reasons` of them each for a score;
-        `agreement`, `purpose`, `holder` as of `submit` and `join`; `days` until it ends; `bits` of a score.
-        Raises BadScoreModel, BadQuestion, NoAgreement, NotAgreed, NotAnIdentifier, SeveralHolders.
+        `agreement`, `purpose`, `holder` as of `submit` and `join`; `days` until it ends; `bits` of a score, else as few
+        as the points take: a private score has at most half as many as its bins say together.
+        Raises ScoreSaysTooMuch, BadScoreModel, BadQuestion, NoAgreement, NotAgreed, NotAnIdentifier, SeveralHolders.
         """
         from ceiba.scoring import register
 

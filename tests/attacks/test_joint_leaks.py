@@ -250,10 +250,11 @@ def ask_everything(world: World) -> None:
 
 
 def model_of(world: World) -> RegisteredModel:
+    """Three bins each: a private score has 2 bits."""
     features = [
-        Feature("insurance.firms", "size", (-20, 33, -7)),
-        Feature("register.firms", "form", (4, 50, 0)),
-        Feature("tax.firms", "region", (7, 80, -11)),
+        Feature("insurance.firms", "size", (-1, 0, 0)),
+        Feature("register.firms", "form", (0, 1, 0)),
+        Feature("tax.firms", "region", (-1, 0, 0)),
     ]
     return world.bank.register_model(features, on="uscc", agreement=world.agreement).wait(60)
 

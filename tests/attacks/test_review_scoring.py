@@ -5,6 +5,8 @@ from math import prod
 
 import pytest
 
+from ceiba_protocol.errors import ScoreSaysTooMuch
+from ceiba_protocol.linkage.score_model import check_bits
 from ceiba_protocol.linkage.scoring import run_score
 from tests.support.keys import keypair
 from tests.support.scorecards import POINTS, SCHEMAS, model
@@ -24,11 +26,13 @@ def score_with(points: list[list[int]]) -> int:
     return run_score(model(), SCHEMAS, points, rows, keypair(1024), os.urandom)
 
 
-def test_known_limit_a_score_of_few_bins_says_every_one_of_them() -> None:
-    """L bits come out, and here all bins together have nine: one consent reads four columns of three agencies."""
+def test_a_score_of_few_bins_would_say_every_one_of_them_so_no_holder_approves_it() -> None:
+    """24 bits come out, and here all bins together have nine: one consent would read four columns of three agencies."""
     places = [prod(SIZES[:feature]) for feature in range(len(SIZES))]
     score = score_with([[place * at for at in range(size)] for place, size in zip(places, SIZES, strict=True)])
     assert tuple(score // place % size for place, size in zip(places, SIZES, strict=True)) == BINS
+    with pytest.raises(ScoreSaysTooMuch):
+        check_bits(model())
 
 
 @pytest.mark.parametrize("feature", range(4))

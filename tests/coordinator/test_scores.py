@@ -26,7 +26,7 @@ from ceiba_protocol.trust.log import LogEntry
 from ceiba_protocol.v1.scoring_pb2 import ScoreCall
 from tests.coordinator.office import Office
 from tests.support.members import MERCHANT, NOW, signed_by
-from tests.support.score_world import HOLDERS, ScoreWorld
+from tests.support.score_world import COARSE_BITS, HOLDERS, ScoreWorld
 from tests.support.scorecards import SCHEMAS
 
 
@@ -163,8 +163,8 @@ def test_the_outcome_is_the_product(ready: ScoreOffice, call: ScoreCall) -> None
     opened = ready.scores.begin(call, MERCHANT)
     ready.answer(call)
     assert opened.outcome is not None and [len(one.ciphertexts) for one in opened.outcome.answers] == [512] * 3
-    scores = merchant_open(opened.outcome.products, ready.scored.private_key, 24)
-    assert scores == [-30 - 3 + 0 - 22] * 2  # nobody knows these firms
+    scores = merchant_open(opened.outcome.products, ready.scored.private_key, COARSE_BITS)
+    assert scores == [-1 + 0 + 0 - 2] * 2  # nobody knows these firms
     assert [ready.tasks(name) for name in HOLDERS] == [[]] * 3
     assert (ready.logged("ScoreRequest"), ready.logged("ScoreAnswer")) == (1, 3)
 

@@ -16,10 +16,12 @@ from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.engines.joined_rows import JoinedRows, base_groups, cells_of_subjects, joined_rows
 from ceiba_node.publishing import publish
 from ceiba_node.snapshots import IDENTIFIERS, Snapshot, SnapshotStore
+from ceiba_node.subject_index import build_index
 from ceiba_node.withdrawals import withdraw
 from ceiba_protocol.errors import CeibaError, DuplicateIdentifier, EngineFailed, JobCancelled, NotAnIdentifier
 from ceiba_protocol.expression import Comparing, Number
 from ceiba_protocol.identifiers import IdentifierKind
+from ceiba_protocol.linkage.score_model import bins_of
 from ceiba_protocol.plan import ByColumn, Program, grouped_sums
 from ceiba_protocol.program import SUBJECT, Comparison, Row
 from ceiba_protocol.schema import Identifier, Schema
@@ -113,6 +115,22 @@ def test_each_subject_has_the_sums_of_its_own_rows(engine, data, schema, unnamed
             for place, value in enumerate(sums):
                 totals[cell * len(sums) + place] += value
     assert totals == grouped_sums(program, [row for row in rows if row[SUBJECT] not in unnamed])
+
+
+def test_a_subject_has_one_number_by_whichever_identifier_it_is_found(engine):
+    snapshot = snapshot_of(*(firm(subject, subject % 2, subject) for subject in range(6)))
+    (key,) = BY_INDUSTRY
+    by_uscc, by_register = (
+        build_index(engine, snapshot, BY_INDUSTRY, [bins_of(key, FIRMS)], on) for on in ("uscc", "register")
+    )
+    names = [(identifier_of("uscc", subject), identifier_of("register", subject)) for subject in range(6)]
+    assert [by_uscc.number(one) for one, _ in names] == [by_register.number(other) for _, other in names]
+    assert len({by_uscc.number(one) for one, _ in names}) == 6
+    assert by_uscc.number(names[0][1]) is None and by_uscc.find(names[0][1]) is None
+    assert by_uscc.find(names[3][0]) == by_register.find(names[3][1]) is not None
+    only = FIRMS.model_copy(update={"identifiers": FIRMS.identifiers[:1]})
+    alone = build_index(engine, snapshot_of(firm(0, 0, 0), schema=only), BY_INDUSTRY, [bins_of(key, only)], "uscc")
+    assert alone.number(names[0][0]) is None and alone.find(names[0][0]) is not None
 
 
 def forget(snapshot: Snapshot, subjects: set[int]) -> None:

@@ -81,6 +81,8 @@ POLICIES = {
     "too many cells in a job": ("social", {"cells_per_job": 3}, "forbidden_by_policy", "cells_per_job"),
     "too many jobs in a day": ("social", {"jobs_per_day": 1}, "quota_exceeded", "jobs of bank-a"),
     "too many cells in a day": ("social", {"cells_per_day": 5}, "quota_exceeded", "cells of bank-a"),
+    "too many cells for all groups": ("social", {"cells_per_job": 15}, "forbidden_by_policy", "question has 16"),
+    "too many cells for the base": ("tax", {"cells_per_job": 15}, "forbidden_by_policy", "question has 16"),
     "no exact answers": ("social", {"exact_jobs": 0}, "exact_quota_used", "insurance.firms"),
     "too many subjects of another": ("social", {"subjects_per_job": 40}, "linkage_too_large", "tax"),
 }  # fmt: skip
@@ -113,6 +115,23 @@ def test_a_job_is_charged_once_and_as_an_exact_answer(nodes: JointNodes) -> None
     nodes.work()
     nodes.office.jobs.cancel(nodes.id, MERCHANT)
     assert used() == (jobs + 2, exact + 2)
+
+
+def test_cells_are_counted_as_the_merchant_gets_them(nodes: JointNodes) -> None:
+    """Four groups of the base, one of them for what is missing; one cell and three of the joined holder."""
+    for name in ("social", "tax"):
+        ledger = nodes.houses[name].node._ledger
+        _, before = ledger.debited(MERCHANT, NOW - NOW % 86400, b"")
+        assert nodes.ask(question(nodes)) == "done"
+        _, after = ledger.debited(MERCHANT, NOW - NOW % 86400, b"")
+        assert after - before == 4 * (1 + 3)
+        nodes.houses[name].policy = Policy(cells_per_day=after + 15)
+        assert nodes.ask(question(nodes)) == "failed"
+        assert nodes.reason == (name, "quota_exceeded")
+        nodes.houses[name].policy = Policy(cells_per_day=after + 16)
+        ledger.debit_cells(nodes.id, 0)
+        assert nodes.ask(question(nodes)) == "done"
+        nodes.houses[name].policy = Policy()
 
 
 # --- stops and agreements ----------------------------------------------------------------------------------------

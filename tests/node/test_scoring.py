@@ -8,6 +8,7 @@ import pytest
 
 from ceiba_node.house_rules import Policy
 from ceiba_node.policy import Decision, Stop, StopKind
+from ceiba_node.subject_index import SubjectIndex
 from ceiba_protocol.errors import (
     BadSignature,
     DatasetMissing,
@@ -37,8 +38,7 @@ from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.scoring_pb2 import ScoreCall
 from ceiba_protocol.whole_job import sealing_secret
 from tests.support.members import MERCHANT, NOW, signed_by
-from tests.support.score_world import FIRMS, ScoreNode, ScoreWorld, sales_of
-from tests.support.scorecards import POINTS
+from tests.support.score_world import COARSE, COARSE_BITS, FIRMS, ScoreNode, ScoreWorld, sales_of
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def plain(firm: int) -> int:
     """Of a firm that only the tax office knows."""
     sales = sales_of(firm) if firm < FIRMS else None
     place = 0 if sales is None else 1 if sales >= 5000 else 2 if sales >= 100 else 3
-    return POINTS[0][5] + POINTS[1][2] + POINTS[2][3] + POINTS[3][place]
+    return COARSE[0][5] + COARSE[1][2] + COARSE[2][3] + COARSE[3][place]
 
 
 # --- models ----------------------------------------------------------------------------------------------------
@@ -119,10 +119,19 @@ def test_a_model_outside_the_agreement_is_refused(tmp_path: Path) -> None:
         ({"merchants": ("bank-b",)}, "forbidden_by_policy"),
         ({"highest_grade": "internal"}, "forbidden_by_policy"),
         ({"minimum_subjects": 12}, "forbidden_by_policy"),
+        ({"products_only": True}, "forbidden_by_policy"),
     ],
 )
 def test_the_houses_own_rules_count(tmp_path: Path, policy: dict[str, Any], code: str) -> None:
     assert refused(ScoreNode(tmp_path, policy=Policy(**policy))) == code
+
+
+def test_a_private_model_whose_score_could_say_half_of_its_bins_is_refused(tmp_path: Path) -> None:
+    """Its bins make 8.2 bits."""
+    world = ScoreWorld()
+    node = ScoreNode(tmp_path, world)
+    assert refused(node, world.signed_model(bits=COARSE_BITS + 1)) == "score_says_too_much"
+    assert len(node.approvals()) == 3
 
 
 def test_a_model_with_a_bin_of_few_subjects_is_refused(node: ScoreNode) -> None:
@@ -231,6 +240,29 @@ def test_the_quota_counts_subjects_over_models_and_in_one_batch(node: ScoreNode)
     assert node.refusal(node.world.call(node.world.consent("firm 1"))) == "quota_exceeded"
     node.now = NOW + DAY - NOW % DAY
     assert node.refusal(node.world.call(node.world.consent("firm 1", node.now))) is None
+
+
+def test_a_house_limits_scores_of_all_subjects_together(node: ScoreNode) -> None:
+    world, node.policy = node.world, Policy(scores_in_all_per_day=2)
+    answer, _ = node.answer(world.call(*(world.consent(f"firm {firm}") for firm in range(3))))
+    assert [(one.place, one.code) for one in answer.refusals] == [(2, "quota_exceeded")]
+    assert answer.refusals[0].fields["used"] == "2" and "all subjects" in answer.refusals[0].fields["quota"]
+    assert node.refusal(world.call(world.consent("nobody"))) == "quota_exceeded"
+    node.policy = Policy()
+    assert node.refusal(world.call(world.consent("nobody"))) is None
+
+
+def test_a_subject_is_counted_by_its_number_where_it_has_several_identifiers(
+    node: ScoreNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if two names were two identifiers of one firm, and `other` another firm's."""
+    numbers = {"firm 1": 7, "register no. 1": 7, "other": 8}
+    monkeypatch.setattr(SubjectIndex, "number", lambda _, identifier: numbers[identifier])
+    world = node.world
+    for name in ("firm 1", "register no. 1", "firm 1"):
+        assert node.refusal(world.call(world.consent(name))) is None
+    assert node.refusal(world.call(world.consent("register no. 1"))) == "quota_exceeded"
+    assert node.refusal(world.call(world.consent("other"))) is None
 
 
 def test_the_ledger_does_not_name_subjects(node: ScoreNode) -> None:

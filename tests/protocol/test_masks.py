@@ -213,6 +213,17 @@ def test_a_round_is_masked_once() -> None:
     combined_mask("alice", secret, {"bob": BOB}, bytes(32), N, 1)
 
 
+def test_a_guard_forgets_the_oldest_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ceiba_protocol.sums.masks.MOST_SEEDS", 3)
+    guard = SeedGuard()
+    for round_ in range(5):
+        guard.claim("a", b"k", bytes([round_]))
+    assert len(guard._used) == 3
+    for round_ in (2, 3, 4):
+        with pytest.raises(SeedReused):
+            guard.claim("a", b"k", bytes([round_]))
+
+
 def test_guard_tells_holders_keys_and_rounds_apart() -> None:
     guard = SeedGuard()
     for claim in (("a", b"k", b"c"), ("b", b"k", b"c"), ("a", b"l", b"c"), ("a", b"k", b"d"), ("ak", b"", b"c")):

@@ -71,21 +71,22 @@ ROWS = {
     "tax": pd.DataFrame({"uscc": map(code, range(20, FIRMS)), "sales": [1000 * firm for firm in range(20, FIRMS)]}),
 }
 FEATURES = [
-    Feature("insurance.firms", ceiba.width_bucket("months", 120, 480, 3).alias("seniority"), (-20, -5, 5, 20, 33, -7)),
-    Feature("register.firms", "kind", (3, -4, 50, 0)),
-    Feature("tax.firms", ceiba.width_bucket("sales", 30000, 50000, 1).alias("turnover"), (-60, 7, 80, -11)),
+    Feature("insurance.firms", ceiba.width_bucket("months", 120, 480, 3).alias("seniority"), (-2, -1, 0, 1, 1, 0)),
+    Feature("register.firms", "kind", (0, -1, 1, 0)),
+    Feature("tax.firms", ceiba.width_bucket("sales", 30000, 50000, 1).alias("turnover"), (-1, 0, 1, 0)),
 ]
+"""6·4·4 bins: their private scores have 3 bits, from −4 to 3."""
 BASE = 600
 
 
 def plain(firm: int) -> int:
     """The scorecard by hand."""
     if firm >= FIRMS:
-        return BASE - 7 + 0 - 11
+        return BASE + 0 + 0 + 0
     months, sales = 10 * firm, 1000 * firm
-    seniority = -20 if months < 120 else 33 if months >= 480 else (-5, 5, 20)[(months - 120) // 120]
-    turnover = -11 if firm < 20 else -60 if sales < 30000 else 80 if sales >= 50000 else 7
-    return BASE + seniority + (3, -4, 50)[firm % 3] + turnover
+    seniority = -2 if months < 120 else 1 if months >= 480 else (-1, 0, 1)[(months - 120) // 120]
+    turnover = 0 if firm < 20 else -1 if sales < 30000 else 1 if sales >= 50000 else 0
+    return BASE + seniority + (0, -1, 1)[firm % 3] + turnover
 
 
 @dataclasses.dataclass
@@ -145,10 +146,10 @@ def test_the_coordinator_and_the_logs_never_have_an_identifier(world: World) -> 
 
 
 def test_a_consent_is_used_once_also_after_the_holder_was_restarted(world: World) -> None:
-    """With a model of one holder, whom no other one's memory helps."""
+    """With a product of one holder, whom no other one's memory helps; of one column there is no private score."""
     keys = [ceiba.width_bucket("months", 100 * at, 600, 1).alias(f"over_{at}") for at in (1, 2, 3)]
     features = [Feature("insurance.firms", key, (0, 1, 0, 0)) for key in keys]
-    model = world.bank.register_model(features, on="uscc").wait(60)
+    model = world.bank.register_model(features, on="uscc", product=True).wait(60)
     consent, other = (world.consent(31, model) for _ in range(2))
     assert model.score(consent, code(31)).points == 3
     with pytest.raises(ConsentUsed):
@@ -199,7 +200,7 @@ def test_model_hopping_on_one_firm_ends_at_the_quota_known_or_not(world: World) 
 
 def test_a_model_with_a_bin_of_few_firms_is_refused_and_the_reason_told(world: World) -> None:
     narrow = ceiba.width_bucket("sales", 41500, 42500, 1).alias("narrow")
-    model = world.bank.register_model([*FEATURES, Feature("tax.firms", narrow, (0, 0, 1, 0))], on="uscc")
+    model = world.bank.register_model([*FEATURES, Feature("tax.firms", narrow, (0, 0, 0, 0))], on="uscc")
     with pytest.raises(ScoreModelNotReady, match=r"tax refused it .*narrow"):
         model.wait(60)
     with pytest.raises(ScoreModelNotReady):

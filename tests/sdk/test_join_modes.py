@@ -167,10 +167,12 @@ def test_an_explanation_says_who_learns_what(space: Space, coordinator: JointCoo
     assert "nearest ten" in among_two["merchant"] and "nearest ten" in among_three["merchant"]
     assert "which of these are at which holders" in among_three["coordinator"]
     assert "not who they are" in among_three["coordinator"]
+    assert "NOBODY CHECKS" in among_three["coordinator"] and "NOBODY CHECKS" not in among_two["coordinator"]
     assert all("not how many they have in common" in among_three[name] for name in ("tax", "social", "patents"))
     revealed = parties_of(joined(space, reveal=True).group_by("industry").agg(ceiba.sum("wages")))
     assert all("WHICH OF ITS OWN SUBJECTS ALL OTHERS KNOW" in revealed[name] for name in ("tax", "social"))
     assert "nothing else" in revealed["patents"] and "at which holders" in revealed["coordinator"]
+    assert "NOBODY CHECKS" in revealed["coordinator"]
     hidden = parties_of(joined(space).group_by("industry").agg(ceiba.sum("wages")))
     assert not any("WHICH" in text or "token" in text for text in hidden.values()) and "patents" not in hidden
     assert "one number" in str(joined(space).count().explain())

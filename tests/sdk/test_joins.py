@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import ceiba
 from ceiba.cli import app
 from ceiba.joins import Join
-from ceiba.joint_jobs import JointJob
+from ceiba.joint_jobs import JointJob, JointWish
 from ceiba.joint_queries import JointResult
 from ceiba.space import Space
 from ceiba_protocol.errors import (
@@ -188,6 +188,8 @@ def test_small_cells_are_withheld_and_look_so(space: Space, coordinator: JointCo
     assert {row[:2]: row[3] for row in result} == wanted
     assert all((row[2] is ceiba.WITHHELD) == (row[3] is ceiba.WITHHELD) for row in result)
     assert result.withheld[0]["columns"] == ["mean_wages", "n"]
+    assert {one["reason"] for one in result.withheld} == {"joined_cell_withheld"}
+    assert "in common than agreed" in repr(result) and "dominates" not in repr(result)
 
 
 def test_of_no_rows_there_is_the_one_row_that_sql_has(agreed: Space) -> None:
@@ -539,6 +541,7 @@ def test_the_narrowest_agreement_that_covers_it_is_chosen(space: Space, coordina
         (TABLES[:2], {"operations": ["score"]}, "does not cover the operation join"),
         (TABLES[:2], {"modes": ["cardinality"]}, "does not cover the mode hidden"),
         (TABLES[:2], {"base_is_trusted": False}, "allows no exact answers, because it does not trust the base"),
+        (TABLES[:2], {"bases": ["social"]}, "does not let tax be the base: group by columns of insurance.firms, or"),
     ],
 )
 def test_what_an_agreement_lacks_is_said(
@@ -551,6 +554,13 @@ def test_what_an_agreement_lacks_is_said(
     with pytest.raises(NotAgreed):
         query.run(agreement=agreement.agreement_id, noise=False)
     assert space.home.jobs_asked(agreement) == 0
+
+
+def test_another_identifier_than_the_agreed_one_is_said(space: Space, world: JointWorld) -> None:
+    wish = JointWish(two(space).group_by("industry").agg(ceiba.mean("wages")).plan(), NOW, NOW + 60)
+    assert wish.lacks(world.joint_agreement()) == []
+    other = world.joint_agreement(identifiers=("uscc", "register", "uscc"))  # of patents, social and tax
+    assert wish.lacks(other) == ["finds subjects of insurance.firms by register, not by uscc"]
 
 
 def test_other_reasons_are_said_as_of_any_agreement(space: Space, coordinator: JointCoordinator) -> None:

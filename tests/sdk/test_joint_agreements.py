@@ -12,6 +12,7 @@ from ceiba_protocol.errors import (
     CeibaError,
     DatasetMissing,
     GradeForbids,
+    NotAnIdentifier,
     SeveralHolders,
     UnknownColumn,
     UnknownTable,
@@ -69,6 +70,7 @@ def test_left_out_is_everything_that_may_be_asked_and_nothing_that_weakens(made:
     joint = agreement.joint
     assert joint is not None and joint.modes == (Mode.HIDDEN,) and not joint.consent_issuers
     assert (joint.base_is_trusted, joint.smallest_intersection, joint.scores_per_day) == (False, 20, 3)
+    assert joint.bases == ("social", "tax")
     assert (agreement.jobs, agreement.not_after - agreement.not_before, agreement.approval) == (
         100,
         90 * DAY,
@@ -81,7 +83,7 @@ def test_what_it_says_is_what_is_signed(made: tuple[Space, Any]) -> None:
     agreement = propose(
         made[0], {"tax.firms": ["sales", "industry", "sales"], "patents.firms": None}, modes=["revealed", "hidden"],
         smallest_intersection=50, base_is_trusted=True, consent_issuers=ISSUERS, scores_per_day=9, jobs=4, days=2,
-        operations=["mean", "score"], approval="each job", rules={"minimum_subjects": 30},
+        bases=["tax"], operations=["mean", "score"], approval="each job", rules={"minimum_subjects": 30},
     )  # fmt: skip
     assert agreement.side_of("tax").columns == ("industry", "sales") and agreement.holder_names == ("patents", "tax")
     assert agreement.side_of("patents").columns == ("field", "patents")
@@ -90,8 +92,22 @@ def test_what_it_says_is_what_is_signed(made: tuple[Space, Any]) -> None:
     assert joint is not None and joint.modes == (Mode.HIDDEN, Mode.REVEALED)
     assert [one.name for one in joint.consent_issuers] == ["notary a", "notary b"]
     assert (joint.base_is_trusted, joint.smallest_intersection, joint.scores_per_day) == (True, 50, 9)
+    assert joint.bases == ("tax",)
     assert (agreement.jobs, agreement.not_after - agreement.not_before, agreement.approval) == (4, 2 * DAY, "each job")
     assert agreement.disclosure.minimum_subjects == 30
+
+
+def test_subjects_are_found_by_the_only_identifier_or_by_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = (*SOCIAL.identifiers, SOCIAL.identifiers[0].model_copy(update={"column": "register"}))
+    space, _ = make(tmp_path, monkeypatch, SOCIAL.model_copy(update={"identifiers": two}))
+    with pytest.raises(BadQuestion, match=r"insurance\.firms are found; it has uscc, register"):
+        propose(space)
+    with pytest.raises(NotAnIdentifier):
+        propose(space, on="register")  # which the tax office does not have
+    agreement = propose(space, on={"insurance.firms": "register"})
+    assert [agreement.identifier_of(name) for name in agreement.holder_names] == ["register", "uscc"]
 
 
 def test_scores_are_agreed_where_somebody_can_consent(made: tuple[Space, Any]) -> None:
@@ -130,6 +146,8 @@ def test_core_data_are_left_out_and_not_agreed_on(tmp_path: Path, monkeypatch: p
         (TABLES, {"modes": []}, BadQuestion),
         (TABLES, {"smallest_intersection": 0}, BadQuestion),
         (TABLES, {"scores_per_day": 0}, BadQuestion),
+        (TABLES, {"bases": []}, BadQuestion),
+        (TABLES, {"bases": ["patents"]}, BadQuestion),
         (TABLES, {"consent_issuers": [ISSUERS[0], ISSUERS[0]]}, BadQuestion),
         (TABLES, {"rules": {"minimum_subject": 3}}, BadQuestion),
         (TABLES, {"days": 0}, BadQuestion),

@@ -1,12 +1,15 @@
 """The merchant's side of scoring: nothing that the coordinator hands over is believed without its signatures."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import ceiba
+from ceiba.cli import app
 from ceiba.consents import GivenConsent
 from ceiba.scoring import Card, Feature, RegisteredModel, Score, ScoreWish, _carded, _weighed
 from ceiba_protocol.errors import (
@@ -22,10 +25,13 @@ from ceiba_protocol.errors import (
     TotalRejected,
 )
 from ceiba_protocol.identifiers import IdentifierKind
-from ceiba_protocol.linkage.scoring import ScoreAnswer, coordinator_combine
+from ceiba_protocol.linkage.score_receipt import STEPS, ScoreReceipt, verify
+from ceiba_protocol.linkage.scoring import ScoreAnswer, ScoreRequest, coordinator_combine
+from ceiba_protocol.trust.receipt import SharedText, SignedText
+from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.v1.scoring_pb2 import ModelStatus, ScoreCall, ScoreOutcome
 from ceiba_protocol.whole_job import sealing_secret
-from tests.support.members import MERCHANT, NOW, signed_by, signing_key
+from tests.support.members import MERCHANT, NOW, changed, signed_by, signing_key
 from tests.support.score_world import HOLDERS, ScoreWorld
 from tests.support.scorecards import POINTS, SCHEMAS
 
@@ -67,7 +73,8 @@ def model() -> RegisteredModel:
         channel=_no_channel(),
         with_newest_roster=lambda step: step(),
     )
-    made = RegisteredModel(space, world.signed_model(), 600, IdentifierKind.TEXT)
+    parties = SharedText.of(list(world.evidence().signatures))
+    made = RegisteredModel(space, world.signed_model(), 600, IdentifierKind.TEXT, parties)
     made._stub = FakeStub(world)  # type: ignore[assignment]
     return made
 
@@ -91,7 +98,7 @@ def _world(model: RegisteredModel) -> ScoreWorld:
     return world
 
 
-NOBODYS = 600 - 30 - 3 + 0 - 22
+NOBODYS = 600 - 1 + 0 + 0 - 2
 
 
 def test_a_score_has_the_base_points_that_no_holder_knows_of(model: RegisteredModel) -> None:
@@ -103,6 +110,61 @@ def test_many_travel_in_parts(model: RegisteredModel, monkeypatch: pytest.Monkey
     given = consent(model, "firm 1")
     assert len(model.score_all([(consent(model, "firm 1"), "firm 1") for _ in range(5)])) == 5
     assert model.score_all([]) == [] and given.salt not in repr(given)
+
+
+# --- receipts ----------------------------------------------------------------------------------------------------
+
+
+def receipt_of(model: RegisteredModel) -> ScoreReceipt:
+    receipt = model.score(consent(model, "firm 1"), "firm 1").receipt
+    assert isinstance(receipt, ScoreReceipt)
+    return ScoreReceipt.parse(receipt.body())
+
+
+def failing(receipt: ScoreReceipt, roster: Roster, **changes: Any) -> int:
+    """The step at which a changed receipt fails; 0 for none."""
+    last = verify(receipt.model_copy(update=changes), roster)[-1]
+    return 0 if last.error is None else last.number
+
+
+def test_a_scores_receipt_holds_offline_and_names_no_subject(model: RegisteredModel, tmp_path: Path) -> None:
+    receipt, roster = receipt_of(model), _world(model).roster
+    assert [step.error for step in verify(receipt, roster)] == [None] * len(STEPS)
+    assert b"firm 1" not in receipt.body()
+    (tmp_path / "score.json").write_bytes(receipt.body())
+    (tmp_path / "roster.json").write_bytes(roster.body())
+    words = ["verify", str(tmp_path / "score.json"), "--roster", str(tmp_path / "roster.json")]
+    good = CliRunner().invoke(app, words)
+    assert (
+        good.exit_code == 0
+        and "The receipt holds." in good.output
+        and "Whether the log has it is not looked at" in good.output
+    )
+    (tmp_path / "score.json").write_bytes(receipt.model_copy(update={"answers": ()}).body())
+    bad = CliRunner().invoke(app, words)
+    assert bad.exit_code == 5 and "fails at step 6" in bad.output
+
+
+def test_a_receipt_with_anything_of_another_score_fails_at_its_step(model: RegisteredModel) -> None:
+    one, other, world = receipt_of(model), receipt_of(model), _world(model)
+    assert failing(one, world.roster) == 0
+    parties = world.evidence().signatures
+    assert failing(one, world.roster, agreement=SharedText.of(parties[:-1])) == 1
+    elsewhere = signed_by(MERCHANT, changed(world.model, purpose="advertising"))
+    assert failing(one, world.roster, model=SignedText.of(elsewhere)) == 2
+    assert failing(one, world.roster, approvals=one.approvals[:-1]) == 3
+    assert failing(one, world.roster, approvals=(*one.approvals[:-1], one.approvals[0])) == 3
+    request = ScoreRequest.parse(one.request.text.encode())
+    assert failing(one, world.roster, request=SignedText.of(signed_by("bank-b", request))) == 4
+    of_other = request.model_copy(update={"model_digest": "0" * 64})
+    assert failing(one, world.roster, request=SignedText.of(signed_by(MERCHANT, of_other))) == 4
+    assert failing(one, world.roster, consents=other.consents) == 5
+    forged = one.consents[0].model_copy(update={"signature": other.consents[0].signature})
+    assert failing(one, world.roster, consents=(forged,)) == 5
+    assert failing(one, world.roster, answers=other.answers) == 6
+    assert failing(one, world.roster, answers=(*one.answers[:-1], one.answers[0])) == 6
+    assert failing(one, world.roster, answers=one.answers[:-1]) == 6
+    assert failing(one, world.roster, request=other.request, consents=other.consents) == 6
 
 
 def drop_answer(outcome: ScoreOutcome) -> None:
@@ -209,7 +271,8 @@ def test_what_is_no_card() -> None:
 def test_weights_are_encrypted_or_those_of_a_product() -> None:
     n = ScoreWorld().n
     weights, bits, blob = _weighed(POINTS, n)
-    assert (weights.kind, bits, len(blob)) == ("private", 24, 17 * 256)
+    assert (weights.kind, bits, len(blob)) == ("private", 9, 17 * 256)  # sums from −137 to 108
+    assert _weighed(POINTS, n, bits=24)[1] == _weighed(POINTS, n, product=True)[1] == 24
     assert _weighed(POINTS, n, product=True, reasons=2)[0].kind == "product"
     with pytest.raises(BadQuestion, match="reasons"):
         _weighed(POINTS, n, reasons=2)

@@ -25,7 +25,7 @@ from ceiba_protocol.errors import CeibaError, error_from
 from ceiba_protocol.linkage.joint import JointPlan, JointQuestion, JointSet, Kind, SidePlan, Step, make_joint_manifest
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
-from ceiba_protocol.trust.agreement import JOIN, OPERATIONS, Agreement, JointTerms, Mode, Side
+from ceiba_protocol.trust.agreement import Agreement, Mode
 from ceiba_protocol.trust.documents import NoiseTerms, Offer, Refusal
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.signing import type_of
@@ -163,20 +163,7 @@ class JointNodes:
         """What the coordinator has said to answers that it did not take."""
 
     def _agreement(self, terms: Mapping[str, Any]) -> Agreement:
-        sides = [
-            Side(
-                holder=name,
-                table=one.schema.table,
-                schema_digest=one.schema.digest(),
-                columns=tuple(sorted(one.schema.by_name)),
-            )
-            for name, one in sorted(self.world.datasets.items())
-        ]
-        *others, last = sides
-        fixed: dict[str, Any] = {"modes": tuple(sorted(Mode)), "smallest_intersection": 3, "base_is_trusted": True}
-        joint = JointTerms(others=tuple(others), **(fixed | terms))
-        changes = {"table": last.table, "schema_digest": last.schema_digest, "columns": last.columns, "joint": joint}
-        return self.world.make_agreement(operations=tuple(sorted((*OPERATIONS, JOIN))), **changes)
+        return self.world.joint_agreement(**terms)
 
     def close(self) -> None:
         for house in self.houses.values():

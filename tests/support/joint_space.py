@@ -45,7 +45,7 @@ from ceiba_protocol.linkage.token_steps import write_size
 from ceiba_protocol.plan import ROW_COUNT, Program, SumOf, grouped_sums
 from ceiba_protocol.program import SUBJECT, Row
 from ceiba_protocol.schema import ColumnType, Schema
-from ceiba_protocol.trust.agreement import Agreement, Mode
+from ceiba_protocol.trust.agreement import JOIN, OPERATIONS, Agreement, JointTerms, Mode, Side
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.hpke import seal_to
 from ceiba_protocol.trust.log import Release
@@ -166,6 +166,28 @@ class JointWorld(World):
             )
             for name, one in self.datasets.items()
         ]
+
+    def joint_agreement(self, **terms: Any) -> Agreement:
+        """Between all holders, on everything that is no score. `terms`: of its JointTerms."""
+        sides = [
+            Side(
+                holder=name,
+                table=one.schema.table,
+                schema_digest=one.schema.digest(),
+                columns=tuple(sorted(one.schema.by_name)),
+            )
+            for name, one in sorted(self.datasets.items())
+        ]
+        *others, last = sides
+        fixed: dict[str, Any] = {
+            "modes": tuple(sorted(Mode)),
+            "smallest_intersection": 3,
+            "base_is_trusted": True,
+            "bases": tuple(sorted(self.datasets)),
+        }
+        joint = JointTerms(others=tuple(others), **(fixed | {"identifiers": ("uscc",) * len(sides)} | terms))
+        changes = {"table": last.table, "schema_digest": last.schema_digest, "columns": last.columns, "joint": joint}
+        return self.make_agreement(operations=tuple(sorted((*OPERATIONS, JOIN))), **changes)
 
     # --- what holders send
 

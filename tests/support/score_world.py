@@ -58,12 +58,15 @@ from ceiba_protocol.whole_job import sealing_secret
 from tests.support.fake_log import FakeLog
 from tests.support.keys import keypair
 from tests.support.members import LOG_KEY, MERCHANT, NOW, changed, holder, merchant, publisher, signed_by
-from tests.support.scorecards import POINTS, SCHEMAS, model
+from tests.support.scorecards import SCHEMAS, model
 from tests.support.seeded import seeded
 
 HOLDERS = ("insurance", "register", "tax")
 BITS = 1024
 ISSUER, ISSUER_KEY = "chamber of commerce", SigningKey(seeded("the issuer")(32))
+COARSE = ((-1, 0, 1, 2, 1, -1), (1, -2, 0), (0, 1, 2, 0), (-2, 2, 1, -1))
+"""Points for the bins of POINTS, coarse enough for a private score of so few."""
+COARSE_BITS = 4
 FIRMS = 48
 STORAGE_KEY = seeded("storage key")(32)
 
@@ -94,7 +97,7 @@ class ScoreWorld:
             tables=tables,
         )
         self.agreement = self.make_agreement(**agreed)
-        self.weights = encrypt_weights(POINTS, 24, Encryptor.for_count(self.n, 17, os.urandom))
+        self.weights = encrypt_weights(COARSE, COARSE_BITS, Encryptor.for_count(self.n, 17, os.urandom))
         self.model = self.make_model()
         self.mask_secrets = {name: seeded(f"mask of {name}")(32) for name in HOLDERS}
         self.obfuscators = FullObfuscators(self.n, os.urandom)
@@ -123,9 +126,11 @@ class ScoreWorld:
             columns=sides[2].columns,
             joint=JointTerms(
                 others=tuple(sides[:2]),
+                identifiers=("uscc",) * len(sides),
                 modes=(Mode.HIDDEN,),
                 smallest_intersection=20,
                 base_is_trusted=False,
+                bases=HOLDERS,
                 consent_issuers=(ConsentIssuer(name=ISSUER, key=ISSUER_KEY.public.hex()),),
                 scores_per_day=3,
             ),
@@ -153,6 +158,7 @@ class ScoreWorld:
             merchant=MERCHANT,
             agreement_digest=self.agreement.digest(),
             weights=PrivateWeights(blob_digest=weights_digest(self.weights)),
+            bits=COARSE_BITS,
             key_id=key_id(self.n).hex(),
             valid_until=NOW + 30 * DAY,
         )

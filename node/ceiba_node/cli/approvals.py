@@ -12,7 +12,7 @@ from ceiba_protocol.errors import AgreementNotActive, CeibaError, NotWaiting
 from ceiba_protocol.explaining import Asked, Book, explain
 from ceiba_protocol.explanation import Explanation
 from ceiba_protocol.linkage.joint import JointManifest, read_any
-from ceiba_protocol.linkage.joint_wording import describe_joint
+from ceiba_protocol.linkage.joint_wording import describe_joint, rests_on
 from ceiba_protocol.trust.agreement import Agreement, State, operations_of
 from ceiba_protocol.trust.documents import Manifest
 from ceiba_protocol.trust.rendering import moment, quoted
@@ -48,7 +48,7 @@ def show_waiting(job: Which, home: Folder = DEFAULT_HOME, as_json: AsJson = Fals
     with desk(home) as here:
         waiting = _find(here, job)
         opened = read_any(waiting.manifest)
-        explained = describe_joint(opened.plan) if isinstance(opened, JointManifest) else _explained(here, opened)
+        explained = _described(opened) if isinstance(opened, JointManifest) else _explained(here, opened)
     facts = _facts(waiting)
     told = {
         **{name: facts[name] for name in ("job", "merchant", "table")},
@@ -106,6 +106,10 @@ def _find(here: Desk, text: str) -> Waiting:
     if len(found) != 1:
         raise NotWaiting(job=text)
     return found[0]
+
+
+def _described(manifest: JointManifest) -> list[str]:
+    return [*describe_joint(manifest.plan), rests_on(manifest.plan)]
 
 
 def _explained(here: Desk, manifest: Manifest) -> Explanation | CeibaError:

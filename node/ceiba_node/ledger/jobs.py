@@ -172,6 +172,11 @@ class Jobs(LedgerFile):
         assert row is not None
         return row[0], row[1]
 
+    def debit_cells(self, job_id: bytes, cells: int) -> None:
+        """A joint job that was approved has so many cells, which its other holders' approvals have shown."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE jobs SET cells = ? WHERE job_id = ?", (cells, job_id))
+
     # --- payloads
 
     def record_payload(

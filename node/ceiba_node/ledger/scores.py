@@ -45,7 +45,7 @@ class Scored:
 
     jti: str
     subject: bytes
-    """HMAC-SHA256 of the identifier under this house's own key."""
+    """HMAC-SHA256 of the identifier, or of the subject's number, under this house's own key."""
 
 
 class Scores(LedgerFile):
@@ -125,6 +125,11 @@ class Scores(LedgerFile):
         """How many scores of a subject an organisation's merchants were given."""
         query = "SELECT COUNT(*) FROM scores WHERE subject = ? AND organisation = ? AND at >= ?"
         row = self._one(query, subject, organisation, since)
+        return int(row[0]) if row else 0
+
+    def count_all_scores(self, organisation: str, since: int) -> int:
+        """Likewise, of all subjects together."""
+        row = self._one("SELECT COUNT(*) FROM scores WHERE organisation = ? AND at >= ?", organisation, since)
         return int(row[0]) if row else 0
 
     def record_scores(

@@ -153,10 +153,11 @@ CREATE TABLE score_answers (            -- what was sent for each request, for a
 ) STRICT;
 CREATE TABLE scores (                   -- consents that were answered; for ever, or a clock put back would forget them
     jti TEXT PRIMARY KEY,
-    subject BLOB NOT NULL,              -- HMAC-SHA256 of the identifier under this house's own key; empty after days
+    subject BLOB NOT NULL,              -- HMAC-SHA256 of identifier or number under this house's key; empty after days
     organisation TEXT NOT NULL,         -- the merchant's
     at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX scores_by_subject ON scores (subject, organisation, at);
+CREATE INDEX scores_by_day ON scores (organisation, at);
 CREATE UNIQUE INDEX one_fault_counts ON faults (lifted_at IS NULL) WHERE lifted_at IS NULL;
 """

@@ -441,7 +441,12 @@ def check_joint_covers(agreement: Agreement, plan: JointPlan, noise: NoiseTerms 
         wanted[f"the mode {plan.mode}"] = plan.mode in agreement.joint.modes
         wanted["exact answers, because the base is not trusted"] = noise is not None or agreement.joint.base_is_trusted
     for side in plan.sides:
-        wanted[f"the table {side.table} of {side.holder}"] = side.holder in agreement.holder_names
+        is_party = side.holder in agreement.holder_names
+        wanted[f"the table {side.table} of {side.holder}"] = is_party
+        found_by = agreement.identifier_of(side.holder) if is_party else None
+        wanted[f"finding subjects of {side.table} by {side.on}"] = found_by == side.on
+    bases = agreement.joint.bases if agreement.joint else ()
+    wanted[f"{plan.base.holder} as the base, which may be {', '.join(bases)}"] = plan.base.holder in bases
     for what, is_agreed in wanted.items():
         if not is_agreed:
             raise NotAgreed(agreement=agreement.agreement_id, what=what)
@@ -553,6 +558,16 @@ class JointSet:
         ends = (self.question.plan.base.holder, pair) if pair else self.question.holders
         digests = [bytes.fromhex(self.approvals[name].digest()) for name in ends]
         return sha256("ceiba/v1/join", bytes.fromhex(self.question.digest), *digests)
+
+    def cells(self, holder: str) -> int:
+        """How many the merchant gets of this holder's part, if all are released: groups of the base times cells of the
+        joined holders that it has to do with; 1 where all that is said is how many subjects there are."""
+        plan = self.question.plan
+        if plan.mode is Mode.CARDINALITY or holder in [side.holder for side in plan.linked]:
+            return 1
+        joined = [side.holder for side in plan.joined] if holder == plan.base.holder else [holder]
+        groups = sum(shape.cells for shape in self.approvals[plan.base.holder].shapes)
+        return groups * sum(shape.cells for name in joined for shape in self.approvals[name].shapes)
 
     def terms(self, pair: str) -> JoinTerms:
         """What the base and this joined holder compute with. Raises PlanTooLarge, and what `JoinTerms` does.

@@ -1,6 +1,6 @@
 """Scoring models: scorecards over binned features at several holders, and what must hold of them (PROTOCOL §5.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
@@ -20,7 +20,7 @@ from ceiba_protocol.canonical import (
     sha256,
 )
 from ceiba_protocol.disclosure.grade import Disclosure
-from ceiba_protocol.errors import BadScoreModel, BinTooSmall, NotAgreed, SetMismatch
+from ceiba_protocol.errors import BadScoreModel, BinTooSmall, NotAgreed, ScoreSaysTooMuch, SetMismatch
 from ceiba_protocol.linkage.consent import ConsentTerms
 from ceiba_protocol.plan import GroupKey, Key, Named, Plan, compile_plan
 from ceiba_protocol.program import Load, Node, Part, children, evaluate
@@ -31,6 +31,7 @@ from ceiba_protocol.trust.agreement import SCORE, Agreement
 
 SCORE_BITS = 24
 """L, unless the model says otherwise: points in units of 2^-10 up to ±2^13."""
+FEWEST_BITS, MOST_BITS = 2, 32
 FEWEST_FEATURES = 3
 """Of the whole model: with fewer a score would nearly say a bin (PROTOCOL §5.5)."""
 MOST_FEATURES = 100
@@ -96,7 +97,7 @@ class ScoreModel(Document):
     sides: tuple[ScoreSide, ...]
     """One for each holder, sorted."""
     weights: Annotated[PrivateWeights | ProductWeights, Field(discriminator="kind")]
-    bits: Annotated[int, Field(ge=8, le=32)] = SCORE_BITS
+    bits: Annotated[int, Field(ge=FEWEST_BITS, le=MOST_BITS)] = SCORE_BITS
     """L: a score is in [−2^(L−1), 2^(L−1)), and says no more than about L bits."""
     key_id: HexDigest
     """Of the merchant's Paillier key."""
@@ -217,6 +218,44 @@ def check_points(points: Sequence[Sequence[int]], bits: int) -> None:
         raise BadScoreModel(problem=f"its points add up to between {low} and {high}, beyond {bits} bits")
 
 
+def bits_for(points: Sequence[Sequence[int]]) -> int:
+    """Run by the merchant: the smallest L that every subject's sum fits, which may be more than is possible."""
+    low, high = sum(map(min, points)), sum(map(max, points))
+    return max(FEWEST_BITS, 1 + max(high, -low - 1).bit_length())
+
+
+def most_bits(features: Iterable[ScoreFeature]) -> int:
+    """The largest L of a private model with these features; see `check_bits`."""
+    return (combinations(features).bit_length() - 1) // 2
+
+
+def combinations(features: Iterable[ScoreFeature]) -> int:
+    """In how many ways a subject can be in bins. Features that read a column again repeat the one with most bins, and
+    those without a column say nothing: neither counts."""
+    known, found = set[tuple[str, str]](), 1
+    for one in sorted(features, key=lambda feature: -feature.bins):
+        plan = histogram_plan(one.table, one.key, Digest("0" * 64))
+        columns = {(one.holder, column) for column in plan.columns}
+        found *= one.bins if columns and not columns & known else 1
+        known |= columns
+    return found
+
+
+def check_bits(model: ScoreModel) -> None:
+    """Run by the merchant, and by each holder before it approves a model: a private score cannot say half of its bins.
+
+    Whoever chooses points that nobody sees chooses what the L bits of a score are: L ≤ ½·log2 Π bins, so that they are
+    at most half of what the bins say together. A score of few bins is coarse, then: three features of five bins have
+    sums of 3 bits. No L keeps a score from saying *which* few bins it will (PROTOCOL §5.5); a bound for each feature
+    would leave no honest score, because sums have more values than a feature has bins. Announced numbers of bins are
+    counted, also of bins in which nobody is. Raises ScoreSaysTooMuch.
+    """
+    ways = combinations(model.features)
+    if isinstance(model.weights, PrivateWeights) and 4**model.bits > ways:
+        say, fits = ways.bit_length() - 1, most_bits(model.features)
+        raise ScoreSaysTooMuch(bits=model.bits, say=say, fits=fits, needed=2 * model.bits)
+
+
 def encrypt_weights(points: Sequence[Sequence[int]], bits: int, encryptor: Encryptor) -> bytes:
     """Run by the merchant under its own key: E[f][b] of each feature's bins in their order, ⌈2·bits(n)/8⌉ bytes each.
 
@@ -277,7 +316,8 @@ def check_agreed(model: ScoreModel, agreement: Agreement) -> None:
     """Run by every party: the agreement that the model cites allows it.
 
     1. It allows scores, and names who attests consent. 2. Merchant and purpose are its own; the model ends no later.
-    3. Each side is one of its sides, and the features read columns that are agreed. Raises NotAgreed.
+    3. Each side is one of its sides, with the identifier that is agreed, and the features read columns that are
+    agreed. Raises NotAgreed.
     """
     what = None
     if agreement.joint is None or SCORE not in agreement.operations or not agreement.joint.consent_issuers:
@@ -293,6 +333,8 @@ def check_agreed(model: ScoreModel, agreement: Agreement) -> None:
         own = agreed.get(side.holder)
         if own is None or (own.table, own.schema_digest) != (side.table, side.schema_digest):
             raise NotAgreed(agreement=agreement.agreement_id, what=f"the table {side.table} of {side.holder}")
+        if side.on != agreement.identifier_of(side.holder):
+            raise NotAgreed(agreement=agreement.agreement_id, what=f"finding subjects of {side.table} by {side.on}")
         missing = columns_read(model, side.holder) - set(own.columns)
         if missing:
             raise NotAgreed(agreement=agreement.agreement_id, what=f"columns {', '.join(sorted(missing))}")

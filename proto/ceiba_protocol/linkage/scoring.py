@@ -315,6 +315,17 @@ def check_answer(
 ) -> None:  # fmt: skip
     """Run by the coordinator and the merchant, once the signature of `holder` is verified: the answer is to this
     request, in this context, and has its ciphertexts. Raises MalformedMessage, BadCiphertext."""
+    check_answered(answer, holder, model, request, context)
+    scores = len(answer.answered(len(request.consents)))
+    if len(ciphertexts) != scores * ciphertext_bytes(n):
+        raise BadCiphertext(member=holder, problem=f"they are not {scores} ciphertexts")
+    if hashlib.sha256(ciphertexts).hexdigest() != answer.ciphertext_digest:
+        raise BadCiphertext(member=holder, problem="they are not those that it signed")
+
+
+def check_answered(answer: ScoreAnswer, holder: str, model: ScoreModel, request: ScoreRequest, context: bytes) -> None:
+    """Run by who verifies a receipt, who has no ciphertexts: likewise of the signed answer alone. Raises
+    MalformedMessage."""
     scores = len(answer.answered(len(request.consents)))
     said = (answer.holder, answer.request_id, answer.model_digest, answer.context_digest)
     if said != (holder, request.request_id, model.digest(), context.hex()):
@@ -324,10 +335,6 @@ def check_answer(
     has_reasons = isinstance(model.weights, ProductWeights) and model.weights.reasons > 0
     if len(answer.reasons) != (scores if has_reasons else 0):
         raise MalformedMessage(message="ScoreAnswer", problem=f"that of {holder} has too few or too many reasons")
-    if len(ciphertexts) != scores * ciphertext_bytes(n):
-        raise BadCiphertext(member=holder, problem=f"they are not {scores} ciphertexts")
-    if hashlib.sha256(ciphertexts).hexdigest() != answer.ciphertext_digest:
-        raise BadCiphertext(member=holder, problem="they are not those that it signed")
 
 
 # --- 5. coordinator and merchant -------------------------------------------------------------------------------
@@ -371,6 +378,8 @@ class Score:
     points: int
     reasons: Mapping[str, tuple[str, ...]]
     """Holder → names of its features, the costliest first; empty for a private model."""
+    receipt: Document | None = field(default=None, repr=False, compare=False)
+    """A ScoreReceipt, of all scores of one request; the merchant's to keep."""
 
 
 def merchant_read(

@@ -46,8 +46,12 @@ def expand(seed: bytes, n: int, count: int) -> list[mpz]:
     return [mpz.from_bytes(stream[at : at + width], "big") % n for at in range(0, len(stream), width)]
 
 
+MOST_SEEDS = 100_000
+"""That a guard remembers: 15 MB, and a day of more than a score each second. What is older, the ledgers remember."""
+
+
 class SeedGuard:
-    """Refuses to derive the seeds of one holder and one round twice in this process.
+    """Refuses to derive the seeds of one holder and one round twice in this process, among the last MOST_SEEDS.
 
     The keystream starts at zero because every seed is used once: the context digest has the round in it. This is
     the belt to those braces. All seeds of a round follow from (holder, mask key, context), so one entry stands for
@@ -55,7 +59,7 @@ class SeedGuard:
     """
 
     def __init__(self) -> None:
-        self._used: set[bytes] = set()
+        self._used: dict[bytes, None] = {}  # oldest first
         self._lock = threading.Lock()
 
     def claim(self, me: str, secret_key: bytes, context_digest: bytes) -> None:
@@ -64,7 +68,9 @@ class SeedGuard:
         with self._lock:
             if entry in self._used:
                 raise SeedReused
-            self._used.add(entry)
+            self._used[entry] = None
+            if len(self._used) > MOST_SEEDS:
+                del self._used[next(iter(self._used))]
 
 
 _GUARD = SeedGuard()

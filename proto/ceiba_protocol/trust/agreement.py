@@ -88,6 +88,8 @@ class JointTerms(Document):
 
     others: Annotated[tuple[Side, ...], Field(min_length=1)]
     """Every holder's side but one, sorted by holder: the agreement's own table and columns are the last one's."""
+    identifiers: tuple[FieldName, ...]
+    """By which column of identifiers each holder's subjects are found, in the order of the agreement's holders."""
     modes: Annotated[tuple[Mode, ...], Field(min_length=1)]
     """Sorted."""
     smallest_intersection: Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -95,6 +97,9 @@ class JointTerms(Document):
     base_is_trusted: bool
     """Every holder takes the base's word for how many subjects are behind its groups, which nobody can check (§5.4):
     answers may be exact. Otherwise they carry noise."""
+    bases: Annotated[tuple[MemberName, ...], Field(min_length=1)]
+    """Holders that may be the base, sorted: it is their word that is taken, and they who learn how many subjects of
+    each of their groups another knows."""
     consent_issuers: tuple[ConsentIssuer, ...] = ()
     """Sorted by name. Without one nobody is scored."""
     scores_per_day: Annotated[int, Field(ge=1, le=1_000_000)] = 3
@@ -102,9 +107,10 @@ class JointTerms(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for values in ([side.holder for side in self.others], self.modes, [one.name for one in self.consent_issuers]):
+        holders, issuers = [side.holder for side in self.others], [one.name for one in self.consent_issuers]
+        for values in (holders, self.modes, self.bases, issuers):
             if list(values) != sorted(set(values)):
-                raise ValueError("other sides, modes and issuers of consent are sorted and distinct")
+                raise ValueError("other sides, modes, bases and issuers of consent are sorted and distinct")
         return self
 
 
@@ -160,6 +166,10 @@ class Agreement(Document):
         others = [side.holder for side in joint.others]
         if len(set(self.holder_names) - set(others)) != 1 or len(others) != len(self.holders) - 1:
             raise ValueError("a joint agreement has one side for each holder")
+        if len(joint.identifiers) != len(self.holders):
+            raise ValueError("a joint agreement has one identifier for each holder")
+        if not set(joint.bases) <= set(self.holder_names):
+            raise ValueError("a base is no holder of the agreement")
         if self.smallest_set != len(self.holders):
             raise ValueError("no holder can leave a joint job")
 
@@ -186,6 +196,11 @@ class Agreement(Document):
             if side.holder == holder:
                 return side
         raise SetMismatch(problem=f"{holder} is not in the agreement")
+
+    def identifier_of(self, holder: str) -> str | None:
+        """By which column its subjects are found; None where only sums are agreed on. Raises SetMismatch."""
+        self.side_of(holder)
+        return self.joint.identifiers[self.holder_names.index(holder)] if self.joint else None
 
     @property
     def tables(self) -> str:
@@ -254,8 +269,9 @@ def check_same_keys(agreement: Agreement, party: Party, member: Descriptor) -> N
 
 
 def check_terms(agreement: Agreement, schema: Schema) -> None:
-    """Run by every party before it signs: the columns are the schema's, the rules no laxer than their grades demand,
-    and what they demand of the set is possible. Important data takes a person at every holder for every job.
+    """Run by every party before it signs: columns and identifiers are the schema's, the rules no laxer than the
+    columns' grades demand, and what they demand of the set is possible. Important data takes a person at every holder
+    for every job.
 
     Of a joint agreement each holder checks its own side, and whoever has all schemas, every side.
     Raises AgreementMismatch, UnknownColumn, GradeForbids, TooFewHolders.
@@ -263,6 +279,10 @@ def check_terms(agreement: Agreement, schema: Schema) -> None:
     sides = [one for one in agreement.sides if (one.table, one.schema_digest) == (schema.table, schema.digest())]
     if not sides:
         raise AgreementMismatch(agreement=agreement.agreement_id, problem="it was made for another schema")
+    for side in sides if agreement.joint else ():
+        if agreement.identifier_of(side.holder) not in schema.identifier_columns:
+            problem = f"{agreement.identifier_of(side.holder)} is no identifier of {schema.table}"
+            raise AgreementMismatch(agreement=agreement.agreement_id, problem=problem)
     if not all(agreement.disclosure.is_at_least(disclosure_for(side.columns, schema)) for side in sides):
         problem = "its disclosure rules are laxer than its columns' grades demand"
         raise AgreementMismatch(agreement=agreement.agreement_id, problem=problem)

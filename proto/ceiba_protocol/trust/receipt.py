@@ -6,7 +6,7 @@ holders have witnessed. It has no figure in it, and does not prove that a holder
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -49,6 +49,8 @@ from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 from ceiba_protocol.v1.log_pb2 import ReceiptParts
+
+R = TypeVar("R")
 
 
 class SignedText(Document):
@@ -303,9 +305,13 @@ def verify(receipt: Receipt, roster: Roster) -> list[Step]:
 
     Members that were revoked later than the release still count, as they did then.
     """
-    reading = _Reading(receipt, _roster_of_then(receipt, roster))
+    return run_steps(STEPS, _Reading(receipt, _roster_of_then(receipt, roster)))
+
+
+def run_steps(to_run: Iterable[tuple[str, Callable[[R], None]]], reading: R) -> list[Step]:
+    """Steps by name, up to the first that fails."""
     steps: list[Step] = []
-    for number, (name, run) in enumerate(STEPS, start=1):
+    for number, (name, run) in enumerate(to_run, start=1):
         try:
             run(reading)
         except CeibaError as error:

@@ -130,7 +130,12 @@ def _data(agreement: Agreement) -> list[str]:
     if agreement.joint is None:
         return [_line("table", agreement.table), _line("columns", ", ".join(agreement.columns))]
     return [
-        _line("table", f"{side.table} of {side.holder}, columns {', '.join(side.columns)}") for side in agreement.sides
+        _line(
+            "table",
+            f"{side.table} of {side.holder}, subjects found by {agreement.identifier_of(side.holder)}, columns "
+            f"{', '.join(side.columns)}",
+        )
+        for side in agreement.sides
     ]
 
 
@@ -151,6 +156,7 @@ def _joint(joint: JointTerms) -> list[tuple[str, str]]:
         ("who is linked", "; ".join(_MODES[mode] for mode in joint.modes)),
         ("in common", f"at least {joint.smallest_intersection} subjects, or nothing is answered"),
         ("joined figures", exact if joint.base_is_trusted else "carry noise"),
+        ("base", f"may be {', '.join(joint.bases)}: it says which subjects belong together, and nobody else does"),
         ("consent", f"attested by {issuers}" if issuers else "nobody can attest it, so nobody is scored"),
         ("scores", f"at most {joint.scores_per_day} of one subject in a day"),
     ]
@@ -159,9 +165,10 @@ def _joint(joint: JointTerms) -> list[tuple[str, str]]:
 _MODES = {
     Mode.HIDDEN: "nobody learns which subjects the holders have in common",
     Mode.CARDINALITY: "the merchant and a holder may learn how many subjects two holders have in common; of more, the "
-    "merchant how many all have, and the operator which pseudonyms of one job are at which holders",
-    Mode.REVEALED: "THE HOLDERS MAY LEARN WHICH OF THEIR OWN SUBJECTS ALL THE OTHERS KNOW, and the operator which "
-    "pseudonyms of one job are at which holders",
+    "merchant how many all have, and the operator, WHOSE WORD IS TAKEN FOR THAT, which pseudonyms of one job are at "
+    "which holders",
+    Mode.REVEALED: "THE HOLDERS MAY LEARN WHICH OF THEIR OWN SUBJECTS ALL THE OTHERS KNOW, and the operator, WHOSE "
+    "WORD IS TAKEN FOR THAT, which pseudonyms of one job are at which holders",
 }
 
 _APPROVAL = {

@@ -100,7 +100,9 @@ class ListAgreementsResponse(_message.Message):
 
     AGREEMENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def agreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgreementEvidence]: ...
+    def agreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgreementEvidence]:
+        """One for each agreement, with all its signatures and notices. The receiver leaves out what does not verify."""
+
     def __init__(
         self,
         *,

@@ -95,8 +95,9 @@ class JobStatus(_message.Message):
     iterations: _builtins.int
     """Rounds of a fit that are complete; 0 for other questions."""
     messages: _builtins.int
-    """Messages of a joint job that are stored, and how many there will be; 0 for other questions."""
+    """Messages of a joint job that are stored; 0 for other questions."""
     messages_in_all: _builtins.int
+    """Messages that a joint job has when it is done: its steps; 0 for other questions."""
     ended_because: _builtins.str
     """Why the job failed without a holder's refusal: the stable code of an error in ceiba_protocol/errors.py, such as
     "unknown_member" after a revocation; absent otherwise.

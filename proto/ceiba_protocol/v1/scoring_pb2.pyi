@@ -379,6 +379,7 @@ class WeightsPart(_message.Message):
 
     WEIGHTS_FIELD_NUMBER: _builtins.int
     weights: _builtins.bytes
+    """At most 1 MiB a part. MUST be refused if all of them do not have the digest that the model names."""
     def __init__(
         self,
         *,

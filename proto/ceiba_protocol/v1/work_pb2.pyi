@@ -131,7 +131,9 @@ class RosterTask(_message.Message):
 
     ROSTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def roster(self) -> _enrolment_pb2.SignedRoster: ...
+    def roster(self) -> _enrolment_pb2.SignedRoster:
+        """The roster in force, with the approvals of its signers."""
+
     def __init__(
         self,
         *,

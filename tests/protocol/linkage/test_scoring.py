@@ -25,6 +25,7 @@ from ceiba_protocol.errors import (
     KeyTooShort,
     MalformedMessage,
     NoDomain,
+    ScoreSaysTooMuch,
     SeedReused,
     SetMismatch,
 )
@@ -37,12 +38,16 @@ from ceiba_protocol.linkage.score_model import (
     ScoreModel,
     bins_at,
     bins_of,
+    bits_for,
+    check_bits,
     check_model,
     check_points,
     check_population,
+    combinations,
     encrypt_weights,
     feature_of,
     histogram_plan,
+    most_bits,
     terms_of,
     weights_digest,
 )
@@ -426,7 +431,7 @@ def test_bins_are_limited() -> None:
         {"sides": model().sides[1:]},
         {"sides": model().sides[::-1]},
         {"sides": (*model().sides[:2], model().sides[2].model_copy(update={"table": "police.firms"}))},
-        {"bits": 7},
+        {"bits": 1},
         {"bits": 33},
     ],
     ids=[
@@ -443,6 +448,39 @@ def test_bins_are_limited() -> None:
 def test_what_is_no_model(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         model(**changes)
+
+
+def test_a_private_score_has_half_as_many_bits_as_its_bins_at_most() -> None:
+    """6·3·4·4 = 288 ways to be in bins, more than 4⁴ and fewer than 4⁵."""
+    assert combinations(FEATURES) == 288 and most_bits(FEATURES) == 4
+    check_bits(model(bits=4))
+    with pytest.raises(ScoreSaysTooMuch, match="of 5 bits") as caught:
+        check_bits(model(bits=5))
+    assert "fit 4 bits" in caught.value.what_to_do and "make 10 bits" in caught.value.what_to_do
+    check_bits(product(bits=24))  # its points everybody sees
+
+
+def test_a_column_that_is_read_again_says_nothing_more() -> None:
+    finer = FEATURES[0].model_copy(
+        update={"key": FEATURES[0].key.model_copy(update={"name": "finer"}), "bins": FEATURES[0].bins + 1}
+    )
+    assert combinations((*FEATURES, FEATURES[3])) == combinations(FEATURES)
+    assert combinations((FEATURES[0], finer)) == finer.bins
+    elsewhere = [feature.model_copy(update={"holder": "registry"}) for feature in FEATURES]
+    assert combinations((*FEATURES, *elsewhere)) == 288**2
+
+
+@pytest.mark.parametrize(
+    ("points", "bits"),
+    [([[0], [0]], 2), ([[1, -2]], 2), ([[2, 0]], 3), ([[-3, 0]], 3), ([[-4, 3]], 3), ([[255], [-256, 0]], 9),
+     ([[2**40]], 42)],
+)  # fmt: skip
+def test_the_fewest_bits_that_all_sums_fit(points: list[list[int]], bits: int) -> None:
+    assert bits_for(points) == bits
+    check_points(points, bits)
+    if bits > 2:
+        with pytest.raises(BadScoreModel):
+            check_points(points, bits - 1)
 
 
 def test_terms_and_holders_follow_from_the_model() -> None:

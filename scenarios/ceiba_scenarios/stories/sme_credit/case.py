@@ -66,13 +66,16 @@ class Case:
         issuer = ConsentIssuer(name=self.issuer.name, key=self.issuer.key.public.hex())
         terms: dict[str, Any] = {"jobs": 20, "days": 90, "consent_issuers": [issuer], "scores_per_day": 3}
         terms["smallest_intersection"] = 20
-        handle = self.sandbox.agree_jointly(self.space, lending, purpose=LENDING, **terms)
+        # The bank's label groups what agencies know; for pairs of features, an agency's bins group those of the next.
+        bases = [BANK, *(one.name for one in OF_OWNERS[:-1])]
+        handle = self.sandbox.agree_jointly(self.space, lending, purpose=LENDING, bases=bases, **terms)
         self.lab.say(f"\n{ANALYST} proposed this agreement, and each holder's officer signed it:\n\n{handle.text}")
         self.least = handle.contract.agreement.disclosure.minimum_subjects
         if not self.world.size.firms:
             return
         firms = [one.firms_table for one in OF_FIRMS]
-        self.sandbox.agree_jointly(self.space, firms, purpose=INDEX, **terms)
+        bases = [one.name for one in OF_FIRMS if "sector" in one.firms] + [OF_FIRMS[0].name]
+        self.sandbox.agree_jointly(self.space, firms, purpose=INDEX, bases=bases, **terms)
         self.lab.say(f"\nA second one, like it, is between {ANALYST} and {_listed(one.name for one in OF_FIRMS)}.")
 
     # --- asking

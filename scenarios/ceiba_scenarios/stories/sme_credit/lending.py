@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ceiba import scorecards
 from ceiba.result import Result
 from ceiba.scorecards import BinCounts, Binning, Judgement, PairCounts, Scorecard
 from ceiba_node.near_tables import near_cells
+from ceiba_protocol.linkage.score_model import bits_for
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.report import Captioned, Listing, Part
 from ceiba_scenarios.stories.sme_credit.alone import RATING, regression_on_rows
@@ -49,6 +51,17 @@ def fine_bins(schemas: dict[str, Schema]) -> list[Binning]:
 # --- the scorecard ----------------------------------------------------------------------------------------------
 
 
+DOUBLINGS = (50, 40, 30, 20, 15, 10, 5, 2, 1)
+"""Points that double the odds, finest first."""
+
+
+def may_be_private(card: Scorecard) -> bool:
+    """Whether sums of the agencies' points are coarse enough that they say at most half of what the bins say."""
+    features = [one for one in card.features if one.binning.name != RATING.name]
+    bits, ways = bits_for([one.points for one in features]), prod(one.binning.count for one in features)
+    return 1 << 2 * bits <= ways
+
+
 class Lending:
     """From the bank's borrowers to a scorecard; each step is compared with the pooled rows."""
 
@@ -67,7 +80,8 @@ class Lending:
         self.count_pairs()
         rating = BinCounts.of_rows(RATING, self.borrowers, list(self.borrowers["bad"]))
         model = scorecards.fit_logistic([rating, *self.coarse], self.pairs)
-        self.card = Scorecard.of(model, name="sole proprietors")
+        cards = (Scorecard.of(model, name="sole proprietors", doubling=doubling) for doubling in DOUBLINGS)
+        self.card = next(card for card in cards if may_be_private(card))
         self.case.lab.say(f"\n{model}")
         self.case.lab.say("\n" + self.card.to_frame().to_string(index=False))
         self.judge()
