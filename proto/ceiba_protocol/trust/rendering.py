@@ -50,9 +50,6 @@ def rules_of(rules: Disclosure, *, is_joint: bool = False) -> list[tuple[str, st
         f"the largest contribution is at most {rules.dominance_one} % of a total, the two largest together at most "
         f"{rules.dominance_two} %"
     )
-    exact = f"at most {rules.exact_jobs} for each version of a dataset"
-    if rules.noise is NoiseRule.MANDATORY:
-        exact = "none" if rules.exact_jobs == 0 else f"{exact}, each with a person's approval at every holder"
     return [
         (
             "small cells",
@@ -60,9 +57,17 @@ def rules_of(rules: Disclosure, *, is_joint: bool = False) -> list[tuple[str, st
         ),
         ("dominance", dominance),
         ("differencing", "no answer differs by fewer subjects or holders than that from an earlier one"),
-        ("exact answers", exact),
+        ("exact answers", _exact_answers(rules)),
         ("noise", f"{rules.noise}; at most ρ {as_rho(rules.rho_per_year)} in any 365 days"),
     ]
+
+
+def _exact_answers(rules: Disclosure) -> str:
+    if rules.exact_jobs == 0:
+        return "none"
+    many = f"at most {rules.exact_jobs} for each version of a dataset"
+    is_rare = rules.noise is NoiseRule.MANDATORY
+    return f"{many}, each with a person's approval at every holder" if is_rare else many
 
 
 def _joint_rules(rules: Disclosure) -> list[tuple[str, str]]:
@@ -72,8 +77,17 @@ def _joint_rules(rules: Disclosure) -> list[tuple[str, str]]:
     return [
         ("small cells", f"grade {rules.grade}: {few}"),
         ("dominance", "NOT LOOKED AT: nobody sees whose values a joined figure adds up"),
-        ("differencing", "NOT LOOKED AT: nobody sees by whom two joined answers differ; their number is limited"),
-        ("exact answers", f"at most {rules.exact_jobs} for each version of a dataset"),
+        (
+            "differencing",
+            "a merchant's exact answers have one filter for each table, and divide it in ways that refine one another; "
+            "in no line of a table is one cell alone withheld. NOT LOOKED AT: by how many in common two of them differ",
+        ),
+        ("exact answers", _exact_answers(rules)),
+        (
+            "noise",
+            f"{rules.noise}; of both holders of a pair, drawn anew for each job; at most ρ "
+            f"{as_rho(rules.rho_per_year)} in any 365 days",
+        ),
     ]
 
 
