@@ -24,7 +24,7 @@ from ceiba_protocol.errors import CeibaError, error_from
 from ceiba_protocol.linkage.joint import JointPlan, JointQuestion, JointSet, Kind, SidePlan, Step, make_joint_manifest
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
-from ceiba_protocol.trust.agreement import JOIN, OPERATIONS, Agreement, JointTerms, Mode, Side
+from ceiba_protocol.trust.agreement import Mode
 from ceiba_protocol.trust.documents import Offer, Refusal
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.signing import type_of
@@ -149,29 +149,13 @@ class JointNodes:
         self.office = Office(folder / "coordinator.sqlite3", self.world, agreed=False)
         for schema in self.world.schemas.values():
             self.office.store.put_schema(schema.digest(), schema.body())
-        self.world.agreement = self._agreement(terms)
+        self.world.agreement = self.world.joint_agreement(**terms)
         self.office.agree()
         self.houses = {name: HouseOfOne(name, self.world, self.office, folder / name) for name in self.world.datasets}
         self.number = 0
         self.id = b""
         self.not_accepted: list[CeibaError] = []
         """What the coordinator has said to answers that it did not take."""
-
-    def _agreement(self, terms: Mapping[str, Any]) -> Agreement:
-        sides = [
-            Side(
-                holder=name,
-                table=one.schema.table,
-                schema_digest=one.schema.digest(),
-                columns=tuple(sorted(one.schema.by_name)),
-            )
-            for name, one in sorted(self.world.datasets.items())
-        ]
-        *others, last = sides
-        fixed: dict[str, Any] = {"modes": tuple(sorted(Mode)), "smallest_intersection": 3, "base_is_trusted": True}
-        joint = JointTerms(others=tuple(others), **(fixed | terms))
-        changes = {"table": last.table, "schema_digest": last.schema_digest, "columns": last.columns, "joint": joint}
-        return self.world.make_agreement(operations=tuple(sorted((*OPERATIONS, JOIN))), **changes)
 
     def close(self) -> None:
         for house in self.houses.values():

@@ -41,7 +41,7 @@ from ceiba_protocol.linkage.token_steps import write_size
 from ceiba_protocol.plan import Program, SumOf, grouped_sums
 from ceiba_protocol.program import SUBJECT, Row
 from ceiba_protocol.schema import ColumnType, Schema
-from ceiba_protocol.trust.agreement import Agreement, Mode
+from ceiba_protocol.trust.agreement import JOIN, OPERATIONS, Agreement, JointTerms, Mode, Side
 from ceiba_protocol.trust.documents import Offer
 from ceiba_protocol.trust.hpke import seal_to
 from ceiba_protocol.trust.log import Release
@@ -150,6 +150,23 @@ class JointWorld(World):
             )
         )
 
+    def joint_agreement(self, **terms: Any) -> Agreement:
+        """Between all holders on everything; `terms` are those of its JointTerms."""
+        sides = [
+            Side(
+                holder=name,
+                table=one.schema.table,
+                schema_digest=one.schema.digest(),
+                columns=tuple(sorted(one.schema.by_name)),
+            )
+            for name, one in sorted(self.datasets.items())
+        ]
+        *others, last = sides
+        fixed: dict[str, Any] = {"modes": tuple(sorted(Mode)), "smallest_intersection": 3, "base_is_trusted": True}
+        joint = JointTerms(others=tuple(others), **(fixed | terms))
+        changes = {"table": last.table, "schema_digest": last.schema_digest, "columns": last.columns, "joint": joint}
+        return self.make_agreement(operations=tuple(sorted((*OPERATIONS, JOIN))), **changes)
+
     def joint_offers(self) -> list[Offer]:
         return [
             Offer(
@@ -182,7 +199,7 @@ class JointWorld(World):
             subjects=announced(self.datasets[name].frame.uscc.nunique()),
             shapes=shapes_of(self.programs(question, name), pin.row_capacity, question.rules, encrypts=encrypts),
             encryption_key=encryption_key(name, FAST_BITS) if encrypts else None,
-            token_key=None if question.plan.mode is Mode.HIDDEN else self.token_key(name, question),
+            token_key=self.token_key(name, question) if question.plan.has_tokens else None,
             nonce="0c" * 16,
             log_size=0,
         )

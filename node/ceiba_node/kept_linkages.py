@@ -1,0 +1,93 @@
+"""Linkages that may serve several jobs: which of this holder's subjects all the others know (ADR 0028).
+
+In memory alone, and nothing else of a linkage: no key, no token. Where the agreement says so, a holder keeps it once it
+has sent all that the job which linked them asks of it, and counts by itself how many jobs it has served.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ceiba_protocol.errors import LinkageDiffers, LinkageGone, LinkageUsedUp
+from ceiba_protocol.linkage.joint import JointQuestion, check_same_linkage
+from ceiba_protocol.trust.agreement import KEPT_SECONDS, Mode
+
+MOST_KEPT = 16
+"""Linkages; of more the oldest is dropped."""
+MOST_SUBJECTS = 4_000_000
+"""Of all linkages together, each of at most 0.1 kB; likewise."""
+
+
+@dataclass
+class KeptLinkage:
+    """What a job has linked, for later ones."""
+
+    question: JointQuestion
+    """What it asked: of whom, of which data, under which agreement."""
+    common: frozenset[bytes] | None = field(repr=False)
+    """The own subjects that all holders have. None at a holder that was only linked, and once the last job has them."""
+    until: int
+    """Seconds since 1970 UTC."""
+    jobs: int = 1
+    """How many it has served, its own with them."""
+
+    @property
+    def most_jobs(self) -> int:
+        """How many it may serve."""
+        joint = self.question.agreement.joint
+        return joint.jobs_per_linkage if joint else 1
+
+
+class KeptLinkages:
+    """Those of one holder. Safe for several threads, if whoever serves a job does not do so twice at once."""
+
+    def __init__(self, holder: str) -> None:
+        self._holder = holder
+        self._by_job: dict[str, KeptLinkage] = {}
+        self._changing = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._by_job)
+
+    def keep(self, question: JointQuestion, common: frozenset[bytes] | None, now: int) -> None:
+        """What this job has linked, if it was revealed and the agreement lets it serve others."""
+        plan, made = question.plan, KeptLinkage(question, common, min(now + KEPT_SECONDS, question.agreement.not_after))
+        if made.most_jobs == 1 or plan.mode is not Mode.REVEALED or plan.linkage:
+            return
+        with self._changing:
+            self._by_job[question.manifest.job_id] = made
+            while len(self._by_job) > MOST_KEPT or self._subjects > MOST_SUBJECTS:
+                del self._by_job[next(iter(self._by_job))]
+
+    @property
+    def _subjects(self) -> int:
+        return sum(len(one.common or ()) for one in self._by_job.values())
+
+    def find(self, question: JointQuestion, now: int) -> KeptLinkage:
+        """The linkage that a job names, if it may serve that job here.
+
+        Raises LinkageGone, LinkageDiffers, LinkageUsedUp.
+        """
+        named, me = question.plan.linkage or "", self._holder
+        kept = self._by_job.get(named)
+        if kept is None or now > kept.until:
+            raise LinkageGone(holder=me, job=named)
+        check_same_linkage(kept.question.manifest, question.manifest, me)
+        if kept.jobs >= kept.most_jobs:
+            raise LinkageUsedUp(holder=me, job=named, limit=kept.most_jobs)
+        if kept.common is None and me not in [side.holder for side in question.plan.linked]:
+            problem = "this holder had no part in its figures, and has not learnt which of its subjects all know"
+            raise LinkageDiffers(job=named, holder=me, problem=problem)
+        return kept
+
+    def serve(self, kept: KeptLinkage) -> frozenset[bytes] | None:
+        """The subjects, for one job more; after the last one they are kept no more, only that it has served so many."""
+        common, kept.jobs = kept.common, kept.jobs + 1
+        if kept.jobs >= kept.most_jobs:
+            kept.common = None
+        return common
+
+    def drop(self, is_void: Callable[[KeptLinkage], bool]) -> None:
+        """Those for which it says so."""
+        with self._changing:
+            self._by_job = {job: kept for job, kept in self._by_job.items() if not is_void(kept)}
