@@ -8,9 +8,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import structlog
+
 from ceiba_protocol.errors import LinkageDiffers, LinkageGone, LinkageUsedUp
 from ceiba_protocol.linkage.joint import JointQuestion, check_same_linkage
 from ceiba_protocol.trust.agreement import KEPT_SECONDS, Mode
+
+log = structlog.get_logger()
 
 MOST_KEPT = 16
 """Linkages; of more the oldest is dropped."""
@@ -46,9 +50,6 @@ class KeptLinkages:
         self._by_job: dict[str, KeptLinkage] = {}
         self._changing = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._by_job)
-
     def keep(self, question: JointQuestion, common: frozenset[bytes] | None, now: int) -> None:
         """What this job has linked, if it was revealed and the agreement lets it serve others."""
         plan, made = question.plan, KeptLinkage(question, common, min(now + KEPT_SECONDS, question.agreement.not_after))
@@ -56,8 +57,9 @@ class KeptLinkages:
             return
         with self._changing:
             self._by_job[question.manifest.job_id] = made
+            log.info("linkage.kept", job=question.manifest.job_id)
             while len(self._by_job) > MOST_KEPT or self._subjects > MOST_SUBJECTS:
-                del self._by_job[next(iter(self._by_job))]
+                self._drop(next(iter(self._by_job)))
 
     @property
     def _subjects(self) -> int:
@@ -90,4 +92,9 @@ class KeptLinkages:
     def drop(self, is_void: Callable[[KeptLinkage], bool]) -> None:
         """Those for which it says so."""
         with self._changing:
-            self._by_job = {job: kept for job, kept in self._by_job.items() if not is_void(kept)}
+            for job in [job for job, kept in self._by_job.items() if is_void(kept)]:
+                self._drop(job)
+
+    def _drop(self, job: str) -> None:
+        del self._by_job[job]
+        log.info("linkage.dropped", job=job)

@@ -15,8 +15,10 @@ from ceiba_node.kept_linkages import KeptLinkages
 from ceiba_node.policy import Decision, Stop, StopKind
 from ceiba_node.publishing import publish
 from ceiba_node.withdrawals import withdraw
+from ceiba_protocol.errors import LinkageGone
 from ceiba_protocol.expression import ColumnValue, Comparing, Number
 from ceiba_protocol.linkage.joint import JointPlan, JointQuestion, Kind
+from ceiba_protocol.linkage.ristretto import POINT_BYTES
 from ceiba_protocol.plan import ByColumn, Named
 from ceiba_protocol.program import Comparison
 from ceiba_protocol.statistics.subjects import Subjects
@@ -142,6 +144,25 @@ def test_a_holder_that_was_only_linked_has_not_learnt_whom_all_know(nodes: Joint
     base = nodes.plan(Mode.REVEALED, "patents", "tax", linked=("social",)).model_copy(update={"linkage": first})
     assert nodes.ask(base) == "refused"
     assert nodes.reason == ("patents", "linkage_differs")
+
+
+def test_messages_of_two_jobs_of_one_linkage_have_no_point_in_common(nodes: JointNodes) -> None:
+    """Keys live for one job, also where both are about the same subjects."""
+    first, sent = linked(nodes), list[bytes]()
+
+    def seen(payload: bytes) -> bytes:
+        sent.append(payload)
+        return payload
+
+    tax, social = nodes.houses["tax"], nodes.houses["social"]
+    for _ in range(2):
+        with tax.cheating(Kind.GROUPS, seen), social.cheating(Kind.ROWS, seen):
+            assert nodes.ask(wages(nodes, first)) == "done"
+    one, other = (
+        {payload[at : at + POINT_BYTES] for payload in payloads for at in range(len(payload) - POINT_BYTES + 1)}
+        for payloads in (sent[:2], sent[2:])
+    )
+    assert len(one) == len(other) > 20 * POINT_BYTES and not one & other
 
 
 # --- how many jobs it serves -----------------------------------------------------------------------------------
@@ -331,6 +352,20 @@ def test_it_ends_after_thirty_days(own_nodes: JointNodes) -> None:
     house.now += 1
     house.node.forget_expired()
     assert not kept(house)
+
+
+def test_it_ends_with_its_agreement_also_before_it_is_dropped(nodes: JointNodes) -> None:
+    first, several = linked(nodes), KeptLinkages("tax")
+    made, ends = nodes.question, nodes.question.agreement.not_after
+    nodes.submit(wages(nodes, first))
+    later = nodes.question
+    nodes.office.jobs.cancel(nodes.id, MERCHANT)
+    nodes.tell_of_the_end()
+    for since, until in ((ends - 60, ends), (NOW, NOW + KEPT_SECONDS)):
+        several.keep(made, frozenset(), since)
+        assert several.find(later, until).until == until
+        with pytest.raises(LinkageGone):
+            several.find(later, until + 1)
 
 
 # --- how much is kept ------------------------------------------------------------------------------------------
