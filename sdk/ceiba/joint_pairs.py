@@ -138,7 +138,8 @@ class AllPairs:
         return PairTables({pair: found[pair] for pair in combinations(self.names, 2) if pair in found})
 
     def explain(self, **options: Any) -> tuple[JointExplanation, ...]:
-        """Of each job: who would see what, under which agreement, and what refuses it. Asks nothing."""
+        """Of each job: who would see what, under which agreement, and what refuses it; as if each linked anew. Asks
+        nothing."""
         return tuple(query.explain(**options) for query in self.queries)
 
     def __repr__(self) -> str:

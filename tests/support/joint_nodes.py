@@ -24,7 +24,7 @@ from ceiba_protocol.errors import CeibaError, error_from
 from ceiba_protocol.linkage.joint import JointPlan, JointQuestion, JointSet, Kind, SidePlan, Step, make_joint_manifest
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
-from ceiba_protocol.trust.agreement import Mode
+from ceiba_protocol.trust.agreement import Agreement, Mode
 from ceiba_protocol.trust.documents import Offer, Refusal
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.signing import type_of
@@ -149,13 +149,16 @@ class JointNodes:
         self.office = Office(folder / "coordinator.sqlite3", self.world, agreed=False)
         for schema in self.world.schemas.values():
             self.office.store.put_schema(schema.digest(), schema.body())
-        self.world.agreement = self.world.joint_agreement(**terms)
+        self.world.agreement = self._agreement(terms)
         self.office.agree()
         self.houses = {name: HouseOfOne(name, self.world, self.office, folder / name) for name in self.world.datasets}
         self.number = 0
         self.id = b""
         self.not_accepted: list[CeibaError] = []
         """What the coordinator has said to answers that it did not take."""
+
+    def _agreement(self, terms: Mapping[str, Any]) -> Agreement:
+        return self.world.joint_agreement(**terms)
 
     def close(self) -> None:
         for house in self.houses.values():
