@@ -41,6 +41,11 @@ class KeptLinkage:
         joint = self.question.agreement.joint
         return joint.jobs_per_linkage if joint else 1
 
+    @property
+    def is_used_up(self) -> bool:
+        """Only that it has served so many is kept of it then."""
+        return self.jobs >= self.most_jobs
+
 
 class KeptLinkages:
     """Those of one holder. Safe for several threads, if whoever serves a job does not do so twice at once."""
@@ -75,7 +80,7 @@ class KeptLinkages:
         if kept is None or now > kept.until:
             raise LinkageGone(holder=me, job=named)
         check_same_linkage(kept.question.manifest, question.manifest, me)
-        if kept.jobs >= kept.most_jobs:
+        if kept.is_used_up:
             raise LinkageUsedUp(holder=me, job=named, limit=kept.most_jobs)
         if kept.common is None and me not in [side.holder for side in question.plan.linked]:
             problem = "this holder had no part in its figures, and has not learnt which of its subjects all know"
@@ -83,10 +88,11 @@ class KeptLinkages:
         return kept
 
     def serve(self, kept: KeptLinkage) -> frozenset[bytes] | None:
-        """The subjects, for one job more; after the last one they are kept no more, only that it has served so many."""
+        """The subjects, for one job more; with the last one they are kept no more."""
         common, kept.jobs = kept.common, kept.jobs + 1
-        if kept.jobs >= kept.most_jobs:
+        if kept.is_used_up:
             kept.common = None
+            log.info("linkage.dropped", job=kept.question.manifest.job_id)
         return common
 
     def drop(self, is_void: Callable[[KeptLinkage], bool]) -> None:
@@ -96,5 +102,5 @@ class KeptLinkages:
                 self._drop(job)
 
     def _drop(self, job: str) -> None:
-        del self._by_job[job]
-        log.info("linkage.dropped", job=job)
+        if not self._by_job.pop(job).is_used_up:
+            log.info("linkage.dropped", job=job)

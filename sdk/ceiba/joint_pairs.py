@@ -126,7 +126,7 @@ class AllPairs:
 
     def run(self, *, progress: bool | None = None, **options: Any) -> PairTables:
         """Ask job after job, all under the agreement of the first, which reads the most, and of one linkage if it lets
-        one serve so many. `progress` and the options are those of a query."""
+        one serve so many; not with `linkage=None`. `progress` and the options are those of a query."""
         found = dict[Pair, Result]()
         for query in self.queries:
             job = query.submit(**options)
