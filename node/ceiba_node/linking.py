@@ -1,7 +1,8 @@
 """How the node answers joint jobs: its side of each join, and of linking by tokens, step after step (PROTOCOL §5).
 
 Nothing of a join is on the disk but that a step was taken: the keys that link subjects, and the figures, live in
-memory until the job has ended. A node that was restarted meanwhile cannot go on, and says so.
+memory until the job has ended. A node that was restarted meanwhile cannot go on, and says so. Which of its subjects all
+others know is kept for later jobs where the agreement allows it, in memory as well (`kept_linkages`).
 """
 
 import threading
@@ -15,6 +16,7 @@ import structlog
 from pyroaring import BitMap
 
 from ceiba_node.engines.joined_rows import Bounds, Entry, base_groups, cells_of_subjects, joined_rows
+from ceiba_node.kept_linkages import KeptLinkage, KeptLinkages
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
 from ceiba_node.near_tables import near_cells
 from ceiba_node.one_table import check_divisions
@@ -26,8 +28,10 @@ from ceiba_protocol.disclosure.grade import DATASET_FACTOR
 from ceiba_protocol.disclosure.noise import cells_order_key
 from ceiba_protocol.errors import (
     AskedOtherwise,
+    CeibaError,
     DatasetUnknown,
     JobConflict,
+    LinkageGone,
     LinkageLost,
     LinkageTooLarge,
     NotReachable,
@@ -117,7 +121,8 @@ class Session:
     agreed: JointSet | None = None
     tokens: TokenSide | None = None
     common: frozenset[bytes] | None = None
-    """Which of the own subjects all holders know, once that is revealed; `tokens` has done its work then."""
+    """Which of the own subjects all holders know, once that is revealed, in this job or in the one whose linkage it
+    uses again; `tokens` has done its work then."""
     base: dict[str, BaseSide] = field(default_factory=dict)
     """By joined holder, where this one is the base."""
     joined: JoinedSide | None = None
@@ -133,6 +138,7 @@ class Linking(Responding):
     def __init__(self, house: House) -> None:
         super().__init__(house)
         self._sessions: dict[bytes, Session] = {}
+        self._kept = KeptLinkages(self.name)
         self._service: MessagesService | None = None
         self._own_key: OwnKey | None = None
         self._making_key = threading.Lock()
@@ -170,13 +176,14 @@ class Linking(Responding):
         question, snapshot = self._read(manifest, now)
         # 3. Say how many cells there are, how wide, and under which keys.
         token_key = None
-        if question.plan.mode is not Mode.HIDDEN:
+        if question.plan.has_tokens:
             token_key = JobKey(bytes.fromhex(question.digest), self.name, self._random)
         approval = self._approval(question, snapshot, token_key)
         signed = sign(approval, self.name, self._identity.signing_key)
         with self._house.deciding:
             self.witness.check()
             # 4. The policy; 5. store; then it may be sent.
+            kept = self._linked_before(question, snapshot, now) if question.plan.linkage else None
             try:
                 before = self._earlier(question, snapshot, now)
                 decide(self._request(question, snapshot, now))
@@ -186,9 +193,21 @@ class Linking(Responding):
                 return Pending(job_id)
             job = self._job(question, snapshot, manifest, now)
             self._ledger.record_approval(job, 0, signed, self._random(32), self._cost(question, snapshot, now))
-            self._sessions[job_id] = Session(question, snapshot, before, token_key)
+            common = self._kept.serve(kept) if kept else None
+            self._sessions[job_id] = Session(question, snapshot, before, token_key, common=common)
         log.info("job.approved", job=job_id.hex(), merchant=question.manifest.merchant, table=snapshot.table)
         return Reply(signed)
+
+    def _linked_before(self, question: JointQuestion, snapshot: Snapshot, now: int) -> KeptLinkage:
+        """What a job uses again. Raises LinkageGone also where these data are not the newest any more, and what
+        `KeptLinkages.find` does."""
+        kept = self._kept.find(question, now)
+        if not self._is_newest(snapshot):
+            raise LinkageGone(holder=self.name, job=kept.question.manifest.job_id)
+        return kept
+
+    def _is_newest(self, snapshot: Snapshot) -> bool:
+        return self._house.snapshots.current_version(snapshot.table) == snapshot.version
 
     def _approval(self, question: JointQuestion, snapshot: Snapshot, token_key: JobKey | None) -> JointApproval:
         subjects = announced(snapshot.subjects)
@@ -345,6 +364,9 @@ class Linking(Responding):
         kept = Payload(job_id, 0, stage, number, context, (), signed, None)
         self._ledger.record_payload(kept, self._random(32), now)
         session.sent[number] = Reply(signed, sealed)
+        own = [one.number for one in session.question.steps if one.sender == self.name]
+        if session.sent.keys() >= set(own):  # the job may have ended for the merchant as soon as this is sent
+            self._kept.keep(session.question, session.common, now)
         log.info("job.linked", job=job_id.hex(), step=step.kind.value, bytes=len(sealed))
         return session.sent[number]
 
@@ -573,3 +595,18 @@ class Linking(Responding):
         """The job has ended: its keys and figures are gone, as soon as a step that is being taken has ended."""
         with self._locks.held(job_id):
             self._sessions.pop(job_id, None)
+
+    def drop_linkages(self) -> None:
+        """What is kept of linkages that no job may use any more: their time is over, the data are not the newest, or
+        this house has stopped answering, or a party the agreement."""
+        now = self._clock()
+        self._kept.drop(lambda kept: now > kept.until or self._is_void(kept.question, now))
+
+    def _is_void(self, question: JointQuestion, now: int) -> bool:
+        side, pin = question.plan.side_of(self.name), question.pin_of(self.name)
+        try:
+            snapshot = self._house.snapshots.get(side.table, pin.version)
+            check_still(self._request(question, snapshot, now))
+        except CeibaError:
+            return True
+        return not self._is_newest(snapshot)

@@ -11,7 +11,7 @@ from ceiba_protocol.disclosure.grade import as_rho
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.linkage.joint import JointPlan
 from ceiba_protocol.linkage.joint_wording import describe_joint
-from ceiba_protocol.trust.agreement import Agreement, Mode
+from ceiba_protocol.trust.agreement import DAY, KEPT_SECONDS, Agreement, Mode
 from ceiba_protocol.trust.documents import NoiseTerms
 from ceiba_protocol.trust.rendering import moment, quoted, rules_of
 
@@ -36,6 +36,8 @@ class JointExplanation:
     """Of the agreement, by this folder's own count."""
     noise: NoiseTerms | None
     """None for exact figures."""
+    linkage: str = ""
+    """What is used again of an earlier job, or kept of this one, in words; empty if neither."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -74,6 +76,7 @@ class JointExplanation:
             _line("purpose", quoted(agreed.purpose)),
             _line("small cells", small),
             _line("in common", f"with fewer than {least} subjects in common nothing is answered"),
+            *([_line("linkage", self.linkage)] if self.linkage else []),
             _line("jobs", f"{self.jobs_asked} of {agreed.jobs} were asked from this folder"),
         ]
 
@@ -91,6 +94,7 @@ class JointExplanation:
             "cells": self.cells,
             "jobs_asked": self.jobs_asked,
             "noise": self.noise and self.noise.model_dump(mode="json"),
+            "linkage": self.linkage,
         }
 
 
@@ -111,7 +115,17 @@ def explain_jointly(
         cells=1 if is_counted else groups * sum(program.cells for program in programs),
         jobs_asked=jobs_asked,
         noise=noise,
+        linkage=_linkage(plan, agreement) if isinstance(agreement, Agreement) else "",
     )
+
+
+def _linkage(plan: JointPlan, agreement: Agreement) -> str:
+    jobs = agreement.joint.jobs_per_linkage if agreement.joint else 1
+    if plan.linkage:
+        return f"that of the job {plan.linkage} is used again, as one of at most {jobs} jobs; nobody is linked anew"
+    if plan.mode is Mode.REVEALED and jobs > 1:
+        return f"may serve {jobs} jobs; until then, for at most {KEPT_SECONDS // DAY} days, it is in holders' memory"
+    return ""
 
 
 # --- each party, and what it sees beside the question ----------------------------------------------------------
@@ -152,7 +166,13 @@ def _counting(plan: JointPlan) -> dict[str, str]:
 def _joining(plan: JointPlan) -> dict[str, str]:
     """Where figures are asked (PROTOCOL §5.4), after it has been revealed which subjects all have, or without."""
     is_revealed = plan.mode is Mode.REVEALED
-    who = "WHICH OF ITS OWN SUBJECTS ALL OTHERS KNOW, whatever the filters; " if is_revealed else ""
+    who, relayed = "", _SEALED
+    if plan.has_tokens:
+        who = "WHICH OF ITS OWN SUBJECTS ALL OTHERS KNOW, whatever the filters; "
+        relayed = f"{_TOKENS}; {_TRAFFIC}; every other message is sealed"
+    elif is_revealed:
+        who = "WHICH OF ITS OWN SUBJECTS ALL OTHERS KNOW, which it has kept; "
+        relayed = f"{_SEALED}; whose linkage is used again"
     return {
         "merchant": "the released figures, and which were withheld; not which subjects they are about",
         plan.base.holder: f"{who}how many of its subjects in each of its groups each joined holder knows, not which; "
@@ -163,7 +183,7 @@ def _joining(plan: JointPlan) -> dict[str, str]:
             for side in plan.joined
         },
         **{side.holder: "how many subjects each other holder has, rounded up; nothing else" for side in plan.linked},
-        "coordinator": f"{_TOKENS}; {_TRAFFIC}; every other message is sealed" if is_revealed else _SEALED,
+        "coordinator": relayed,
         **_EVERYBODY_ELSE,
     }
 

@@ -18,6 +18,7 @@ from ceiba.home import AskedJob, KeptJob, KeptJoin
 from ceiba.joint_explanation import JointExplanation, explain_jointly
 from ceiba.joint_pairs import JointPairs
 from ceiba.joint_queries import JointAggregate, JointCount, JointQuery, JointTables, Opened
+from ceiba.linkages import Linked, forms_linked_by
 from ceiba.noise import Wanted, terms_for
 from ceiba.progress import wanted_progress
 from ceiba.receipts import Receipt
@@ -105,6 +106,8 @@ class JointWish:
         joint = agreement.joint
         found = uncovered("operation", [JOIN], agreement.operations)
         found += uncovered("mode", [self.plan.mode], joint.modes if joint else ())
+        if self.plan.linkage and (joint is None or joint.jobs_per_linkage == 1):
+            found.append("lets no linkage serve several jobs")
         if joint is not None and not joint.base_is_trusted and self.terms(agreement) is None:
             found.append("allows no exact answers, because it does not trust the base")
         if joint is not None and self.plan.base.holder not in joint.bases:
@@ -153,12 +156,19 @@ class JointRunner:
         deadline: float | timedelta = DEADLINE_SECONDS,
         noise: Wanted = None,
         purpose: str | None = None,
+        linkage: Linked | None = None,
     ) -> JointJob[Outcome]:
-        """As `Space.submit`, under a joint agreement. Raises the same errors."""
+        """As `Space.submit`, under a joint agreement. Raises the same errors.
+
+        `linkage`: the result of a job, the job or its id, that has linked the same tables with `reveal=True`. The
+        question is about the subjects that it found, and nobody is linked anew.
+        """
         started = time.time()
         seconds = max(1, int(deadline.total_seconds() if isinstance(deadline, timedelta) else deadline))
-        wishes = _wishes(query, seconds, purpose, noise)
-        form, signed, agreed = self._space.with_newest_roster(lambda: self._manifest(wishes, agreement))
+        forms, linked_under = forms_linked_by(query, linkage, self._space.home)
+        wishes = _wishes(forms, seconds, purpose, noise)
+        named = agreement or linked_under
+        form, signed, agreed = self._space.with_newest_roster(lambda: self._manifest(wishes, named))
         job = JointJob(self._space, form, signed, agreed, started)
         self._space.home.keep_job(keep_joint(form, job.manifest, signed, agreed))
         try:
@@ -175,10 +185,12 @@ class JointRunner:
         agreement: AgreementHandle | str | None = None,
         noise: Wanted = None,
         purpose: str | None = None,
+        linkage: Linked | None = None,
     ) -> JointExplanation:
         """Who would see what, under which agreement, and what refuses it. Asks nothing."""
-        wishes = _wishes(query, DEADLINE_SECONDS, purpose, noise)
-        return self._space.with_newest_roster(lambda: self._explain(wishes, agreement))
+        forms, linked_under = forms_linked_by(query, linkage, self._space.home)
+        wishes = _wishes(forms, DEADLINE_SECONDS, purpose, noise)
+        return self._space.with_newest_roster(lambda: self._explain(wishes, agreement or linked_under))
 
     def _explain(self, wishes: Wishes[Any], named: AgreementHandle | str | None) -> JointExplanation:
         try:
@@ -230,10 +242,10 @@ class JointRunner:
         return found
 
 
-def _wishes(query: JointQuery[Outcome], seconds: int, purpose: str | None, noise: Wanted) -> Wishes[Outcome]:
+def _wishes(forms: Iterable[JointQuery[Outcome]], seconds: int, purpose: str | None, noise: Wanted) -> Wishes[Outcome]:
     """The forms that can be asked so: with noise, none that has none."""
     now = int(time.time())
-    made = [(form, JointWish(form.plan(), now, now + seconds, purpose, noise)) for form in query.forms]
+    made = [(form, JointWish(form.plan(), now, now + seconds, purpose, noise)) for form in forms]
     return [one for one in made if not noise or one[1].plan.mode is not Mode.CARDINALITY] or made
 
 

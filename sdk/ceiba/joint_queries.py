@@ -107,7 +107,8 @@ class JointQuery(ABC, Generic[Outcome]):
         return self.runner.run(self, **options)
 
     def submit(self, **options: Any) -> JointJob[Outcome]:
-        """Ask the holders; a job to wait for. Options: `agreement`, `deadline`, `noise`, `purpose`."""
+        """Ask the holders; a job to wait for. Options: `agreement`, `deadline`, `noise`, `purpose`; and `linkage`, an
+        earlier result whose subjects are meant again, so that nobody is linked anew."""
         return self.runner.submit(self, **options)
 
     def explain(self, **options: Any) -> JointExplanation:

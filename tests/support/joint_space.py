@@ -208,7 +208,7 @@ class JointWorld(World):
             subjects=announced(self.datasets[name].frame.uscc.nunique()),
             shapes=shapes_of(question, name, self.programs(question, name)),
             encryption_key=encryption_key(name, FAST_BITS) if encrypts else None,
-            token_key=None if question.plan.mode is Mode.HIDDEN else self.token_key(name, question),
+            token_key=self.token_key(name, question) if question.plan.has_tokens else None,
             nonce="0c" * 16,
             log_size=0,
         )

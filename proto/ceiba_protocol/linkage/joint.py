@@ -6,7 +6,8 @@ it, says what it knows of them; and nobody learns which subjects two holders hav
 base and a joined holder compute; here is who sends what to whom, and when.
 
 In the other two modes (§5.3) subjects are linked by tokens first, `token_steps`: to count those that all holders have,
-which is all then, or to tell each holder which of its own these are, so that the joins are about them alone.
+which is all then, or to tell each holder which of its own these are, so that the joins are about them alone. What was
+told so can serve later jobs, if the agreement allows it (ADR 0028).
 """
 
 import hashlib
@@ -39,6 +40,7 @@ from ceiba_protocol.disclosure.noise import MINIMUM_VARIANCE, noise_shares, squa
 from ceiba_protocol.disclosure.support import ROWS, Test, tests_of
 from ceiba_protocol.errors import (
     DatasetMissing,
+    LinkageDiffers,
     ManifestMismatch,
     NoiseUndefined,
     NotAgreed,
@@ -102,6 +104,9 @@ class JointPlan(Document):
     linked: tuple[SidePlan, ...] = ()
     """Others, sorted by holder: figures are of subjects that these know as well, and that is all. Which ones, they do
     not learn. Only in the mode REVEALED."""
+    linkage: JobId | None = None
+    """The job in which its holders were told which of their subjects all know: these are meant again, and nobody is
+    linked anew. Only in the mode REVEALED."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -110,6 +115,8 @@ class JointPlan(Document):
             raise ValueError("one base, and others, sorted and distinct")
         if linked != sorted(set(linked) - {self.base.holder, *names}) or (linked and self.mode is not Mode.REVEALED):
             raise ValueError("those that are only linked are others, sorted, where the intersection is revealed")
+        if self.linkage is not None and self.mode is not Mode.REVEALED:
+            raise ValueError("only a linkage that was revealed can be used again")
         if self.mode is Mode.CARDINALITY and any(len(side.plans) > 1 or not _only_counts(side) for side in self.sides):
             raise ValueError("only how many subjects there are is asked")
         outputs = [output for plan in self.base.plans for output in plan.outputs]
@@ -125,6 +132,11 @@ class JointPlan(Document):
     def holders(self) -> list[str]:
         """Sorted."""
         return sorted(side.holder for side in self.sides)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether subjects are linked by tokens in this job."""
+        return self.mode is not Mode.HIDDEN and self.linkage is None
 
     def encrypts(self, holder: str) -> bool:
         """Whether it sends what it knows of its subjects, under a key of its own: a joined holder, unless all that is
@@ -288,7 +300,7 @@ def steps_of(plan: JointPlan, merchant: str) -> tuple[Step, ...]:
         (joined,) = (side.holder for side in plan.joined)
         offer = steps.add(Kind.OFFER, base, joined)
         steps.add(Kind.SIZE, base, merchant, [steps.add(Kind.REPLY, joined, base, [offer])])
-    elif plan.mode is not Mode.HIDDEN:
+    elif plan.has_tokens:
         tokens = _add_tokens(steps, plan.holders)
         if plan.mode is Mode.CARDINALITY:
             steps.add(Kind.SIZE, OPERATOR, merchant, tokens)
@@ -440,6 +452,7 @@ def check_joint_covers(agreement: Agreement, plan: JointPlan, noise: NoiseTerms 
     if agreement.joint is not None:
         wanted[f"the mode {plan.mode}"] = plan.mode in agreement.joint.modes
         wanted["exact answers, because the base is not trusted"] = noise is not None or agreement.joint.base_is_trusted
+        wanted["a linkage that serves several jobs"] = plan.linkage is None or agreement.joint.jobs_per_linkage > 1
     for side in plan.sides:
         is_party = side.holder in agreement.holder_names
         wanted[f"the table {side.table} of {side.holder}"] = is_party
@@ -462,6 +475,21 @@ def check_joint_noise(agreement: Agreement, plan: JointPlan, noise: NoiseTerms |
         raise NoiseUndefined(problem="the size of an intersection is rounded, and has no noise")
     if noise is not None and noise.rho < len(plan.joined):
         raise NoiseUndefined(problem=f"{len(plan.joined)} joined holders cannot share less than a millionth of ρ each")
+
+
+def check_same_linkage(first: JointManifest, later: JointManifest, me: str) -> None:
+    """Run by a holder that has linked subjects in the first job: the later one is about the very same. Same agreement
+    and so same merchant, same holders, tables and identifiers, same versions of all data. Raises LinkageDiffers."""
+    sides = [sorted((side.holder, side.table, side.on) for side in one.plan.sides) for one in (first, later)]
+    others = [pin.holder for pin in later.datasets if pin not in first.datasets]
+    problems = {
+        "it is of another agreement": later.agreement_digest != first.agreement_digest,
+        "it is of other holders, tables or identifiers": sides[0] != sides[1],
+        f"it is of another version of the data of {', '.join(others)}": bool(others),
+    }
+    for problem, is_so in problems.items():
+        if is_so:
+            raise LinkageDiffers(job=first.job_id, holder=me, problem=problem)
 
 
 def programs_of(side: SidePlan, schema: Schema) -> tuple[Program, ...]:
@@ -617,7 +645,7 @@ def check_joint_approval(question: JointQuestion, signer: str, approval: JointAp
         raise SetMismatch(problem=f"the approval of {signer} is for another job, manifest or dataset")
     plan, side = question.plan, question.plan.side_of(signer)
     keys = (approval.encryption_key is not None, approval.token_key is not None)
-    if keys != (plan.encrypts(signer), plan.mode is not Mode.HIDDEN) or len(approval.shapes) != len(side.plans):
+    if keys != (plan.encrypts(signer), plan.has_tokens) or len(approval.shapes) != len(side.plans):
         raise SetMismatch(problem=f"the approval of {signer} has not the keys or the shapes of its side")
     if approval.subjects > announced(pin.row_capacity):
         raise SetMismatch(problem=f"{signer} announced more subjects than its dataset can have")

@@ -10,6 +10,7 @@ def describe_joint(plan: JointPlan) -> list[str]:
     tables = " with ".join(side.table for side in plan.sides)
     return [
         f"Join of {tables}, {plan.mode}",
+        *([f"  linkage: of the job {plan.linkage}, used again"] if plan.linkage else []),
         *_side_lines("base", plan.base),
         *(line for side in plan.joined for line in _side_lines("joined", side)),
         *(line for side in plan.linked for line in _side_lines("linked", side)[:1]),

@@ -8,7 +8,18 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from ceiba_protocol.disclosure.grade import Disclosure, NoiseRule, as_rho
-from ceiba_protocol.trust.agreement import Agreement, Contract, JointTerms, Mode, Overlap, Party, State, no_party_now
+from ceiba_protocol.trust.agreement import (
+    DAY,
+    KEPT_SECONDS,
+    Agreement,
+    Contract,
+    JointTerms,
+    Mode,
+    Overlap,
+    Party,
+    State,
+    no_party_now,
+)
 from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.trust.words import MEMBER_WORDS, words_of
 
@@ -173,7 +184,19 @@ def _joint(joint: JointTerms) -> list[tuple[str, str]]:
         ("base", f"may be {', '.join(joint.bases)}: it says which subjects belong together, and nobody else does"),
         ("consent", f"attested by {issuers}" if issuers else "nobody can attest it, so nobody is scored"),
         ("scores", f"at most {joint.scores_per_day} of one subject in a day"),
+        ("one linkage", _kept(joint.jobs_per_linkage)),
     ]
+
+
+def _kept(jobs: int) -> str:
+    """What becomes of a linkage after its job."""
+    if jobs == 1:
+        return "serves one job; nothing of it is kept"
+    days = KEPT_SECONDS // DAY
+    return (
+        f"serves {jobs} jobs at most: UNTIL THEN, FOR AT MOST {days} DAYS, EACH HOLDER KEEPS IN MEMORY WHICH OF ITS "
+        "OWN SUBJECTS ALL THE OTHERS KNOW"
+    )
 
 
 _MODES = {

@@ -38,9 +38,9 @@ def text_of(agreement: Agreement) -> str:
 @pytest.mark.parametrize("mode", Mode)
 def test_only_who_is_named_may_be_the_base(mode: Mode) -> None:
     agreement = WORLD.joint_agreement(bases=("patents", "tax"))
-    check_joint_covers(agreement, joined("tax", "social", mode))
+    check_joint_covers(agreement, joined("tax", "social", mode), None)
     with pytest.raises(NotAgreed, match=re.escape("social as the base, which may be patents, tax.")):
-        check_joint_covers(agreement, joined("social", "tax", mode))
+        check_joint_covers(agreement, joined("social", "tax", mode), None)
     assert re.search("base +may be patents, tax:", text_of(agreement))
 
 
@@ -56,14 +56,14 @@ def test_bases_are_holders_of_the_agreement_sorted_and_distinct(bases: tuple[str
 
 def test_subjects_are_found_by_the_column_that_is_agreed_on() -> None:
     agreement = WORLD.joint_agreement()
-    check_joint_covers(agreement, joined("tax", "social"))
+    check_joint_covers(agreement, joined("tax", "social"), None)
     for plan in (
         JointPlan(mode=Mode.HIDDEN, base=side("tax", on="register"), joined=(side("social"),)),
         JointPlan(mode=Mode.HIDDEN, base=side("social"), joined=(side("tax", on="register"),)),
         JointPlan(mode=Mode.REVEALED, base=side("social"), joined=(side("patents"),), linked=(side("tax", on="tin"),)),
     ):
         with pytest.raises(NotAgreed, match=r"finding subjects of tax\.firms by (register|tin)"):
-            check_joint_covers(agreement, plan)
+            check_joint_covers(agreement, plan, None)
     assert "tax.firms of tax, subjects found by uscc, columns industry" in text_of(agreement)
 
 

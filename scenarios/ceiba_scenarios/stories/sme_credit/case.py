@@ -133,9 +133,8 @@ class Case:
         beside = len(many) - len(shown)
         wanted = {cell: many.get(cell) for cell in shown}
         name = f"{name}: {len(shown)} exact, {len(few)} of few withheld, {beside} beside them"
-        self.lab.check(
-            name, (sorted(shown.items(), key=str), beside <= len(shown)), (sorted(wanted.items(), key=str), True)
-        )
+        of_it, of_truth = (sorted(cells.items(), key=str) for cells in (shown, wanted))
+        self.lab.check(name, (of_it, beside <= len(shown)), (of_truth, True))
 
     # --- at the end
 
