@@ -300,6 +300,7 @@ def test_what_is_forgotten_is_in_no_file(node: ScoreNode) -> None:
         {"purposes": ("research",)},
         {"highest_grade": Grade.INTERNAL},
         {"minimum_subjects": 12},
+        {"products_only": True},
     ],
 )
 def test_the_houses_rules_as_they_stand_now_count_for_models_that_were_approved(

@@ -294,6 +294,7 @@ READ_BY_A_PERSON = (
     "joined: insurance, on uscc",
     "where employment <= 40",
     "mean_wages = mean(wages)",
+    "The exact answer rests on tax's word for how many subjects are behind its groups; nobody can check it.",
     "merchant       bank-c",
     'purpose        "reviewed"',
     "insurance.firms.employment, insurance.firms.wages, tax.firms.industry, tax.firms.sales",

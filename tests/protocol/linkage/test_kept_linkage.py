@@ -130,8 +130,8 @@ def test_a_linkage_serves_the_very_same_question_of_whom(world: JointWorld) -> N
     others = {
         "another agreement": changed(swapped, agreement_digest=digest),
         "other holders": manifest(world, plan(world, linked=())),
-        "other holders, tables or identifiers": manifest(
-            world, plan(world, base=tax.model_copy(update={"on": "name"}))
+        "other holders, tables or identifiers": changed(
+            first, plan=plan(world, base=tax.model_copy(update={"on": "name"}))
         ),
         "another version of the data of patents": changed(
             swapped, datasets=(pin.model_copy(update={"version": digest}), *pins)
