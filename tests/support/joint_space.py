@@ -4,7 +4,6 @@ The holders do their part in the clear, by the reference engine: what a merchant
 each released cell. How they make them without seeing each other's rows is tested in tests/protocol/linkage.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -261,8 +260,9 @@ class JointWorld(World):
                             counts[guard] += times > 0
                     first += program.cells
                     first_guard += program.cells * len(guards)
+        random = seeded(f"noise {terms.context.hex()}")
         for _ in range(2 if terms.noisy else 0):
-            for place, (count, *others) in enumerate(fresh_noise(terms, os.urandom)):
+            for place, (count, *others) in enumerate(fresh_noise(terms, random)):
                 counts[place] += count
                 sums[place] = [one + more for one, more in zip(sums[place], others, strict=True)]
         large = [count not in terms.forbidden(shape) for count, shape in zip(counts, terms.shapes, strict=True)]
@@ -271,7 +271,7 @@ class JointWorld(World):
         fields = [
             (count, shape.values_field(values)) for count, values, shape in zip(counts, sums, terms.shapes, strict=True)
         ]
-        masks = [(1000 + place, 77 * place) for place in range(len(fields))]
+        masks = [(1000 + place, 77 * place if shape.value_widths else 0) for place, shape in enumerate(terms.shapes)]
         masked = [(count + one, value + two) for (count, value), (one, two) in zip(fields, masks, strict=True)]
         return {
             Kind.BASE_SHARE: write_share(terms, base.holder, released, masks),

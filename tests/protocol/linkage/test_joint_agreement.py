@@ -12,6 +12,7 @@ from ceiba_protocol.linkage.joint_wording import rests_on
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.trust.agreement import Agreement, Contract, Mode, check_terms
+from ceiba_protocol.trust.documents import NoiseTerms
 from ceiba_protocol.trust.rendering import render
 from tests.support.joint_space import TAX, JointWorld
 from tests.support.members import NOW
@@ -88,11 +89,14 @@ def test_the_text_says_where_the_operators_word_is_taken(mode: Mode, is_believed
 
 def test_a_person_reads_whose_word_an_exact_answer_rests_on() -> None:
     hidden, counted = joined("tax", "social"), joined("tax", "social", Mode.CARDINALITY)
-    assert "tax's word for how many subjects are behind its groups; nobody" in rests_on(hidden)
-    assert "tax's word for how many subjects match" in rests_on(counted) and "operator" not in rests_on(counted)
+    assert "tax's word for how many subjects are behind its groups; nobody" in rests_on(hidden, None)
+    told = rests_on(counted, None)
+    assert "tax's word for how many subjects match" in told and "operator" not in told
     among_three = JointPlan(
         mode=Mode.CARDINALITY, base=side("tax"), joined=(side("patents"), side("social"))
     )  # fmt: skip
-    assert "the operator's word" in rests_on(among_three) and "tax" not in rests_on(among_three)
-    assert "tax's word" in rests_on(joined("tax", "social", Mode.REVEALED))
-    assert "the operator's word" in rests_on(joined("tax", "social", Mode.REVEALED))
+    assert "the operator's word" in rests_on(among_three, None) and "tax" not in rests_on(among_three, None)
+    assert "tax's word" in rests_on(joined("tax", "social", Mode.REVEALED), None)
+    assert "the operator's word" in rests_on(joined("tax", "social", Mode.REVEALED), None)
+    noisy = rests_on(joined("tax", "social", Mode.REVEALED), NoiseTerms(rho=5000))
+    assert "noise of both holders of each pair, ρ 0.005" in noisy and "operator's word" in noisy and "tax" not in noisy
