@@ -38,6 +38,7 @@ from ceiba_protocol.errors import (
     SetMismatch,
     UnknownJob,
 )
+from ceiba_protocol.linkage.cores import Progress
 from ceiba_protocol.linkage.joint import (
     OF_PAIR,
     JointApproval,
@@ -80,6 +81,8 @@ JOINT = "joint"
 """The stage of a payload to another holder, in the ledger."""
 RELEASE = "release"
 """The stage of a payload to the merchant."""
+LONG_STEP = 10_000
+"""Rows; fewer take less than half a minute."""
 TABLE_FOR = 10_000
 """Ciphertexts for which the table under the own key is made."""
 
@@ -87,6 +90,20 @@ TABLE_FOR = 10_000
 def is_joint(manifest: Signed) -> bool:
     """Whether it is a joint one."""
     return bool(manifest.type == type_of(JointManifest))
+
+
+def _told(agreed: JointSet, step: Step) -> Progress:
+    """Says in the log how far a long step is, ten times."""
+    said = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if total >= LONG_STEP and done * 10 // total > said:
+            said = done * 10 // total
+            job = agreed.question.manifest.job_id
+            log.info("job.linking", job=job, step=step.kind.value, rows=done, of_rows=total)
+
+    return tell
 
 
 class MessagesService(Protocol):
@@ -426,9 +443,9 @@ class Linking(Responding):
             case Kind.GROUPS:
                 return self._base_side(session, agreed, step.pair).groups()
             case Kind.ROWS:
-                return self._joined_side(session, agreed).rows(received)
+                return self._joined_side(session, agreed).rows(received, _told(agreed, step))
             case Kind.MASKED:
-                return session.base[step.pair].mask(received)
+                return session.base[step.pair].mask(received, _told(agreed, step))
             case Kind.TESTS:
                 return self._joined_side(session, agreed).tests(received)
             case Kind.TESTED:
