@@ -89,7 +89,7 @@ class Bench:
 
     def run(self, ahead: Ahead) -> dict[str, float]:
         """CPU seconds of each step, after checking the answer."""
-        base = BaseSide(self.terms, [self.groups], self.key, os.urandom, ahead.obfuscators)
+        base = BaseSide(self.terms, [self.groups], self.key, os.urandom, obfuscators=ahead.obfuscators)
         joined = JoinedSide(
             self.terms, self.rows, self.private_key, os.urandom, joiner_is_semi_honest=True, encryptor=ahead.encryptor
         )

@@ -78,7 +78,7 @@ class Bench:
         """All tables of these groupings."""
         wall, cpu = time.perf_counter(), time.process_time()
         terms, flag = self.terms(groupings, one_row_for_all), {"joiner_is_semi_honest": True}
-        base = BaseSide(terms, groupings, self.key, os.urandom, FullObfuscators(self.key.n, os.urandom))
+        base = BaseSide(terms, groupings, self.key, os.urandom, obfuscators=FullObfuscators(self.key.n, os.urandom))
         joined = JoinedSide(terms, self.rows, self.private_key, os.urandom, encryptor=self.encryptor, **flag)
         rows = joined.rows(base.groups())
         decision, share = joined.decide(base.test(joined.tests(base.mask(rows))))

@@ -314,9 +314,10 @@ class Answering(Responding):
 
     def forget_expired(self) -> None:
         """Erase the secrets of jobs whose window is long over, in case nobody said that they have ended; and who was
-        behind answers that are older than the house keeps them."""
+        behind answers that are older than the house keeps them; and what is kept of linkages in vain."""
         for job_id in self._ledger.expired(before=self._clock() - LOG_TIME):
             self.forget(job_id)
+        self.linking.drop_linkages()
         self._ledger.forget_sets(before=self._clock() - DAY * self._policy().audit_days)
 
     # --- approving

@@ -16,7 +16,7 @@ from ceiba_node.snapshots import Snapshot, SnapshotStore
 from ceiba_protocol.canonical import digest
 from ceiba_protocol.disclosure.gate import Released, exact_words, noisy_words
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR, Disclosure
-from ceiba_protocol.disclosure.noise import versions_digest
+from ceiba_protocol.disclosure.noise import cells_order_key, versions_digest
 from ceiba_protocol.plan import ROW_COUNT
 from ceiba_protocol.rounds import Commitment, Question, noise_for
 from ceiba_protocol.sums.masks import Words
@@ -80,7 +80,7 @@ class Disclosing:
         """The engine's part, which takes the time. The set of holders does not change it."""
         program, noise = question.program, question.manifest.noise
         if noise is not None:
-            order_key = bytes.fromhex(digest("ceiba/v1/cells-of-subjects", self._noise_key))
+            order_key = cells_order_key(self._noise_key)
             sums = self._engine.bounded_sums(
                 snapshot, program, noise.cells_per_subject, order_key, snapshot.is_one_row_each, cancellation
             )

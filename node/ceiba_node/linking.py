@@ -1,11 +1,13 @@
 """How the node answers joint jobs: its side of each join, and of linking by tokens, step after step (PROTOCOL §5).
 
 Nothing of a join is on the disk but that a step was taken: the keys that link subjects, and the figures, live in
-memory until the job has ended. A node that was restarted meanwhile cannot go on, and says so.
+memory until the job has ended. A node that was restarted meanwhile cannot go on, and says so. Which of its subjects all
+others know is kept for later jobs where the agreement allows it, in memory as well (`kept_linkages`).
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Protocol
@@ -13,15 +15,29 @@ from typing import Protocol
 import structlog
 from pyroaring import BitMap
 
-from ceiba_node.engines.joined_rows import base_groups, cells_of_subjects, joined_rows
+from ceiba_node.engines.joined_rows import Bounds, Entry, base_groups, cells_of_subjects, joined_rows
+from ceiba_node.kept_linkages import KeptLinkage, KeptLinkages
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
-from ceiba_node.near_tables import members_of, near_cells
+from ceiba_node.near_tables import near_cells
+from ceiba_node.one_table import check_divisions
 from ceiba_node.policy import DecisionPending, Request, check_cells, check_still, decide
 from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.canonical import Digest, digest
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR
-from ceiba_protocol.errors import JobConflict, LinkageLost, LinkageTooLarge, NotReachable, SetMismatch, UnknownJob
+from ceiba_protocol.disclosure.noise import cells_order_key
+from ceiba_protocol.errors import (
+    AskedOtherwise,
+    CeibaError,
+    DatasetUnknown,
+    JobConflict,
+    LinkageGone,
+    LinkageLost,
+    LinkageTooLarge,
+    NotReachable,
+    SetMismatch,
+    UnknownJob,
+)
 from ceiba_protocol.linkage.joint import (
     OF_PAIR,
     JointApproval,
@@ -43,14 +59,15 @@ from ceiba_protocol.linkage.joint import (
     sealing_info,
     shapes_of,
 )
+from ceiba_protocol.linkage.one_population import check_one_population, is_comparable
 from ceiba_protocol.linkage.oprf import JobKey
-from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey
+from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, fresh_noise
 from ceiba_protocol.linkage.token_steps import TokenSide
-from ceiba_protocol.plan import SumOf
+from ceiba_protocol.plan import ROW_COUNT, Plan, Program, SumOf
 from ceiba_protocol.rounds import check_window
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.paillier import MINIMUM_KEY_BITS, Encryptor, encode_modulus, generate_keypair
-from ceiba_protocol.trust.agreement import Mode
+from ceiba_protocol.trust.agreement import DAY, Mode
 from ceiba_protocol.trust.documents import Refusal
 from ceiba_protocol.trust.hpke import open_sealed
 from ceiba_protocol.trust.roster import EncryptionKey, Role
@@ -97,12 +114,15 @@ class Session:
 
     question: JointQuestion
     snapshot: Snapshot
+    earlier: tuple[Plan, ...] = ()
+    """What was asked of this holder before in exact answers with which this one is compared."""
     token_key: JobKey | None = None
     """Where subjects are linked by tokens; dropped with `tokens`."""
     agreed: JointSet | None = None
     tokens: TokenSide | None = None
     common: frozenset[bytes] | None = None
-    """Which of the own subjects all holders know, once that is revealed; `tokens` has done its work then."""
+    """Which of the own subjects all holders know, once that is revealed, in this job or in the one whose linkage it
+    uses again; `tokens` has done its work then."""
     base: dict[str, BaseSide] = field(default_factory=dict)
     """By joined holder, where this one is the base."""
     joined: JoinedSide | None = None
@@ -118,6 +138,7 @@ class Linking(Responding):
     def __init__(self, house: House) -> None:
         super().__init__(house)
         self._sessions: dict[bytes, Session] = {}
+        self._kept = KeptLinkages(self.name)
         self._service: MessagesService | None = None
         self._own_key: OwnKey | None = None
         self._making_key = threading.Lock()
@@ -155,14 +176,16 @@ class Linking(Responding):
         question, snapshot = self._read(manifest, now)
         # 3. Say how many cells there are, how wide, and under which keys.
         token_key = None
-        if question.plan.mode is not Mode.HIDDEN:
+        if question.plan.has_tokens:
             token_key = JobKey(bytes.fromhex(question.digest), self.name, self._random)
         approval = self._approval(question, snapshot, token_key)
         signed = sign(approval, self.name, self._identity.signing_key)
         with self._house.deciding:
             self.witness.check()
             # 4. The policy; 5. store; then it may be sent.
+            kept = self._linked_before(question, snapshot, now) if question.plan.linkage else None
             try:
+                before = self._earlier(question, snapshot, now)
                 decide(self._request(question, snapshot, now))
             except DecisionPending:
                 self._ledger.add_waiting(Waiting(job_id, 0, manifest, now, question.manifest.not_after))
@@ -170,12 +193,23 @@ class Linking(Responding):
                 return Pending(job_id)
             job = self._job(question, snapshot, manifest, now)
             self._ledger.record_approval(job, 0, signed, self._random(32), self._cost(question, snapshot, now))
-        self._sessions[job_id] = Session(question, snapshot, token_key)
+            common = self._kept.serve(kept) if kept else None
+            self._sessions[job_id] = Session(question, snapshot, before, token_key, common=common)
         log.info("job.approved", job=job_id.hex(), merchant=question.manifest.merchant, table=snapshot.table)
         return Reply(signed)
 
+    def _linked_before(self, question: JointQuestion, snapshot: Snapshot, now: int) -> KeptLinkage:
+        """What a job uses again. Raises LinkageGone also where these data are not the newest any more, and what
+        `KeptLinkages.find` does."""
+        kept = self._kept.find(question, now)
+        if not self._is_newest(snapshot):
+            raise LinkageGone(holder=self.name, job=kept.question.manifest.job_id)
+        return kept
+
+    def _is_newest(self, snapshot: Snapshot) -> bool:
+        return self._house.snapshots.current_version(snapshot.table) == snapshot.version
+
     def _approval(self, question: JointQuestion, snapshot: Snapshot, token_key: JobKey | None) -> JointApproval:
-        pin, encrypts = question.pin_of(self.name), question.plan.encrypts(self.name)
         subjects = announced(snapshot.subjects)
         programs = programs_of(question.plan.side_of(self.name), snapshot.schema)
         return JointApproval(
@@ -184,8 +218,8 @@ class Linking(Responding):
             holder=self.name,
             dataset_version=Digest(snapshot.version),
             subjects=subjects,
-            shapes=shapes_of(programs, pin.row_capacity, question.rules, encrypts=encrypts),
-            encryption_key=self._key().announced if encrypts else None,
+            shapes=shapes_of(question, self.name, programs),
+            encryption_key=self._key().announced if question.plan.encrypts(self.name) else None,
             token_key=token_key.announce(subjects).hex() if token_key else None,
             nonce=self._random(16).hex(),
             log_size=self.witness.size,
@@ -208,6 +242,43 @@ class Linking(Responding):
         schemas = {side.table: snapshot.schema}
         return read_joint_manifest(manifest, contract.agreement, self._roster, schemas, now), snapshot
 
+    def _earlier(self, question: JointQuestion, snapshot: Snapshot, now: int) -> tuple[Plan, ...]:
+        """What was asked of this holder in earlier exact answers, or is being asked, about subjects that it has in
+        common with the same others; by the same organisation, or anybody under `strict_sets`. Raises AskedOtherwise
+        unless the question is about the same ones (ADR 0029).
+
+        A new version of the dataset has to differ by many subjects; of how many in common, nobody can tell.
+        """
+        manifest, side = question.manifest, question.plan.side_of(self.name)
+        if manifest.noise is not None or not question.rules.has_gate:
+            return ()
+        policy = self._house.policy()
+        asked = [
+            earlier
+            for job_id, organisation, signed, is_answered in self._ledger.jobs_about(
+                side.table, now - DAY * policy.audit_days
+            )
+            if job_id.hex() != manifest.job_id and is_joint(signed) and (is_answered or job_id in self._sessions)
+            if policy.strict_sets or organisation == question.merchant.legal_person
+            if (earlier := JointManifest.parse(signed.body)).noise is None
+            if is_comparable(manifest, earlier, self.name)
+        ]
+        check_one_population(manifest, asked, self.name)
+        for version in sorted({earlier.version_of(self.name) for earlier in asked} - {snapshot.version}):
+            self._check_came_or_went(question, snapshot, version)
+        plans = tuple(plan for earlier in asked for plan in earlier.plan.side_of(self.name).plans)
+        check_divisions(self._house.engine, snapshot, (*plans, *side.plans))
+        return tuple(dict.fromkeys(plans))
+
+    def _check_came_or_went(self, question: JointQuestion, snapshot: Snapshot, version: str) -> None:
+        """Raises AskedOtherwise if the dataset has nearly the same subjects as another version of it. One that is not
+        kept any more is not compared."""
+        with suppress(DatasetUnknown):
+            other = self._house.snapshots.get(snapshot.table, version)
+            changed = set(self._subjects(question, snapshot)) ^ set(self._subjects(question, other))
+            if len(changed) < question.least:
+                raise AskedOtherwise(what=f"a version of {snapshot.table} with nearly the same subjects")
+
     def _request(self, question: JointQuestion, snapshot: Snapshot, now: int) -> Request:
         """All that the policy looks at, as it stands now."""
         manifest = question.manifest
@@ -216,16 +287,17 @@ class Linking(Responding):
         return Request(question, contract, snapshot.schema, self._house.policy(), record, self.name, now)
 
     def _cost(self, question: JointQuestion, snapshot: Snapshot, now: int) -> tuple[Charge, Budget]:
-        """An exact answer about this version of the dataset. The same question again is one more."""
+        """An exact answer about this version of the dataset, or what its noise costs. The same question again costs as
+        much again: its noise is drawn anew, because nobody can tell whether the base's groups are the same."""
         manifest, rules = question.manifest, self._house.policy().tightened(question.rules)
         charge = Charge(
             job_id=bytes.fromhex(manifest.job_id),
             dataset=snapshot.table,
             merchant=manifest.merchant,
             organisation=question.merchant.legal_person,
-            rho=0,
+            rho=manifest.noise.rho if manifest.noise else 0,
             sticky=digest("ceiba/v1/joint", bytes.fromhex(manifest.job_id)),
-            exact=True,
+            exact=manifest.noise is None,
             version=snapshot.version,
             charged_at=now,
         )
@@ -292,6 +364,9 @@ class Linking(Responding):
         kept = Payload(job_id, 0, stage, number, context, (), signed, None)
         self._ledger.record_payload(kept, self._random(32), now)
         session.sent[number] = Reply(signed, sealed)
+        own = [one.number for one in session.question.steps if one.sender == self.name]
+        if session.sent.keys() >= set(own):  # the job may have ended for the merchant as soon as this is sent
+            self._kept.keep(session.question, session.common, now)
         log.info("job.linked", job=job_id.hex(), step=step.kind.value, bytes=len(sealed))
         return session.sent[number]
 
@@ -302,7 +377,8 @@ class Linking(Responding):
         is_begun = self._ledger.has_payload(answer.job_id) or question.plan.mode is not Mode.HIDDEN
         if is_begun or answer.mask_secret is None:
             raise LinkageLost(holder=self.name)
-        return self._sessions.setdefault(answer.job_id, Session(question, snapshot))
+        earlier = self._earlier(question, snapshot, self._clock())
+        return self._sessions.setdefault(answer.job_id, Session(question, snapshot, earlier))
 
     def _own_step(self, question: JointQuestion, number: int) -> Step:
         if number >= len(question.steps) or question.steps[number].sender != self.name:
@@ -388,15 +464,14 @@ class Linking(Responding):
     def _base_side(self, session: Session, agreed: JointSet, pair: str) -> BaseSide:
         key = agreed.approvals[pair].encryption_key
         assert key is not None  # `check_joint_approval` has seen it
-        groupings = self._groupings(session)
-        numbers = {one: number for number, one in enumerate({one for it in groupings for group in it for one in group})}
-        members = [[BitMap([numbers[one] for one in group]) for group in groups] for groups in groupings]
+        terms = agreed.terms(pair)
         session.base[pair] = BaseSide(
-            agreed.terms(pair),
-            groupings,
+            terms,
+            self._groupings(session),
             self._prove(pair, key),
             self._random,
-            vetoed=near_cells(members, agreed.question.least),
+            noise=fresh_noise(terms, self._random),
+            vetoed=self._vetoed(session),
         )
         return session.base[pair]
 
@@ -421,40 +496,88 @@ class Linking(Responding):
             if session.common is not None:
                 rows = {identifier: row for identifier, row in rows.items() if identifier in session.common}
             terms = agreed.terms(self.name)
-            sizes = [shape.cells for shape in agreed.approvals[self.name].shapes]
-            members = members_of(([cell for cell, _ in row] for row in rows.values()), sizes)
             session.joined = JoinedSide(
                 terms,
                 rows,
                 key.private,
                 self._random,
                 joiner_is_semi_honest=joint.base_is_trusted,
+                noise=fresh_noise(terms, self._random),
                 encryptor=key.encryptor,
-                vetoed=near_cells(members, agreed.question.least),
+                vetoed=self._vetoed(session),
             )
         return session.joined
 
-    def _rows(self, question: JointQuestion, snapshot: Snapshot) -> dict[bytes, list[tuple[int, list[int]]]]:
-        """What each subject adds to the cells of all plans, which stand one after the other, and then to their guards.
+    def _vetoed(self, session: Session) -> set[int]:
+        """Of the cells of this holder's plans, those that are about nearly the same of its subjects as others."""
+        question, snapshot, side = session.question, session.snapshot, session.question.plan.side_of(self.name)
+        if question.manifest.noise is not None:
+            return set()
+        earlier = programs_of(side.model_copy(update={"plans": session.earlier}), snapshot.schema)
+        own = programs_of(side, snapshot.schema)
+        numbers: dict[bytes, int] = {}
+        tables = [self._members(session, program, numbers) for program in (*earlier, *own)]
+        first = sum(program.cells for program in earlier)
+        return {cell - first for cell in near_cells(tables, question.least) if cell >= first}
+
+    def _members(self, session: Session, program: Program, numbers: dict[bytes, int]) -> list[BitMap]:
+        """Who is in each of its cells, of those that may be in common; `numbers`: by identifier."""
+        on = session.question.plan.side_of(self.name).on
+        found = joined_rows(self._house.engine, session.snapshot, replace(program, sums=()), on)
+        members = [BitMap() for _ in range(program.cells)]
+        for subject, identifier in enumerate(found.identifiers):
+            if session.common is None or identifier in session.common:
+                number = numbers.setdefault(identifier, len(numbers))
+                for cell, _ in found.entries(subject):
+                    members[cell].add(number)
+        return members
+
+    def _rows(self, question: JointQuestion, snapshot: Snapshot) -> dict[bytes, list[Entry]]:
+        """What each subject adds to the cells of all plans, which stand one after the other, and then to the guards of
+        an exact answer.
 
         Whom a filter leaves out is there with nothing to add: else the base would see how many of its subjects pass.
         """
-        side, first = question.plan.side_of(self.name), 0
+        side = question.plan.side_of(self.name)
         programs = programs_of(side, snapshot.schema)
-        first_guard = sum(program.cells for program in programs)
-        rows: dict[bytes, list[tuple[int, list[int]]]] = {one: [] for one in self._subjects(question, snapshot)}
+        rows: dict[bytes, list[Entry]] = {one: [] for one in self._subjects(question, snapshot)}
+        entries = self._guarded if question.manifest.noise is None else self._bounded
+        for identifier, entry in entries(question, snapshot, programs, side.on):
+            rows[identifier].append(entry)
+        return rows
+
+    def _bounded(
+        self, question: JointQuestion, snapshot: Snapshot, programs: Sequence[Program], on: str
+    ) -> Iterator[tuple[bytes, Entry]]:
+        """What each subject adds to an answer with noise. The number of its rows is left out: it has one at most."""
+        noise, first = question.manifest.noise, 0
+        assert noise is not None
+        order_key = cells_order_key(self._identity.noise_key)
         for program in programs:
-            guards, width = guards_of(program, question.rules), len(program.sums)
+            bounds = Bounds(program, noise.cells_per_subject, order_key)
+            found = joined_rows(self._house.engine, snapshot, program, on)
+            for subject, identifier in enumerate(found.identifiers):
+                for cell, sums in bounds.apply(identifier, found.entries(subject)):
+                    yield identifier, (first + cell, sums[ROW_COUNT + 1 :])
+            first += program.cells
+
+    def _guarded(
+        self, question: JointQuestion, snapshot: Snapshot, programs: Sequence[Program], on: str
+    ) -> Iterator[tuple[bytes, Entry]]:
+        """What each subject adds to an exact answer, and which guards' conditions it meets."""
+        first, first_guard = 0, sum(program.cells for program in programs)
+        for program in programs:
+            guards, width = guards_of(program, question), len(program.sums)
             flags = tuple(SumOf(guard.support, Fraction(1)) for guard in guards)
-            found = joined_rows(self._house.engine, snapshot, replace(program, sums=(*program.sums, *flags)), side.on)
+            found = joined_rows(self._house.engine, snapshot, replace(program, sums=(*program.sums, *flags)), on)
             for subject, identifier in enumerate(found.identifiers):
                 for cell, sums in found.entries(subject):
-                    rows[identifier].append((first + cell, sums[:width]))
-                    met = (place for place, times in enumerate(sums[width:]) if times)
-                    rows[identifier].extend((first_guard + cell * len(guards) + place, []) for place in met)
+                    yield identifier, (first + cell, sums[:width])
+                    for place, times in enumerate(sums[width:]):
+                        if times:
+                            yield identifier, (first_guard + cell * len(guards) + place, [])
             first += program.cells
             first_guard += program.cells * len(guards)
-        return rows
 
     def _prove(self, holder: str, key: EncryptionKey) -> ProvenKey:
         """A verified verdict is kept by the key's bytes and its proof (I6)."""
@@ -472,3 +595,18 @@ class Linking(Responding):
         """The job has ended: its keys and figures are gone, as soon as a step that is being taken has ended."""
         with self._locks.held(job_id):
             self._sessions.pop(job_id, None)
+
+    def drop_linkages(self) -> None:
+        """What is kept of linkages that no job may use any more: their time is over, the data are not the newest, or
+        this house has stopped answering, or a party the agreement."""
+        now = self._clock()
+        self._kept.drop(lambda kept: now > kept.until or self._is_void(kept.question, now))
+
+    def _is_void(self, question: JointQuestion, now: int) -> bool:
+        side, pin = question.plan.side_of(self.name), question.pin_of(self.name)
+        try:
+            snapshot = self._house.snapshots.get(side.table, pin.version)
+            check_still(self._request(question, snapshot, now))
+        except CeibaError:
+            return True
+        return not self._is_newest(snapshot)

@@ -145,7 +145,7 @@ class Request:
 
     @property
     def is_exact(self) -> bool:
-        return isinstance(self.question, JointQuestion) or self.question.manifest.noise is None
+        return self.question.manifest.noise is None
 
     @property
     def grade(self) -> Grade:

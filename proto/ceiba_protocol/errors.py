@@ -453,8 +453,26 @@ class JobRefused(CeibaError):
 
 class LinkageLost(CeibaError):
     code, fault, status = "linkage_lost", Fault.US, "ABORTED"
-    text = "{holder} was restarted during the joint job, and nothing that links subjects is ever kept."
+    text = "{holder} was restarted during the joint job, and what links subjects is never on its disk."
     remedy = "Ask again: it is another job."
+
+
+class LinkageGone(CeibaError):
+    code, fault, status = "linkage_gone", Fault.US, "FAILED_PRECONDITION"
+    text = "{holder} has no linkage of the job {job}: one is kept in memory alone, for a time, and for the same data."
+    remedy = "Ask again without `linkage`: then subjects are linked anew."
+
+
+class LinkageUsedUp(CeibaError):
+    code, fault, status = "linkage_used_up", Fault.POLICY, "PERMISSION_DENIED"
+    text = "The linkage of the job {job} has served {limit} jobs at {holder}, as many as the agreement allows."
+    remedy = "Ask again without `linkage`: then subjects are linked anew."
+
+
+class LinkageDiffers(CeibaError):
+    code, fault, status = "linkage_differs", Fault.CALLER, "FAILED_PRECONDITION"
+    text = "The linkage of the job {job} does not serve this one, says {holder}: {problem}."
+    remedy = "Ask again without `linkage`: then subjects are linked anew."
 
 
 class JobExpired(CeibaError):
@@ -595,6 +613,18 @@ class HistoryFull(CeibaError):
     code, fault, status = "history_full", Fault.POLICY, "RESOURCE_EXHAUSTED"
     text = "{holder} keeps {limit} sets of subjects behind answers about {table}, and cannot compare with more."
     remedy = "Ask with noise: `run(noise=True)`."
+
+
+class AskedOtherwise(CeibaError):
+    code, fault, status = "asked_otherwise", Fault.POLICY, "FAILED_PRECONDITION"
+    text = (
+        "Exact figures about these subjects are all of one table, so that no two of them differ by few; but there is, "
+        "or was before, {what}."
+    )
+    remedy = (
+        "Ask with noise, `run(noise=True)`; or with the filters and divisions of the earlier question: group by what "
+        "you would filter by."
+    )
 
 
 class AnswerPending(CeibaError):

@@ -221,6 +221,7 @@ class Agreements:
         bases: Sequence[str] | None = None,
         consent_issuers: Sequence[ConsentIssuer] = (),
         scores_per_day: int = SCORES_PER_DAY,
+        jobs_per_linkage: int = 1,
         jobs: int = JOBS,
         days: int = DAYS,
         approval: Literal["standing", "each job"] = "standing",
@@ -237,8 +238,10 @@ class Agreements:
         "cardinality" or "revealed". Nothing is answered about fewer than `smallest_intersection` of them.
         `base_is_trusted`: every holder signs that it takes another's word for how many subjects are behind its groups,
         which it cannot check; without that there are no exact figures. `bases`: the holders whose word that is, which
-        may group the others' figures; all if left out. `consent_issuers`: who may attest that a subject
-        has agreed to be scored, at most `scores_per_day` times. The rules are those of the strictest table.
+        may group the others' figures; all if left out. `consent_issuers`: who may attest that a subject has agreed to
+        be scored, at most `scores_per_day` times. `jobs_per_linkage`: how many jobs may be about subjects that were
+        linked once, "revealed"; with more than one, holders keep in memory which of their subjects all others know. The
+        rules are those of the strictest table.
         Counting and joining are always agreed, unless "score" is all that is asked for.
 
         Raises what `propose` does, SeveralHolders and NotAnIdentifier.
@@ -266,6 +269,7 @@ class Agreements:
                 bases=tuple(sorted(set(names if bases is None else bases))),
                 consent_issuers=tuple(sorted(consent_issuers, key=lambda issuer: issuer.name)),
                 scores_per_day=scores_per_day,
+                jobs_per_linkage=jobs_per_linkage,
             ),
             operations=tuple(sorted(_joint_operations(operations, scores=bool(consent_issuers)))),
             purpose=purpose,

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ceiba.joint_queries import JointQuery
+from ceiba_protocol.disclosure.grade import as_rho
 from ceiba_protocol.errors import CeibaError
 from ceiba_protocol.linkage.joint import JointPlan
 from ceiba_protocol.linkage.joint_wording import describe_joint
-from ceiba_protocol.trust.agreement import Agreement, Mode
+from ceiba_protocol.trust.agreement import DAY, KEPT_SECONDS, Agreement, Mode
+from ceiba_protocol.trust.documents import NoiseTerms
 from ceiba_protocol.trust.rendering import moment, quoted, rules_of
 
 _LABEL_WIDTH = 14
@@ -32,6 +34,10 @@ class JointExplanation:
     """Of all tables together: groups of the base times those of the joined tables."""
     jobs_asked: int
     """Of the agreement, by this folder's own count."""
+    noise: NoiseTerms | None
+    """None for exact figures."""
+    linkage: str = ""
+    """What is used again of an earlier job, or kept of this one, in words; empty if neither."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -49,7 +55,14 @@ class JointExplanation:
             _line("holders", f"{', '.join(self.holders)}; each can refuse, and then nothing is answered"),
             "What comes of it",
             _line("tables", f"{self.tables}, with {self.cells} cells in all" if self.tables else "none; one number"),
+            _line("noise", self._noise_words()),
         ]
+
+    def _noise_words(self) -> str:
+        if self.noise is None:
+            return "none: the figures are exact" if self.tables else "none: below 1,000, rounded to the nearest ten"
+        cost = as_rho(self.noise.rho)
+        return f"of both holders of each pair; ρ {cost}, which is charged again when the question is asked again"
 
     def _agreement_lines(self) -> list[str]:
         if isinstance(self.agreement, CeibaError):
@@ -63,6 +76,7 @@ class JointExplanation:
             _line("purpose", quoted(agreed.purpose)),
             _line("small cells", small),
             _line("in common", f"with fewer than {least} subjects in common nothing is answered"),
+            *([_line("linkage", self.linkage)] if self.linkage else []),
             _line("jobs", f"{self.jobs_asked} of {agreed.jobs} were asked from this folder"),
         ]
 
@@ -79,10 +93,14 @@ class JointExplanation:
             "tables": self.tables,
             "cells": self.cells,
             "jobs_asked": self.jobs_asked,
+            "noise": self.noise and self.noise.model_dump(mode="json"),
+            "linkage": self.linkage,
         }
 
 
-def explain_jointly(query: JointQuery[Any], agreement: Agreement | CeibaError, jobs_asked: int) -> JointExplanation:
+def explain_jointly(
+    query: JointQuery[Any], agreement: Agreement | CeibaError, jobs_asked: int, noise: NoiseTerms | None
+) -> JointExplanation:
     """What follows from the question and the agreement alone; no row is read, and nothing is sent."""
     plan = query.asked
     groups = sum(program.cells for program in query.programs[plan.base.holder])
@@ -96,7 +114,18 @@ def explain_jointly(query: JointQuery[Any], agreement: Agreement | CeibaError, j
         tables=0 if is_counted else len(plan.base.plans) * len(programs),
         cells=1 if is_counted else groups * sum(program.cells for program in programs),
         jobs_asked=jobs_asked,
+        noise=noise,
+        linkage=_linkage(plan, agreement) if isinstance(agreement, Agreement) else "",
     )
+
+
+def _linkage(plan: JointPlan, agreement: Agreement) -> str:
+    jobs = agreement.joint.jobs_per_linkage if agreement.joint else 1
+    if plan.linkage:
+        return f"that of the job {plan.linkage} is used again, as one of at most {jobs} jobs; nobody is linked anew"
+    if plan.mode is Mode.REVEALED and jobs > 1:
+        return f"may serve {jobs} jobs; until then, for at most {KEPT_SECONDS // DAY} days, it is in holders' memory"
+    return ""
 
 
 # --- each party, and what it sees beside the question ----------------------------------------------------------
@@ -137,7 +166,13 @@ def _counting(plan: JointPlan) -> dict[str, str]:
 def _joining(plan: JointPlan) -> dict[str, str]:
     """Where figures are asked (PROTOCOL §5.4), after it has been revealed which subjects all have, or without."""
     is_revealed = plan.mode is Mode.REVEALED
-    who = "WHICH OF ITS OWN SUBJECTS ALL OTHERS KNOW, whatever the filters; " if is_revealed else ""
+    who, relayed = "", _SEALED
+    if plan.has_tokens:
+        who = "WHICH OF ITS OWN SUBJECTS ALL OTHERS KNOW, whatever the filters; "
+        relayed = f"{_TOKENS}; {_TRAFFIC}; every other message is sealed"
+    elif is_revealed:
+        who = "WHICH OF ITS OWN SUBJECTS ALL OTHERS KNOW, which it has kept; "
+        relayed = f"{_SEALED}; whose linkage is used again"
     return {
         "merchant": "the released figures, and which were withheld; not which subjects they are about",
         plan.base.holder: f"{who}how many of its subjects in each of its groups each joined holder knows, not which; "
@@ -148,7 +183,7 @@ def _joining(plan: JointPlan) -> dict[str, str]:
             for side in plan.joined
         },
         **{side.holder: "how many subjects each other holder has, rounded up; nothing else" for side in plan.linked},
-        "coordinator": f"{_TOKENS}; {_TRAFFIC}; every other message is sealed" if is_revealed else _SEALED,
+        "coordinator": relayed,
         **_EVERYBODY_ELSE,
     }
 

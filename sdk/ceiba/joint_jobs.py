@@ -18,6 +18,8 @@ from ceiba.home import AskedJob, KeptJob, KeptJoin
 from ceiba.joint_explanation import JointExplanation, explain_jointly
 from ceiba.joint_pairs import JointPairs
 from ceiba.joint_queries import JointAggregate, JointCount, JointQuery, JointTables, Opened
+from ceiba.linkages import Linked, forms_linked_by
+from ceiba.noise import Wanted, terms_for
 from ceiba.progress import wanted_progress
 from ceiba.receipts import Receipt
 from ceiba.submitted import SubmittedJob
@@ -55,7 +57,7 @@ from ceiba_protocol.linkage.token_steps import read_size
 from ceiba_protocol.plan import Program
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, foreign_seeds, operations_of
-from ceiba_protocol.trust.documents import Offer
+from ceiba_protocol.trust.documents import NoiseTerms, Offer
 from ceiba_protocol.trust.hpke import open_sealed
 from ceiba_protocol.trust.receipt import SignedText
 from ceiba_protocol.trust.signing import sign
@@ -81,6 +83,16 @@ class JointWish:
     now: int
     until: int
     purpose: str | None = None
+    noise: Wanted = None
+
+    def terms(self, agreement: Agreement) -> NoiseTerms | None:
+        """What it is asked with under this agreement. Unless exact figures are asked for by name, with noise where the
+        base is not trusted; but never to count the whole intersection, which is rounded."""
+        if self.plan.mode is Mode.CARDINALITY:
+            return None
+        is_trusted = agreement.joint is not None and agreement.joint.base_is_trusted
+        wanted = self.noise if is_trusted or self.noise is not None else True
+        return terms_for(wanted, agreement.disclosure)
 
     @property
     def tables(self) -> str:
@@ -94,7 +106,9 @@ class JointWish:
         joint = agreement.joint
         found = uncovered("operation", [JOIN], agreement.operations)
         found += uncovered("mode", [self.plan.mode], joint.modes if joint else ())
-        if joint is not None and not joint.base_is_trusted:
+        if self.plan.linkage and (joint is None or joint.jobs_per_linkage == 1):
+            found.append("lets no linkage serve several jobs")
+        if joint is not None and not joint.base_is_trusted and self.terms(agreement) is None:
             found.append("allows no exact answers, because it does not trust the base")
         if joint is not None and self.plan.base.holder not in joint.bases:
             tables = ", ".join(agreement.side_of(one).table for one in joint.bases)
@@ -113,7 +127,7 @@ class JointWish:
         return list(dict.fromkeys(found))
 
     def check(self, agreement: Agreement) -> None:
-        check_joint_covers(agreement, self.plan)
+        check_joint_covers(agreement, self.plan, self.terms(agreement))
 
 
 # --- asking ----------------------------------------------------------------------------------------------------
@@ -140,13 +154,21 @@ class JointRunner:
         *,
         agreement: AgreementHandle | str | None = None,
         deadline: float | timedelta = DEADLINE_SECONDS,
+        noise: Wanted = None,
         purpose: str | None = None,
+        linkage: Linked | None = None,
     ) -> JointJob[Outcome]:
-        """As `Space.submit`, under a joint agreement. Raises the same errors."""
+        """As `Space.submit`, under a joint agreement. Raises the same errors.
+
+        `linkage`: the result of a job, the job or its id, that has linked the same tables with `reveal=True`. The
+        question is about the subjects that it found, and nobody is linked anew.
+        """
         started = time.time()
         seconds = max(1, int(deadline.total_seconds() if isinstance(deadline, timedelta) else deadline))
-        wishes = [(form, _wish(form, seconds, purpose)) for form in query.forms]
-        form, signed, agreed = self._space.with_newest_roster(lambda: self._manifest(wishes, agreement))
+        forms, linked_under = forms_linked_by(query, linkage, self._space.home)
+        wishes = _wishes(forms, seconds, purpose, noise)
+        named = agreement or linked_under
+        form, signed, agreed = self._space.with_newest_roster(lambda: self._manifest(wishes, named))
         job = JointJob(self._space, form, signed, agreed, started)
         self._space.home.keep_job(keep_joint(form, job.manifest, signed, agreed))
         try:
@@ -161,18 +183,21 @@ class JointRunner:
         query: JointQuery[Any],
         *,
         agreement: AgreementHandle | str | None = None,
+        noise: Wanted = None,
         purpose: str | None = None,
+        linkage: Linked | None = None,
     ) -> JointExplanation:
         """Who would see what, under which agreement, and what refuses it. Asks nothing."""
-        wishes = [(form, _wish(form, DEADLINE_SECONDS, purpose)) for form in query.forms]
-        return self._space.with_newest_roster(lambda: self._explain(wishes, agreement))
+        forms, linked_under = forms_linked_by(query, linkage, self._space.home)
+        wishes = _wishes(forms, DEADLINE_SECONDS, purpose, noise)
+        return self._space.with_newest_roster(lambda: self._explain(wishes, agreement or linked_under))
 
     def _explain(self, wishes: Wishes[Any], named: AgreementHandle | str | None) -> JointExplanation:
         try:
-            form, _, agreement = self._choose(wishes, named)
+            form, wish, agreement = self._choose(wishes, named)
         except (NoAgreement, NotAgreed, AgreementNotActive) as error:
-            return explain_jointly(wishes[-1][0], error, 0)
-        return explain_jointly(form, agreement, self._space.home.jobs_asked(agreement))
+            return explain_jointly(wishes[-1][0], error, 0, None)
+        return explain_jointly(form, agreement, self._space.home.jobs_asked(agreement), wish.terms(agreement))
 
     def _choose(
         self, wishes: Wishes[Outcome], named: AgreementHandle | str | None
@@ -199,6 +224,7 @@ class JointRunner:
             offers=self._offers(wish.plan),
             now=wish.now,
             seconds=wish.until - wish.now,
+            noise=wish.terms(agreement),
         )
         # The number comes last, so that what cannot be asked uses up none.
         numbered = manifest.model_copy(update={"number": space.home.next_number(agreement)})
@@ -216,20 +242,22 @@ class JointRunner:
         return found
 
 
-def _wish(query: JointQuery[Any], seconds: int, purpose: str | None) -> JointWish:
+def _wishes(forms: Iterable[JointQuery[Outcome]], seconds: int, purpose: str | None, noise: Wanted) -> Wishes[Outcome]:
+    """The forms that can be asked so: with noise, none that has none."""
     now = int(time.time())
-    return JointWish(query.plan(), now, now + seconds, purpose)
+    made = [(form, JointWish(form.plan(), now, now + seconds, purpose, noise)) for form in forms]
+    return [one for one in made if not noise or one[1].plan.mode is not Mode.CARDINALITY] or made
 
 
 def _asked_jobs(manifest: JointManifest) -> list[AskedJob]:
-    """One exact answer of each table."""
+    """One answer of each table."""
     return [
         AskedJob(
             at=manifest.not_before,
             agreement=manifest.agreement_digest,
             table=manifest.plan.side_of(pin.holder).table,
             versions=versions_digest({pin.holder: pin.version}).hex(),
-            rho=None,
+            rho=manifest.noise.rho if manifest.noise else None,
         )
         for pin in manifest.datasets
     ]
@@ -299,12 +327,12 @@ _SPARE_BYTES = 32
 def _largest_payload(question: JointQuestion, programs: Programs) -> int:
     """Bytes that no payload to the merchant exceeds."""
     groups = sum(one.cells for one in programs[question.plan.base.holder])
-    sizes = []
-    for side in question.plan.joined:
+    sizes = [0]
+    for side in question.plan.joined if question.plan.mode is not Mode.CARDINALITY else ():
         capacity = question.pin_of(side.holder).row_capacity
         for_cells = [
             shape.cells * (1 + len(shape.guards)) * (_SPARE_BYTES + (capacity.bit_length() + sum(shape.widths)) // 8)
-            for shape in shapes_of(programs[side.holder], capacity, question.rules, encrypts=True)
+            for shape in shapes_of(question, side.holder, programs[side.holder])
         ]
         sizes.append(groups * sum(for_cells))
     return 1024 + max(sizes)
@@ -397,7 +425,8 @@ def open_answer(question: JointQuestion, programs: Programs, answer: JointAnswer
     for side in question.plan.joined:
         shares = [payloads[side.holder, kind] for kind in (Kind.BASE_SHARE, Kind.JOINED_SHARE)]
         cells = merchant_open(agreed.terms(side.holder), *shares)
-        opened[side.holder] = tables_of(programs[base.holder], side, programs[side.holder], cells)
+        about = agreed.approvals[side.holder], programs[side.holder]
+        opened[side.holder] = tables_of(programs[base.holder], *about, cells, question.manifest.noise)
     return opened
 
 
@@ -409,11 +438,8 @@ def _one_number(holder: str, program: Program, size: int) -> JoinedTable:
 
 def _check_shapes(agreed: JointSet, programs: Programs) -> None:
     """Every holder computes what this merchant understands. Raises AnswerRejected."""
-    plan = agreed.question.plan
     for holder, approval in agreed.approvals.items():
-        capacity = agreed.question.pin_of(holder).row_capacity
-        rules = agreed.question.rules
-        if approval.shapes != shapes_of(programs[holder], capacity, rules, encrypts=plan.encrypts(holder)):
+        if approval.shapes != shapes_of(agreed.question, holder, programs[holder]):
             raise AnswerRejected(problem=f"{holder} announced other cells or sums than the question has")
 
 

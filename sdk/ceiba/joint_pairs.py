@@ -20,6 +20,7 @@ from ceiba.result import Result
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.schema import nearest
+from ceiba_protocol.trust.agreement import Mode
 
 if TYPE_CHECKING:
     import pandas
@@ -124,17 +125,21 @@ class AllPairs:
     """The jobs that it takes. Each may also be asked for itself."""
 
     def run(self, *, progress: bool | None = None, **options: Any) -> PairTables:
-        """Ask job after job, all under the agreement of the first, which reads the most. `progress` and the options are
-        those of a query."""
+        """Ask job after job, all under the agreement of the first, which reads the most, and of one linkage if it lets
+        one serve so many; not with `linkage=None`. `progress` and the options are those of a query."""
         found = dict[Pair, Result]()
         for query in self.queries:
             job = query.submit(**options)
             found |= job.wait(wanted_progress(progress))
             options["agreement"] = job.agreement.agreement_id
+            joint, mode = job.agreement.joint, query.asked.mode
+            if joint and mode is Mode.REVEALED and joint.jobs_per_linkage >= len(self.queries):
+                options.setdefault("linkage", job)
         return PairTables({pair: found[pair] for pair in combinations(self.names, 2) if pair in found})
 
     def explain(self, **options: Any) -> tuple[JointExplanation, ...]:
-        """Of each job: who would see what, under which agreement, and what refuses it. Asks nothing."""
+        """Of each job: who would see what, under which agreement, and what refuses it; as if each linked anew. Asks
+        nothing."""
         return tuple(query.explain(**options) for query in self.queries)
 
     def __repr__(self) -> str:

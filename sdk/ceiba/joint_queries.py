@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import sqrt
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ceiba.labels import axis_labels
+from ceiba.noise import NoiseReport
+from ceiba.normal import NORMAL_95
 from ceiba.query import python_label
 from ceiba.released import Released
 from ceiba.result import Result
@@ -16,7 +19,7 @@ from ceiba.terms import require_shallow
 from ceiba_protocol.errors import BadQuestion
 from ceiba_protocol.linkage.joint import JoinedTable, JointPlan, SidePlan, check_tables, programs_of
 from ceiba_protocol.linkage.joint_wording import describe_joint
-from ceiba_protocol.plan import Label, Plan, Program, finish_one
+from ceiba_protocol.plan import ROW_COUNT, Label, Plan, Program, finish_one
 from ceiba_protocol.schema import Schema, nearest
 from ceiba_protocol.statistics import WITHHELD, Output, Total
 from ceiba_protocol.trust.agreement import Mode
@@ -104,7 +107,8 @@ class JointQuery(ABC, Generic[Outcome]):
         return self.runner.run(self, **options)
 
     def submit(self, **options: Any) -> JointJob[Outcome]:
-        """Ask the holders; a job to wait for. Options: `agreement`, `deadline`, `purpose`."""
+        """Ask the holders; a job to wait for. Options: `agreement`, `deadline`, `noise`, `purpose`; and `linkage`, an
+        earlier result whose subjects are meant again, so that nobody is linked anew."""
         return self.runner.submit(self, **options)
 
     def explain(self, **options: Any) -> JointExplanation:
@@ -146,27 +150,60 @@ class JointAggregate(JointQuery[Result]):
 
     def outcome(self, opened: Opened, **about: Any) -> Result:
         tables = {side.plans[0]: opened[side.holder][0] for side in self.asked.joined}
-        finished = {plan: _finished(table) for plan, table in tables.items()}
+        released = {plan: released_of(table) for plan, table in tables.items()}
+        finished = {plan: _by_labels(tables[plan], found.rows) for plan, found in released.items()}
+        widths = {plan: _by_labels(tables[plan], found.half_widths) for plan, found in released.items()}
         keys = [*self.base.groups, *(key for plan in tables for key in plan.groups)]
-        rows = []
+        rows, plus_minus = [], []
         for cell in _cells_of(list(finished.values()), next(iter(tables.values())).program):
             labels = [python_label(key, label) for key, label in zip(keys, cell, strict=True)]
-            values: dict[str, Label | Output] = {}
-            for plan, found in finished.items():
-                outputs = found.get(cell) or _of_nobody(tables[plan].program)
-                values |= zip((output.name for output in plan.outputs), outputs, strict=True)
-            rows.append((*labels, *(values[name] for name in self.names)))
-        return Result(self.columns, rows, groups=self._groups, labels=self._labels(), remarks=self.remarks, **about)
+            nobody = {plan: _of_nobody(table.program) for plan, table in tables.items()}
+            rows.append((*labels, *self._in_order({plan: finished[plan].get(cell, nobody[plan]) for plan in tables})))
+            if any(widths.values()):
+                plus_minus.append((*labels, *self._in_order({plan: widths[plan][cell] for plan in tables})))
+        return Result(
+            self.columns,
+            rows,
+            groups=self._groups,
+            labels=self._labels(),
+            remarks=self.remarks,
+            noise=noise_report(tables.values()),
+            plus_minus=plus_minus,
+            **about,
+        )
+
+    def _in_order(self, outputs: Mapping[Plan, Sequence[Any]]) -> list[Any]:
+        """Those of all plans, as they were asked for."""
+        named = {
+            output.name: value
+            for plan, values in outputs.items()
+            for output, value in zip(plan.outputs, values, strict=True)
+        }
+        return [named[name] for name in self.names]
 
     def _labels(self) -> dict[str, str]:
         plans = [side.plans[0] for side in self.asked.sides]
         return {name: text for plan in plans for name, text in axis_labels(plan, self.schemas[plan.table]).items()}
 
 
-def _finished(table: JoinedTable) -> dict[tuple[Label | Output, ...], tuple[Label | Output, ...]]:
-    """By a group's labels, its outputs. Groups that are known to be empty are left out, as in SQL."""
+def released_of(table: JoinedTable) -> Released:
+    """Its totals, as those of any other answer."""
+    return Released(table.totals, table.sent, table.noise, table.variances)
+
+
+def noise_report(tables: Iterable[JoinedTable]) -> NoiseReport | None:
+    """Of all tables of an answer; the count's σ is the largest of theirs. None without noise."""
+    reports = [report for table in tables if (report := released_of(table).report(table.program)) is not None]
+    if not reports:
+        return None
+    sigmas = tuple(sigma for report in reports for sigma in report.sigmas)
+    return replace(reports[0], sigmas=sigmas, count_sigma=max(report.count_sigma for report in reports))
+
+
+def _by_labels(table: JoinedTable, rows: Callable[[Program], Sequence[tuple[Any, ...]]]) -> dict[Any, Sequence[Any]]:
+    """By a group's labels, what there is of it. Groups that are known to be empty are left out, as in SQL."""
     width = len(table.program.keys)
-    return {row[:width]: row[width:] for row in Released(table.totals, table.sent).rows(table.program)}
+    return {row[:width]: row[width:] for row in rows(table.program)}
 
 
 def _cells_of(finished: Sequence[Mapping[Any, Any]], program: Program) -> list[tuple[Label, ...]]:
@@ -281,12 +318,22 @@ def counts_of(
     """How many subjects are in each cell of a plan of the base with one of a joined side; empty ones are left out."""
     keys = tuple(key for plan in plans for key in plan.groups)
     groups = tuple(key.name for key in keys)
-    rows = []
+    half = NORMAL_95 * sqrt(table.variances[ROW_COUNT]) if table.variances else None
+    rows, plus_minus = [], []
     for cell, count in zip(table.program.labels(), table.subjects, strict=True):
-        labels = (python_label(key, label) for key, label in zip(keys, cell, strict=True))
-        if count != 0:
+        labels = [python_label(key, label) for key, label in zip(keys, cell, strict=True)]
+        if count != 0 or half is not None:
             rows.append((*labels, WITHHELD if count is None else count))
+            plus_minus.append((*labels, None if count is None else half))
     labels_of = {name: text for plan in plans for name, text in axis_labels(plan, query.schemas[plan.table]).items()}
     labels_of[SUBJECTS] = "subjects in common"
-    remarks = (query.remark_on(side),)
-    return Result((*groups, SUBJECTS), rows, groups=groups, labels=labels_of, remarks=remarks, **about)
+    return Result(
+        (*groups, SUBJECTS),
+        rows,
+        groups=groups,
+        labels=labels_of,
+        remarks=(query.remark_on(side),),
+        noise=noise_report([table]),
+        plus_minus=plus_minus if half is not None else [],
+        **about,
+    )

@@ -107,10 +107,12 @@ def spread(
 
     None where it is not defined, or no number.
     """
-    moved = [_moved(finish, sums, one, isqrt(variances[one])) for one in places if variances[one]]
-    if not _is_number(finish(sums)) or any(one is None for one in moved):
+    steps = {one: isqrt(variances[one]) for one in places if variances[one]}
+    moved = {one: _moved(finish, sums, one, step) for one, step in steps.items()}
+    if not _is_number(finish(sums)) or None in moved.values():
         return None
-    return NORMAL_95 * sqrt(sum(one * one for one in moved if one is not None))
+    squares = ((by / steps[one]) ** 2 * variances[one] for one, by in moved.items() if by is not None)
+    return NORMAL_95 * sqrt(sum(squares))
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 REASONS = {
     "cell_withheld": "fewer subjects or holders than agreed, one subject dominates, or an earlier answer is about "
     "nearly the same subjects. Use coarser groups, or ask with noise.",
-    "joined_cell_withheld": "fewer subjects in common than agreed, or so few behind one of the figures, or another "
-    "cell of the same job is about nearly the same subjects. Use coarser groups, or ask for fewer tables in one job.",
+    "joined_cell_withheld": "fewer subjects in common than agreed, or so few behind one of the figures; or the total "
+    "of a line would tell such a cell; or another cell is about nearly the same subjects. Use coarser groups, or ask "
+    "with noise.",
     "value_withheld": "too few subjects have such a value, or too few do not; the cell itself is large enough.",
     "below_threshold": "the noisy count is below the agreed minimum and twice its noise.",
 }
@@ -82,10 +83,10 @@ class Result:
         return found
 
     def _reason(self, missing: int) -> str:
-        if self.is_joined:
-            return "joined_cell_withheld"
         if self.noise is not None:
             return "below_threshold"
+        if self.is_joined:
+            return "joined_cell_withheld"
         return "cell_withheld" if missing == len(self.columns) - len(self.groups) else "value_withheld"
 
     def interval(self, row: int, column: str) -> tuple[float, float] | None:

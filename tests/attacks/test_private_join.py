@@ -64,7 +64,8 @@ def answer_about_one(
     terms: JoinTerms, rows: Mapping[bytes, Row], flag: bool, noise: Sequence[Sequence[int]], kind: type[BaseSide]
 ) -> Any:
     """What such an A and the merchant read together about the one subject."""
-    base = kind(terms, [[[IDS[0]]]], proven(1024), seeded("greedy"))
+    own = [(0,) * len(cell.noise) for cell in terms.shapes if cell.noise]  # it leaves out its own
+    base = kind(terms, [[[IDS[0]]]], proven(1024), seeded("greedy"), noise=own)
     private_key = keypair(1024)[1]
     joined = JoinedSide(terms, rows, private_key, seeded("tax"), joiner_is_semi_honest=flag, noise=noise)
     decision, share = joined.decide(base.test(joined.tests(base.mask(joined.rows(base.groups())))))
@@ -290,7 +291,7 @@ def rows_found(obfuscators: FullObfuscators, base: mpz) -> tuple[list[int], int]
     rows: dict[bytes, Row] = {identifier: [(0, (7,))] for identifier in IDS[:5]}
     terms = terms_for(1, FieldShape(6, (20,)), joined_subjects=5)
     secret_place = 3
-    side = BaseSide(terms, [[[IDS[secret_place]]]], proven_key(private_key), seeded("base"), obfuscators)
+    side = BaseSide(terms, [[[IDS[secret_place]]]], proven_key(private_key), seeded("base"), obfuscators=obfuscators)
     joined = JoinedSide(terms, rows, private_key, seeded("tax"), joiner_is_semi_honest=True)
     sent = joined.rows(side.groups())
     masked = mpz.from_bytes(side.mask(sent)[32:], "big")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from ceiba_node.near_tables import members_of, near_cells
+from ceiba_node.near_tables import near_cells
 
 LEAST = 5
 
@@ -31,21 +31,9 @@ def test_what_differs_by_few_is_withheld_the_second_time() -> None:
     assert near_cells([HALVES, table(range(1, 21), range(21, 40))], LEAST) == {2, 3}
 
 
-def test_where_few_are_left_out_another_cell_is() -> None:
-    """Three are in small cells: the two large ones would be the total less these."""
-    small = table(range(3), range(3, 20), range(20, 40))
-    assert near_cells([EVERYBODY, small], LEAST) == {2}
-    assert near_cells([small, EVERYBODY], LEAST) == {1}
-    assert near_cells([EVERYBODY, table(range(3), range(3, 6), range(6, 20), range(20, 40))], LEAST) == set()
-
-
 def test_totals_that_differ_by_few_are_broken_up() -> None:
     assert near_cells([EVERYBODY, table(range(10), range(10, 38))], LEAST) == {1}
     assert near_cells([HALVES, table(range(10), range(10, 38))], LEAST) == {2}
-
-
-def test_subjects_are_put_into_the_cells_of_their_tables() -> None:
-    assert members_of([[0, 3], [2, 3, 7], []], [2, 2]) == [[BitMap([0]), BitMap()], [BitMap([1]), BitMap([0, 1])]]
 
 
 @given(st.lists(st.lists(st.sets(st.integers(0, 30)), min_size=1, max_size=4), max_size=4), st.integers(1, 6))

@@ -30,6 +30,7 @@ from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.statistics import STATISTICS
 from ceiba_protocol.trust.agreement import (
     DAY,
+    KEPT_SECONDS,
     LONGEST_AGREEMENT,
     NEARBY_SECONDS,
     OPERATIONS,
@@ -129,7 +130,7 @@ def test_what_is_written_down_is_read_again() -> None:
     """Words that stand in signed documents and in every ledger, and times that everybody must count alike."""
     assert list(Word) == ["refuse", "withdraw", "suspend", "resume", "terminate"]
     assert (AGREEMENT.suite, Agreement.model_fields["suite"].default) == ("K1", "K1")
-    assert (DAY, NEARBY_SECONDS, LONGEST_AGREEMENT) == (86_400, 2_592_000, 94_867_200)
+    assert (DAY, NEARBY_SECONDS, KEPT_SECONDS, LONGEST_AGREEMENT) == (86_400, 2_592_000, 2_592_000, 94_867_200)
     assert changed(AGREEMENT, approval="each job").digest() != AGREEMENT.digest()
 
 

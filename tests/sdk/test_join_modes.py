@@ -14,7 +14,9 @@ from ceiba_protocol.errors import (
     BadSignature,
     CeibaError,
     IntersectionTooSmall,
+    JobFailed,
     JobRefused,
+    LinkageGone,
     MalformedMessage,
     NoAgreement,
     NotAgreed,
@@ -150,6 +152,105 @@ def test_what_all_have_is_counted_exactly_where_it_may_be_revealed(
     assert asked(coordinator).mode is Mode.REVEALED
     with pytest.raises(BadQuestion, match=r"patents > 3 of patents.firms does not filter figures of insurance.firms"):
         join.filter(join.patents > 3).agg(ceiba.sum("wages"))
+
+
+# --- linkages that serve several jobs --------------------------------------------------------------------------
+
+
+def test_a_later_question_is_about_the_same_subjects(space: Space, coordinator: JointCoordinator) -> None:
+    agreement = agree(space, coordinator, TABLES, modes=["revealed"], jobs_per_linkage=9)
+    agree(
+        space,
+        coordinator,
+        {"tax.firms": ["industry"], "insurance.firms": ["wages"], "patents.firms": ["field"]},
+        modes=["revealed"],
+        jobs_per_linkage=9,
+    )  # it would be chosen for the narrower question alone
+    join = joined(space, reveal=True)
+    first = join.group_by("size").agg(ceiba.sum("sales")).submit()
+    result = first.wait()
+    assert asked(coordinator).linkage is None
+    before = len(coordinator.question_of(coordinator.submitted).steps)
+    query = join.filter(join.sales > 300).group_by("industry").agg(ceiba.sum("wages"))
+    selling = ALL[ALL.sales > 300].groupby("industry").wages.sum().to_dict()
+    ids = []
+    for linkage in (result, result.job_id, first, space.job(first.id)):
+        later = query.run(linkage=linkage)
+        assert {row[0]: row[1] for row in later} == selling
+        assert asked(coordinator).linkage == first.id
+        assert JointManifest.parse(coordinator.submitted.body).agreement_digest == agreement.digest()
+        ids.append(later.job_id)
+    assert (before, len(coordinator.question_of(coordinator.submitted).steps)) == (25, 8)
+    # Of a job that used it, and of several tables, it is the same one.
+    tables = join.group_by("industry").tabulate("size").run(linkage=ids[0])
+    assert asked(coordinator).linkage == first.id
+    join.count().run(linkage=tables)
+    assert (asked(coordinator).linkage, asked(coordinator).mode) == (first.id, Mode.REVEALED)
+    # Another process takes up such a job, and names it.
+    job = query.submit(linkage=result)
+    later_space = Space(space.home)
+    assert later_space.job(job.id).wait() == job.wait()
+    joined(later_space, reveal=True).agg(ceiba.sum("wages")).run(linkage=job.id)
+    assert asked(coordinator).linkage == first.id
+
+
+def test_a_linkage_that_is_not_to_be_used_again_is_refused(space: Space, coordinator: JointCoordinator) -> None:
+    agree(space, coordinator, TABLES, modes=["cardinality", "hidden", "revealed"])
+    hidden = joined(space, 2).group_by("industry").agg(ceiba.sum("wages"))
+    first, count = hidden.run(), joined(space).count().run()
+    query = joined(space, reveal=True).agg(ceiba.sum("wages"))
+    revealed = query.run()
+    with pytest.raises(BadQuestion, match="reveal=True"):
+        hidden.run(linkage=revealed)
+    for one in (first, count):
+        with pytest.raises(BadQuestion, match="has linked nothing that is kept"):
+            query.run(linkage=one)
+    with pytest.raises(BadQuestion, match="linkage"):
+        query.run(linkage="the one before")
+    with pytest.raises(BadQuestion, match="no job and no result"):
+        query.run(linkage=7)
+    with pytest.raises(NoAgreement, match="lets no linkage serve several jobs"):
+        query.run(linkage="0f" * 16)
+    with pytest.raises(NotAgreed, match="a linkage that serves several jobs"):
+        query.run(linkage=revealed)
+
+
+def test_a_linkage_that_is_gone_says_what_to_do(space: Space, coordinator: JointCoordinator) -> None:
+    agree(space, coordinator, TABLES, modes=["revealed"], jobs_per_linkage=2)
+    job = joined(space, reveal=True).agg(ceiba.sum("wages")).submit(linkage="0f" * 16)
+    reason = LinkageGone(holder="social", job="0f" * 16)
+    refusal = refusal_of(coordinator, holder="social", code=reason.code, fields=reason.fields)
+    coordinator.status = JobStatus(state=State.REFUSED, refusal=signed_by("social", refusal))
+    with pytest.raises(JobFailed, match="Ask again without `linkage`") as caught:
+        job.wait()
+    assert isinstance(caught.value.reason, LinkageGone)
+
+
+def test_pairs_are_of_one_linkage_where_it_may_serve_them(space: Space, coordinator: JointCoordinator) -> None:
+    keys = ("industry", "size", "field")
+    agree(space, coordinator, TABLES, modes=["revealed"], jobs_per_linkage=1, purpose="one")
+    agree(space, coordinator, TABLES, modes=["revealed"], jobs_per_linkage=2, purpose="two")
+    submitted: list[JointPlan] = []
+    submit = coordinator.Jobs_Submit
+    coordinator.Jobs_Submit = lambda request: (submit(request), submitted.append(asked(coordinator)))[0]  # type: ignore[method-assign]
+    pairs = joined(space, reveal=True).pairs(*keys)
+    anew, kept = pairs.run(purpose="one"), pairs.run(purpose="two")
+    assert anew.to_dicts() == kept.to_dicts()
+    assert [plan.linkage for plan in submitted] == [None, None, None, kept.job_ids[0]]
+    pairs.run(purpose="two", linkage=kept)
+    assert [plan.linkage for plan in submitted[4:]] == [kept.job_ids[0]] * 2
+
+
+def test_an_explanation_says_what_is_used_again(space: Space, coordinator: JointCoordinator) -> None:
+    agree(space, coordinator, TABLES, modes=["revealed"], jobs_per_linkage=4)
+    query = joined(space, reveal=True).group_by("industry").agg(ceiba.sum("wages"))
+    first, again = query.explain(), query.explain(linkage="0f" * 16)
+    assert "may serve 4 jobs; until then, for at most 30 days" in first.linkage
+    assert "0f" * 16 in again.linkage and "at most 4 jobs" in str(again) and "used again" in again.question[1]
+    assert "token" in first.parties["coordinator"] and "token" not in again.parties["coordinator"]
+    assert "which it has kept" in again.parties["tax"] and "which it has kept" in again.parties["social"]
+    assert again.parties["patents"] == first.parties["patents"]
+    assert not coordinator.results
 
 
 # --- who learns what -------------------------------------------------------------------------------------------

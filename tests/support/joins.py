@@ -71,6 +71,7 @@ class Join:
     groups: Sequence[Sequence[bytes]]
     rows: Mapping[bytes, Row]
     noise: Sequence[Sequence[int]] = ()
+    base_noise: Sequence[Sequence[int]] = ()
     change: Callable[[str, bytes], bytes] = lambda _, message: message
     private_key: phe.PaillierPrivateKey = field(default_factory=lambda: keypair(1024)[1])
     label: str = "join"
@@ -79,7 +80,8 @@ class Join:
     def __post_init__(self) -> None:
         random = seeded(f"{self.label} base"), seeded(f"{self.label} joined")
         groupings = by_grouping(self.terms, self.groups)
-        self.base = BaseSide(self.terms, groupings, proven(self.private_key.public_key.n.bit_length()), random[0])
+        key = proven(self.private_key.public_key.n.bit_length())
+        self.base = BaseSide(self.terms, groupings, key, random[0], noise=self.base_noise)
         self.joined = JoinedSide(
             self.terms, self.rows, self.private_key, random[1], joiner_is_semi_honest=True, noise=self.noise
         )

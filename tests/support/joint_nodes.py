@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from ceiba.joint_jobs import JointAnswer, open_answer
@@ -25,7 +26,7 @@ from ceiba_protocol.linkage.joint import JointPlan, JointQuestion, JointSet, Kin
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.trust.agreement import Agreement, Mode
-from ceiba_protocol.trust.documents import Offer, Refusal
+from ceiba_protocol.trust.documents import NoiseTerms, Offer, Refusal
 from ceiba_protocol.trust.identity import Identity
 from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.agreements_pb2 import AgreementEvidence
@@ -57,18 +58,22 @@ class HouseOfOne:
         self.name, self.world, self.office, self.folder = name, world, office, folder
         self.policy, self.now = Policy(), NOW
         folder.mkdir()
-        dataset, source = world.datasets[name], folder / "table.csv"
-        dataset.frame.to_csv(source, index=False)
         self.snapshots = SnapshotStore(folder / "snapshots", holder=name)
+        self.publish(world.datasets[name].frame)
+        self.start()
+
+    def publish(self, frame: pandas.DataFrame) -> None:
+        """A version of its table."""
+        source = self.folder / "table.csv"
+        frame.to_csv(source, index=False)
         publish(
             self.snapshots,
             source,
-            dataset.schema,
+            self.world.datasets[self.name].schema,
             now=datetime.fromtimestamp(NOW, UTC),
-            version_key=seeded(f"storage key of {name}")(32),
-            publisher=publisher(name),
+            version_key=seeded(f"storage key of {self.name}")(32),
+            publisher=publisher(self.name),
         )
-        self.start()
 
     def start(self) -> None:
         storage_key = seeded(f"storage key of {self.name}")(32)
@@ -188,7 +193,7 @@ class JointNodes:
         rows = (Named(name="rows", statistic=Count()),)
         return Plan(table=schema.table, schema_digest=schema.digest(), **({"filter": None, "outputs": rows} | parts))
 
-    def submit(self, plan: JointPlan) -> bytes:
+    def submit(self, plan: JointPlan, noise: NoiseTerms | None = None) -> bytes:
         self.number += 1
         offers = {}
         for name, house in self.houses.items():
@@ -203,6 +208,7 @@ class JointNodes:
             offers={side.holder: offers[side.holder] for side in plan.sides},
             now=NOW,
             seconds=60,
+            noise=noise,
         )
         self.signed = signed_by(MERCHANT, manifest)
         self.id = self.office.jobs.submit(self.signed, MERCHANT)
@@ -212,10 +218,10 @@ class JointNodes:
     def question(self) -> JointQuestion:
         return self.world.joint_question(self.signed, self.world.agreement)
 
-    def ask(self, plan: JointPlan, *, absent: tuple[str, ...] = ()) -> str:
+    def ask(self, plan: JointPlan, *, absent: tuple[str, ...] = (), noise: NoiseTerms | None = None) -> str:
         """The state in which the job is once nobody who is there has anything to do. `absent`: holders that take no
         steps, though they have approved."""
-        self.submit(plan)
+        self.submit(plan, noise)
         return self.go_on(absent=absent)
 
     def go_on(self, *, absent: tuple[str, ...] = ()) -> str:

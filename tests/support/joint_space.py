@@ -4,17 +4,19 @@ The holders do their part in the clear, by the reference engine: what a merchant
 each released cell. How they make them without seeing each other's rows is tested in tests/protocol/linkage.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from ceiba.home import Home
 from ceiba.space import Space
+from ceiba_node.engines.joined_rows import Bounds, Entry
 from ceiba_protocol.canonical import digest
 from ceiba_protocol.linkage.join_messages import write_share
 from ceiba_protocol.linkage.joint import (
@@ -37,8 +39,9 @@ from ceiba_protocol.linkage.joint import (
     total_digest,
 )
 from ceiba_protocol.linkage.oprf import JobKey
+from ceiba_protocol.linkage.private_join import fresh_noise
 from ceiba_protocol.linkage.token_steps import write_size
-from ceiba_protocol.plan import Program, SumOf, grouped_sums
+from ceiba_protocol.plan import ROW_COUNT, Program, SumOf, grouped_sums
 from ceiba_protocol.program import SUBJECT, Row
 from ceiba_protocol.schema import ColumnType, Schema
 from ceiba_protocol.trust.agreement import JOIN, OPERATIONS, Agreement, JointTerms, Mode, Side
@@ -202,9 +205,9 @@ class JointWorld(World):
             holder=name,
             dataset_version=pin.version,
             subjects=announced(self.datasets[name].frame.uscc.nunique()),
-            shapes=shapes_of(self.programs(question, name), pin.row_capacity, question.rules, encrypts=encrypts),
+            shapes=shapes_of(question, name, self.programs(question, name)),
             encryption_key=encryption_key(name, FAST_BITS) if encrypts else None,
-            token_key=None if question.plan.mode is Mode.HIDDEN else self.token_key(name, question),
+            token_key=self.token_key(name, question) if question.plan.has_tokens else None,
             nonce="0c" * 16,
             log_size=0,
         )
@@ -242,23 +245,33 @@ class JointWorld(World):
             for group in _groups(groupings, rows):
                 first, first_guard = group * width, group * width + terms.released_cells
                 for program in self.programs(agreed.question, side.holder):
-                    guards = guards_of(program, agreed.question.rules)
+                    guards = guards_of(program, agreed.question)
                     flags = tuple(SumOf(guard.support, Fraction(1)) for guard in guards)
                     tested = replace(program, sums=(*program.sums, *flags))
-                    for cell, values in _cells(tested, theirs.get(subject, [])).items():
+                    entries: Iterable[Entry] = _cells(tested, theirs.get(subject, [])).items()
+                    if (noise := agreed.question.manifest.noise) is not None:
+                        entries = Bounds(tested, noise.cells_per_subject, b"order").apply(subject.encode(), entries)
+                    for cell, values in entries:
                         place, met = first + cell, values[len(program.sums) :]
                         counts[place] += 1
-                        sums[place] = [one + value for one, value in zip(sums[place], values, strict=False)]
+                        added = values[ROW_COUNT + 1 :] if terms.noisy else values
+                        sums[place] = [one + value for one, value in zip(sums[place], added, strict=False)]
                         for guard, times in enumerate(met, first_guard + cell * len(guards)):
                             counts[guard] += times > 0
                     first += program.cells
                     first_guard += program.cells * len(guards)
+        random = seeded(f"noise {terms.context.hex()}")
+        for _ in range(2 if terms.noisy else 0):
+            for place, (count, *others) in enumerate(fresh_noise(terms, random)):
+                counts[place] += count
+                sums[place] = [one + more for one, more in zip(sums[place], others, strict=True)]
         large = [count not in terms.forbidden(shape) for count, shape in zip(counts, terms.shapes, strict=True)]
-        released = terms.released(large)
+        likely = np.array([count or -1 for count in counts]).reshape(terms.groups, width)
+        released = terms.released(large, likely)
         fields = [
             (count, shape.values_field(values)) for count, values, shape in zip(counts, sums, terms.shapes, strict=True)
         ]
-        masks = [(1000 + place, 77 * place) for place in range(len(fields))]
+        masks = [(1000 + place, 77 * place if shape.value_widths else 0) for place, shape in enumerate(terms.shapes)]
         masked = [(count + one, value + two) for (count, value), (one, two) in zip(fields, masks, strict=True)]
         return {
             Kind.BASE_SHARE: write_share(terms, base.holder, released, masks),

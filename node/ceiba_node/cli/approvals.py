@@ -109,7 +109,7 @@ def _find(here: Desk, text: str) -> Waiting:
 
 
 def _described(manifest: JointManifest) -> list[str]:
-    return [*describe_joint(manifest.plan), rests_on(manifest.plan)]
+    return [*describe_joint(manifest.plan), rests_on(manifest.plan, manifest.noise)]
 
 
 def _explained(here: Desk, manifest: Manifest) -> Explanation | CeibaError:

@@ -5,8 +5,10 @@ order is that of the subjects' numbers, which says who was published first, so w
 Who has withdrawn is in no version. A subject whose identifier is missing, or was malformed, is not joined.
 """
 
-from collections.abc import Iterator, Mapping
+import hmac
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,10 @@ from ceiba_node.engines.duckdb_engine import Cancellation, DuckDBEngine
 from ceiba_node.engines.evidence import cells_of
 from ceiba_node.engines.statements import IDENTIFIER, render_by_subject, render_identifiers
 from ceiba_node.snapshots import Snapshot
+from ceiba_protocol.canonical import tlv
 from ceiba_protocol.errors import DuplicateIdentifier
 from ceiba_protocol.plan import Program
-from ceiba_protocol.program import SUBJECT
+from ceiba_protocol.program import SUBJECT, SUBJECTS, TRUE
 
 Integers = npt.NDArray[np.int64]
 
@@ -41,7 +44,7 @@ class JoinedRows:
     """For each of the program's sums [entries]: exact integers, in the narrowest type that holds them, and Python's own
     where 64 bits may not be enough."""
 
-    def entries(self, subject: int) -> Iterator[tuple[int, list[int]]]:
+    def entries(self, subject: int) -> "Iterator[Entry]":
         """Each cell in which this subject has rows, and its sums there."""
         for entry in range(self.starts[subject], self.starts[subject + 1]):
             yield int(self.cells[entry]), [int(column[entry]) for column in self.sums]
@@ -109,6 +112,38 @@ def base_groups(
     for name, cell in cells_of_subjects(engine, snapshot, program, on, cancellation).items():
         groups[cell].append(name)
     return groups
+
+
+Entry = tuple[int, list[int]]
+"""A cell's place, and what a subject adds to each sum there."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a subject adds at most where an answer has noise (PROTOCOL §3.6)."""
+
+    program: Program
+    cells_per_subject: int
+    order_key: bytes = field(repr=False)
+    """Chooses a subject's cells, whatever other subjects there are."""
+
+    @cached_property
+    def _one_row(self) -> list[tuple[int, int]]:
+        """The least and the most that a row can add to each sum."""
+        nodes = [one.node for one in self.program.sums]
+        return [(0, 1) if node in (TRUE, SUBJECTS) else (min(node.low, 0), max(node.high, 0)) for node in nodes]
+
+    def apply(self, identifier: bytes, entries: Iterable[Entry]) -> list[Entry]:
+        """In at most so many cells, and to each sum as much as one row could add."""
+
+        def order(entry: Entry) -> bytes:
+            return hmac.digest(self.order_key, tlv(identifier, entry[0].to_bytes(8, "big")), "sha256")
+
+        kept = sorted(entries, key=order)[: self.cells_per_subject]
+        return [
+            (cell, [min(max(own, low), high) for own, (low, high) in zip(sums, self._one_row, strict=True)])
+            for cell, sums in kept
+        ]
 
 
 @dataclass(frozen=True)

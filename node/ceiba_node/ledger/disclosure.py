@@ -14,9 +14,8 @@ from ceiba_node.differencing import Linked, Membership, Place
 from ceiba_node.ledger.file import LedgerFile
 from ceiba_protocol.disclosure.grade import BUDGET_SECONDS, as_rho
 from ceiba_protocol.errors import BadCommand, BudgetExhausted, ExactQuotaUsed
+from ceiba_protocol.linkage.joint import read_any
 from ceiba_protocol.rounds import CLOCK_TOLERANCE
-from ceiba_protocol.trust.documents import Manifest
-from ceiba_protocol.trust.signing import type_of
 from ceiba_protocol.v1.common_pb2 import Signed
 
 CACHED_BYTES = 256 * 1024 * 1024
@@ -214,8 +213,7 @@ def _split(columns: str) -> frozenset[str]:
 
 
 def _is_exact(manifest: bytes) -> bool:
-    signed = Signed.FromString(manifest)
-    return signed.type != type_of(Manifest) or Manifest.parse(signed.body).noise is None  # a joint one is exact
+    return read_any(Signed.FromString(manifest)).noise is None
 
 
 # --- within another transaction --------------------------------------------------------------------------------

@@ -256,6 +256,18 @@ class Jobs(LedgerFile):
         row = self._one("SELECT refusal, token FROM left_jobs WHERE job_id = ?", job_id)
         return Left(Signed.FromString(row[0]), Signed.FromString(row[1])) if row else None
 
+    def jobs_about(self, dataset: str, since: int) -> list[tuple[bytes, str, Signed, bool]]:
+        """Id, the merchant's organisation, manifest, and whether anything was sent for it, of the jobs about a table
+        that were approved since then."""
+        rows = self._all(
+            "SELECT job_id, organisation, manifest,"
+            " EXISTS (SELECT 1 FROM payloads WHERE payloads.job_id = jobs.job_id)"
+            " FROM jobs WHERE dataset = ? AND approved_at >= ? ORDER BY approved_at, jobs.rowid",
+            dataset,
+            since,
+        )
+        return [(job_id, whose, Signed.FromString(manifest), bool(sent)) for job_id, whose, manifest, sent in rows]
+
     def has_payload(self, job_id: bytes) -> bool:
         """In whatever attempt."""
         return self._one("SELECT 1 FROM payloads WHERE job_id = ?", job_id) is not None

@@ -148,6 +148,11 @@ def tail(variance: int) -> int:
     return isqrt(TAIL**2 * variance - 1) + 1 if variance else 0
 
 
+def cells_order_key(noise_key: bytes) -> bytes:
+    """32 bytes by which a holder chooses to which cells a subject with too many adds."""
+    return sha256("ceiba/v1/cells-of-subjects", noise_key)
+
+
 # --- sticky keys -----------------------------------------------------------------------------------------------
 
 

@@ -1,14 +1,17 @@
 """What the parties of a private join agree on before it begins: its public facts, and what follows from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isqrt
+from math import isqrt, prod
+
+import numpy as np
 
 from ceiba_protocol.canonical import sha256, tlv
 from ceiba_protocol.disclosure.noise import MINIMUM_VARIANCE
 from ceiba_protocol.errors import BadJoin, GateTooLarge
-from ceiba_protocol.linkage.masked_fields import FieldShape
+from ceiba_protocol.linkage.masked_fields import NOISES, FieldShape
+from ceiba_protocol.linkage.suppression import Integers, released_with
 
 GROUP_MULTIPLE = 16
 """Groups are padded to a multiple of it, so that a size is known to within 15."""
@@ -34,6 +37,10 @@ class JoinTerms:
     for each in `guards` is not released either, in the same group, unless the guard is as large as a cell must be. So
     there is one for every condition behind a cell's sums (PROTOCOL §3.2).
 
+    `group_axes` has for each grouping, and `cell_axes` for each of the tables that the released cells make with it, how
+    many values each key has: then no total of a line gives a withheld cell away (`suppression`). Without, cells are
+    released each by itself.
+
     With `one_row_for_all` groupings B encrypts each row once, and A sees in which combination of its groups it is: only
     for subjects of whom A may know that B has them. Otherwise B sends its rows anew for each grouping, and A sees no
     more than in as many joins.
@@ -53,6 +60,8 @@ class JoinTerms:
     base_subjects: int
     joined_subjects: int
     guards: tuple[int, ...] = ()
+    group_axes: tuple[tuple[int, ...], ...] = ()
+    cell_axes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         most = min(self.base_subjects, self.joined_subjects)
@@ -64,6 +73,10 @@ class JoinTerms:
             raise self.bad("a cell is guarded that there is not")
         if any(cell.value_widths for cell in self.cells[self.released_cells :]):
             raise self.bad("a guard has sums")
+        if self.cell_axes and (
+            tuple(map(prod, self.group_axes)) != self.groupings or sum(map(prod, self.cell_axes)) != self.released_cells
+        ):
+            raise self.bad("its keys do not make its groups and cells")
         if len({bool(cell.noise) for cell in self.cells}) > 1:
             raise self.bad("some of its cells have noise and some have not")
         for cell in self.cells:
@@ -83,7 +96,7 @@ class JoinTerms:
 
     @property
     def noisy(self) -> bool:
-        """Whether the joined holder adds noise to every count and sum."""
+        """Whether both holders add noise to every count and sum."""
         return bool(self.cells[0].noise)
 
     @property
@@ -110,15 +123,30 @@ class JoinTerms:
         """How many of the cells may be released, in each group: those before the guards."""
         return len(self.cells) - len(self.guards)
 
-    def released(self, are_large: Sequence[bool]) -> list[bool]:
-        """Which of all shapes are released, if these are large enough: what is guarded, with its guards alone."""
-        found, first = list[bool](), self.released_cells
-        for start in range(0, len(self.shapes), len(self.cells)):
-            own = list(are_large[start : start + first])
-            for cell, is_large in zip(self.guards, are_large[start + first : start + len(self.cells)], strict=True):
-                own[cell] &= is_large
-            found += own + [False] * len(self.guards)
-        return found
+    def released(self, are_large: Sequence[bool], likely: Integers) -> list[bool]:
+        """Which of all shapes are released, if these are large enough: what is guarded, with its guards alone; and
+        nothing that would give a withheld cell away. `likely` [groups, cells]: as `released_with` says."""
+        tested = np.array(are_large, dtype=np.bool_).reshape(self.groups, len(self.cells))
+        found = tested.copy()
+        for guard, cell in enumerate(self.guards, self.released_cells):
+            found[:, cell] &= tested[:, guard]
+        found[:, self.released_cells :] = False
+        for rows, columns, shape in self._tables if not self.noisy else ():
+            own, sizes = found[rows, columns].reshape(shape), likely[rows, columns].reshape(shape)
+            kept = released_with(own, sizes, enough=2 * self.minimum_subjects)
+            found[rows, columns] = kept.reshape(found[rows, columns].shape)
+        return [bool(one) for one in found.ravel()]
+
+    @property
+    def _tables(self) -> Iterator[tuple[slice, slice, tuple[int, ...]]]:
+        """The groups and the cells of each table, and how many values each of its keys has."""
+        first_group = 0
+        for groups in self.group_axes:
+            first_cell, rows = 0, slice(first_group, first_group + prod(groups))
+            for cells in self.cell_axes:
+                yield rows, slice(first_cell, first_cell + prod(cells)), (*groups, *cells)
+                first_cell += prod(cells)
+            first_group += prod(groups)
 
     @property
     def smallest_group(self) -> int:
@@ -134,7 +162,7 @@ class JoinTerms:
         """The counts with which a cell is withheld; noise raises the minimum by two standard deviations (I10)."""
         if not cell.noise:
             return range(0 if self.hides_zeros and not cell.none_is_many else 1, self.minimum_subjects)
-        variance = cell.noise[0]
+        variance = NOISES * cell.noise[0]
         return range(-isqrt(GATE_TAIL**2 * variance), self.minimum_subjects + isqrt(4 * variance))
 
     def digest(self) -> bytes:
@@ -152,6 +180,7 @@ class JoinTerms:
             _packed(self.groupings),
             _packed((self.one_row_for_all, *rules, self.base_subjects, self.joined_subjects)),
             _packed(self.guards),
+            *(_packed(axes) for axes in (*self.group_axes, *self.cell_axes)),
             *(_packed(cell.numbers()) for cell in self.cells),
         )
 

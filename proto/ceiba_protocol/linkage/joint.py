@@ -6,7 +6,8 @@ it, says what it knows of them; and nobody learns which subjects two holders hav
 base and a joined holder compute; here is who sends what to whom, and when.
 
 In the other two modes (§5.3) subjects are linked by tokens first, `token_steps`: to count those that all holders have,
-which is all then, or to tell each holder which of its own these are, so that the joins are about them alone.
+which is all then, or to tell each holder which of its own these are, so that the joins are about them alone. What was
+told so can serve later jobs, if the agreement allows it (ADR 0028).
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
+from math import prod
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -34,25 +36,28 @@ from ceiba_protocol.canonical import (
     sha256,
 )
 from ceiba_protocol.disclosure.grade import Disclosure
+from ceiba_protocol.disclosure.noise import MINIMUM_VARIANCE, noise_shares, squared_sensitivity, tail
 from ceiba_protocol.disclosure.support import ROWS, Test, tests_of
 from ceiba_protocol.errors import (
     DatasetMissing,
+    LinkageDiffers,
     ManifestMismatch,
+    NoiseUndefined,
     NotAgreed,
     PlanTooLarge,
     SetMismatch,
 )
 from ceiba_protocol.linkage.join_terms import JoinTerms
-from ceiba_protocol.linkage.masked_fields import Cell, FieldShape
-from ceiba_protocol.plan import MAX_SUMS, Plan, Program, compile_plan
-from ceiba_protocol.rounds import check_cites, check_window
+from ceiba_protocol.linkage.masked_fields import NOISES, Cell, FieldShape
+from ceiba_protocol.plan import MAX_SUMS, ROW_COUNT, Plan, Program, compile_plan
+from ceiba_protocol.rounds import check_cites, check_noise, check_window
 from ceiba_protocol.schema import Schema
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.fits.base import Fit
 from ceiba_protocol.sums.key_proof import key_context
 from ceiba_protocol.sums.layout import width
 from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, check_parties, check_side_covers
-from ceiba_protocol.trust.documents import DatasetPin, Manifest, Offer
+from ceiba_protocol.trust.documents import DatasetPin, Manifest, NoiseTerms, Offer
 from ceiba_protocol.trust.hpke import seal_to
 from ceiba_protocol.trust.log import open_operators
 from ceiba_protocol.trust.roster import OPERATOR, SUITE, Descriptor, EncryptionKey, Role, Roster
@@ -99,6 +104,9 @@ class JointPlan(Document):
     linked: tuple[SidePlan, ...] = ()
     """Others, sorted by holder: figures are of subjects that these know as well, and that is all. Which ones, they do
     not learn. Only in the mode REVEALED."""
+    linkage: JobId | None = None
+    """The job in which its holders were told which of their subjects all know: these are meant again, and nobody is
+    linked anew. Only in the mode REVEALED."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -107,6 +115,8 @@ class JointPlan(Document):
             raise ValueError("one base, and others, sorted and distinct")
         if linked != sorted(set(linked) - {self.base.holder, *names}) or (linked and self.mode is not Mode.REVEALED):
             raise ValueError("those that are only linked are others, sorted, where the intersection is revealed")
+        if self.linkage is not None and self.mode is not Mode.REVEALED:
+            raise ValueError("only a linkage that was revealed can be used again")
         if self.mode is Mode.CARDINALITY and any(len(side.plans) > 1 or not _only_counts(side) for side in self.sides):
             raise ValueError("only how many subjects there are is asked")
         outputs = [output for plan in self.base.plans for output in plan.outputs]
@@ -122,6 +132,11 @@ class JointPlan(Document):
     def holders(self) -> list[str]:
         """Sorted."""
         return sorted(side.holder for side in self.sides)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether subjects are linked by tokens in this job."""
+        return self.mode is not Mode.HIDDEN and self.linkage is None
 
     def encrypts(self, holder: str) -> bool:
         """Whether it sends what it knows of its subjects, under a key of its own: a joined holder, unless all that is
@@ -154,9 +169,16 @@ class JointManifest(Document):
     plan: JointPlan
     datasets: tuple[DatasetPin, ...]
     """One for each holder of the question, sorted by holder."""
+    noise: NoiseTerms | None = None
+    """`rho` is of all tables together, split evenly over joined holders, and then over the sums of a cell in all of a
+    holder's plans; `cells_per_subject` is of each plan. None for exact figures."""
     disclosure_digest: HexDigest
     not_before: Seconds
     not_after: Seconds
+
+    def version_of(self, holder: str) -> str:
+        """Of its pinned dataset; empty if it has none here."""
+        return next((pin.version for pin in self.datasets if pin.holder == holder), "")
 
 
 def read_any(signed: Signed) -> Manifest | JointManifest:
@@ -165,14 +187,22 @@ def read_any(signed: Signed) -> Manifest | JointManifest:
 
 
 class CellShape(Document):
-    """How many cells one plan of a side has, and how wide their sums are."""
+    """Which cells one plan of a side has, and how wide their sums are."""
 
-    cells: Annotated[int, Field(ge=1, le=MAX_SUMS)]
+    axes: tuple[Annotated[int, Field(ge=1, le=MAX_SUMS)], ...]
+    """How many values each of its keys has; their product is the number of its cells, 1 without keys."""
     widths: tuple[Annotated[int, Field(ge=2, le=256)], ...]
-    """Bits of each signed sum of a cell."""
+    """Bits of each signed sum of a cell; with noise, without the number of rows, which is that of subjects then."""
+    noise: tuple[Annotated[int, Field(ge=MINIMUM_VARIANCE)], ...] = ()
+    """Variances, in squared units, of each holder's noise in the number of subjects and in each sum. None where figures
+    are exact."""
     guards: tuple[bool, ...] = ()
     """For each condition behind the sums (`guards_of`) whether a cell in which nobody meets it is as good as one in
     which many do. None where cells are released as they are."""
+
+    @property
+    def cells(self) -> int:
+        return prod(self.axes)
 
 
 class JointApproval(Document):
@@ -270,7 +300,7 @@ def steps_of(plan: JointPlan, merchant: str) -> tuple[Step, ...]:
         (joined,) = (side.holder for side in plan.joined)
         offer = steps.add(Kind.OFFER, base, joined)
         steps.add(Kind.SIZE, base, merchant, [steps.add(Kind.REPLY, joined, base, [offer])])
-    elif plan.mode is not Mode.HIDDEN:
+    elif plan.has_tokens:
         tokens = _add_tokens(steps, plan.holders)
         if plan.mode is Mode.CARDINALITY:
             steps.add(Kind.SIZE, OPERATOR, merchant, tokens)
@@ -360,10 +390,12 @@ class JointQuestion:
 
 def make_joint_manifest(
     *, job_id: str, number: int, agreement: Agreement, merchant: str, plan: JointPlan,
-    offers: Mapping[str, Offer], now: int, seconds: int,
+    offers: Mapping[str, Offer], now: int, seconds: int, noise: NoiseTerms | None = None,
 ) -> JointManifest:  # fmt: skip
-    """Run by the merchant. `offers`: by holder, each verified. Raises NotAgreed, DatasetMissing."""
-    check_joint_covers(agreement, plan)
+    """Run by the merchant. `offers`: by holder, each verified. Raises NotAgreed, DatasetMissing, and what
+    `check_joint_noise` does."""
+    check_joint_covers(agreement, plan, noise)
+    check_joint_noise(agreement, plan, noise)
     missing = [side for side in plan.sides if side.holder not in offers]
     if missing:
         raise DatasetMissing(holders=", ".join(side.holder for side in missing), table=missing[0].table)
@@ -379,6 +411,7 @@ def make_joint_manifest(
         number=number,
         plan=plan,
         datasets=tuple(pins),
+        noise=noise,
         disclosure_digest=agreement.disclosure.digest(),
         not_before=now,
         not_after=now + seconds,
@@ -395,7 +428,7 @@ def read_joint_manifest(
     3. It cites this agreement, whose parties have the keys of this roster; purpose, rules and number are its own.
     4. It asks holders of the agreement for what is agreed, each with one pinned dataset. 5. The plans compile.
     Raises UnknownMember, BadSignature, MalformedDocument, OutsideWindow, ManifestMismatch, SetMismatch, NotAgreed,
-    AgreementMismatch, and the errors of `compile_plan`.
+    AgreementMismatch, and the errors of `check_joint_noise` and `compile_plan`.
     """
     manifest = roster.open(signed, JointManifest, Role.MERCHANT)
     if not manifest.merchant == signed.signer == agreement.merchant.name:
@@ -405,19 +438,21 @@ def read_joint_manifest(
     check_parties(agreement, roster)
     if [pin.holder for pin in manifest.datasets] != manifest.plan.holders:
         raise SetMismatch(problem="it does not pin one dataset of each of its holders")
-    check_joint_covers(agreement, manifest.plan)
+    check_joint_covers(agreement, manifest.plan, manifest.noise)
+    check_joint_noise(agreement, manifest.plan, manifest.noise)
     for side in manifest.plan.sides:
         if side.table in schemas:
             programs_of(side, schemas[side.table])
     return JointQuestion(manifest, manifest.digest(), roster, agreement)
 
 
-def check_joint_covers(agreement: Agreement, plan: JointPlan) -> None:
+def check_joint_covers(agreement: Agreement, plan: JointPlan, noise: NoiseTerms | None) -> None:
     """What a joint plan reads and does is agreed on. Raises NotAgreed, which names what is not."""
     wanted = {"the operation join": JOIN in agreement.operations, f"the mode {plan.mode}": False}
     if agreement.joint is not None:
         wanted[f"the mode {plan.mode}"] = plan.mode in agreement.joint.modes
-        wanted["exact answers, because the base is not trusted"] = agreement.joint.base_is_trusted
+        wanted["exact answers, because the base is not trusted"] = noise is not None or agreement.joint.base_is_trusted
+        wanted["a linkage that serves several jobs"] = plan.linkage is None or agreement.joint.jobs_per_linkage > 1
     for side in plan.sides:
         is_party = side.holder in agreement.holder_names
         wanted[f"the table {side.table} of {side.holder}"] = is_party
@@ -431,6 +466,30 @@ def check_joint_covers(agreement: Agreement, plan: JointPlan) -> None:
     for side in plan.sides:
         for one in side.plans:
             check_side_covers(agreement, agreement.side_of(side.holder), one)
+
+
+def check_joint_noise(agreement: Agreement, plan: JointPlan, noise: NoiseTerms | None) -> None:
+    """Raises NoiseUndefined, and what `check_noise` does."""
+    check_noise(noise, agreement)
+    if noise is not None and plan.mode is Mode.CARDINALITY:
+        raise NoiseUndefined(problem="the size of an intersection is rounded, and has no noise")
+    if noise is not None and noise.rho < len(plan.joined):
+        raise NoiseUndefined(problem=f"{len(plan.joined)} joined holders cannot share less than a millionth of ρ each")
+
+
+def check_same_linkage(first: JointManifest, later: JointManifest, me: str) -> None:
+    """Run by a holder that has linked subjects in the first job: the later one is about the very same. Same agreement
+    and so same merchant, same holders, tables and identifiers, same versions of all data. Raises LinkageDiffers."""
+    sides = [sorted((side.holder, side.table, side.on) for side in one.plan.sides) for one in (first, later)]
+    others = [pin.holder for pin in later.datasets if pin not in first.datasets]
+    problems = {
+        "it is of another agreement": later.agreement_digest != first.agreement_digest,
+        "it is of other holders, tables or identifiers": sides[0] != sides[1],
+        f"it is of another version of the data of {', '.join(others)}": bool(others),
+    }
+    for problem, is_so in problems.items():
+        if is_so:
+            raise LinkageDiffers(job=first.job_id, holder=me, problem=problem)
 
 
 def programs_of(side: SidePlan, schema: Schema) -> tuple[Program, ...]:
@@ -450,6 +509,11 @@ def check_tables(groups: Iterable[int], cells: Iterable[tuple[int, int]]) -> Non
         raise PlanTooLarge(what="number of sums in all tables", limit=MAX_SUMS)
 
 
+def _cells_per_subject(plan: JointPlan, noise: NoiseTerms) -> int:
+    """In all tables that one of a joined holder's plans makes: a subject is in one group of each of the base's."""
+    return len(plan.base.plans) * noise.cells_per_subject
+
+
 # --- 2. each holder approves -----------------------------------------------------------------------------------
 
 
@@ -459,24 +523,50 @@ def announced(subjects: int) -> int:
     return max(1, -(-subjects // step) * step)
 
 
-def guards_of(program: Program, rules: Disclosure) -> tuple[Test, ...]:
-    """What must be many in a cell, beside its subjects, before one of its sums is released: as in any job, or a sum
-    over few could be asked for in a cell of many (PROTOCOL §3.2)."""
-    return tests_of(program).tests[ROWS + 1 :] if rules.has_gate else ()
+def guards_of(program: Program, question: JointQuestion) -> tuple[Test, ...]:
+    """What must be many in a cell, beside its subjects, before one of its sums is released: as in any exact job, or a
+    sum over few could be asked for in a cell of many (PROTOCOL §3.2)."""
+    has_guards = question.rules.has_gate and question.manifest.noise is None
+    return tests_of(program).tests[ROWS + 1 :] if has_guards else ()
 
 
-def shapes_of(
-    programs: Sequence[Program], capacity: int, rules: Disclosure, *, encrypts: bool
-) -> tuple[CellShape, ...]:  # fmt: skip
-    """What a holder announces of its cells. `capacity`: the published bound on its rows; `rules`: the agreement's."""
+def shapes_of(question: JointQuestion, holder: str, programs: Sequence[Program]) -> tuple[CellShape, ...]:
+    """What a holder announces of the cells of its plans, from public facts. `programs`: these plans, compiled. Raises
+    NoiseUndefined."""
+    if not question.plan.encrypts(holder):
+        return tuple(CellShape(axes=_axes(one), widths=()) for one in programs)
+    capacity = question.pin_of(holder).row_capacity
     return tuple(
         CellShape(
-            cells=one.cells,
-            widths=tuple(width(capacity * sums.row_bound) for sums in one.sums) if encrypts else (),
-            guards=tuple(test.is_difference for test in guards_of(one, rules)) if encrypts else (),
+            axes=_axes(one),
+            widths=tuple(_widths(one, capacity, noise)),
+            noise=noise,
+            guards=tuple(test.is_difference for test in guards_of(one, question)),
         )
-        for one in programs
+        for one, noise in zip(programs, _variances(question, programs), strict=True)
     )
+
+
+def _axes(program: Program) -> tuple[int, ...]:
+    return tuple(len(key.values) for key in program.keys)
+
+
+def _widths(program: Program, capacity: int, noise: Sequence[int]) -> list[int]:
+    if not noise:
+        return [width(capacity * one.row_bound) for one in program.sums]
+    summed = zip(program.sums, noise, strict=True)
+    return [width(capacity * one.row_bound + NOISES * tail(variance)) for one, variance in summed][ROW_COUNT + 1 :]
+
+
+def _variances(question: JointQuestion, programs: Sequence[Program]) -> list[tuple[int, ...]]:
+    """For each of a joined holder's plans, of one holder's noise in each sum of a cell; nothing where it is exact."""
+    noise, plan = question.manifest.noise, question.plan
+    if noise is None:
+        return [()] * len(programs)
+    cells = _cells_per_subject(plan, noise)
+    sensitivities = [squared_sensitivity(one.row_bound, cells, 1) for program in programs for one in program.sums]
+    shares = iter(noise_shares(noise.rho // len(plan.joined), sensitivities, NOISES, NOISES - 1))
+    return [tuple(islice(shares, len(program.sums))) for program in programs]
 
 
 def join_key_context(holder: Descriptor) -> bytes:
@@ -517,7 +607,9 @@ class JointSet:
         rules = question.rules
         groupings = tuple(shape.cells for shape in base.shapes)
         check_tables(groupings, [(shape.cells, len(shape.widths) + len(shape.guards)) for shape in joined.shapes])
-        count_bits, cells = joined.subjects.bit_length(), [one for one in joined.shapes for _ in range(one.cells)]
+        cells = [one for one in joined.shapes for _ in range(one.cells)]
+        counted = joined.subjects + NOISES * max(tail(one.noise[0]) if one.noise else 0 for one in joined.shapes)
+        count_bits = counted.bit_length()
         guards = [(place, none) for place, shape in enumerate(cells) for none in shape.guards]
         return JoinTerms(
             context=self.context(pair),
@@ -526,10 +618,12 @@ class JointSet:
             groupings=groupings,
             one_row_for_all=question.plan.mode is Mode.REVEALED,
             cells=(
-                *(FieldShape(count_bits, shape.widths) for shape in cells),
+                *(FieldShape(count_bits, shape.widths, shape.noise) for shape in cells),
                 *(FieldShape(count_bits, none_is_many=none_is_many) for _, none_is_many in guards),
             ),
             guards=tuple(place for place, _ in guards),
+            group_axes=tuple(shape.axes for shape in base.shapes),
+            cell_axes=tuple(shape.axes for shape in joined.shapes),
             minimum_subjects=question.least,
             hides_zeros=rules.hides_zeros,
             smallest_intersection=question.fewest_in_common,
@@ -551,12 +645,27 @@ def check_joint_approval(question: JointQuestion, signer: str, approval: JointAp
         raise SetMismatch(problem=f"the approval of {signer} is for another job, manifest or dataset")
     plan, side = question.plan, question.plan.side_of(signer)
     keys = (approval.encryption_key is not None, approval.token_key is not None)
-    if keys != (plan.encrypts(signer), plan.mode is not Mode.HIDDEN) or len(approval.shapes) != len(side.plans):
+    if keys != (plan.encrypts(signer), plan.has_tokens) or len(approval.shapes) != len(side.plans):
         raise SetMismatch(problem=f"the approval of {signer} has not the keys or the shapes of its side")
     if approval.subjects > announced(pin.row_capacity):
         raise SetMismatch(problem=f"{signer} announced more subjects than its dataset can have")
     if sum(shape.cells * (1 + len(shape.widths) + len(shape.guards)) for shape in approval.shapes) > MAX_SUMS:
         raise SetMismatch(problem=f"the approval of {signer} announces more cells than a job may have")
+    if not _has_agreed_noise(question, signer, approval.shapes):
+        raise SetMismatch(problem=f"{signer} announced noise that is not that of the question's counts and sums")
+
+
+def _has_agreed_noise(question: JointQuestion, signer: str, shapes: Sequence[CellShape]) -> bool:
+    """Whether there is noise in every count and sum, and as much in counts as the question says. How much there has to
+    be in sums, who does not know the table's schema cannot tell."""
+    noise, measures = question.manifest.noise, sum(len(shape.noise) for shape in shapes)
+    if noise is None or not question.plan.encrypts(signer):
+        return measures == 0
+    if measures == 0:
+        return False
+    squared = squared_sensitivity(1, _cells_per_subject(question.plan, noise), 1)
+    count, *_ = noise_shares(noise.rho // len(question.plan.joined), [squared] * measures, NOISES, NOISES - 1)
+    return all(shape.noise[:1] == (count,) and len(shape.noise) == 1 + len(shape.widths) for shape in shapes)
 
 
 def commit_jointly(question: JointQuestion, approvals: Iterable[Signed]) -> JointSet:
@@ -652,11 +761,16 @@ class JoinedTable:
     """[cells, sums]: which were released."""
     subjects: list[int | None]
     """By cell: how many subjects are in it, None where it was withheld."""
+    noise: NoiseTerms | None = None
+    """None for exact figures."""
+    variances: tuple[int, ...] = ()
+    """Of the noise in each sum of a cell; empty if there is none."""
 
 
 def tables_of(
-    base: Sequence[Program], side: SidePlan, programs: Sequence[Program], cells: Sequence[Sequence[Cell | None]]
-) -> list[JoinedTable]:
+    base: Sequence[Program], approval: JointApproval, programs: Sequence[Program], cells: Sequence[Sequence[Cell]],
+    noise: NoiseTerms | None,
+) -> list[JoinedTable]:  # fmt: skip
     """What the merchant makes of a joined holder's released cells: `cells` [groups of all plans of the base][cells of
     all plans]. For each plan of the base, a table with each of the joined holder's.
 
@@ -665,19 +779,25 @@ def tables_of(
     tables, groups = [], iter(cells)
     for grouping in base:
         own, first = list(islice(groups, grouping.cells)), 0
-        for program in programs:
+        for program, shape in zip(programs, approval.shapes, strict=True):
             found = [cell for group in own for cell in group[first : first + program.cells]]
-            tables.append(_table_of(side.holder, joined_program(grouping, program), found))
+            whole = joined_program(grouping, program)
+            tables.append(_table_of(approval.holder, whole, found, noise, shape.noise))
             first += program.cells
     return tables
 
 
-def _table_of(holder: str, program: Program, cells: Sequence[Cell | None]) -> JoinedTable:
+def _table_of(
+    holder: str, program: Program, cells: Sequence[Cell], noise: NoiseTerms | None, shares: Sequence[int]
+) -> JoinedTable:
+    """`shares`: variances of one holder's noise. With it each subject has one row, so their number is that of rows."""
     totals, width = list[int](), len(program.sums)
     for cell in cells:
-        totals += [0] * width if cell is None else cell[1]
+        count, sums = cell or (0, (0,) * (width - bool(noise)))
+        totals += (count, *sums) if noise else sums
     sent = np.array([[cell is not None] * width for cell in cells], dtype=bool)
-    return JoinedTable(holder, program, totals, sent, [None if cell is None else cell[0] for cell in cells])
+    subjects = [None if cell is None else cell[0] for cell in cells]
+    return JoinedTable(holder, program, totals, sent, subjects, noise, tuple(NOISES * one for one in shares))
 
 
 def joined_program(base: Program, joined: Program) -> Program:

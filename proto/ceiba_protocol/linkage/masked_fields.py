@@ -23,6 +23,8 @@ from ceiba_protocol.sums.randomness import Random, random_below
 
 _ROOM_BITS = 42
 """By so many bits a field is wider than what it may hold, so that masks seldom lie too near to its end."""
+NOISES = 2
+"""Both holders add noise to every figure: whoever is in league with the merchant does not know the other's."""
 _HEADROOM_BITS = 2
 """A plaintext stays below 2^(bits(n) − 2), hence below n/2."""
 
@@ -39,8 +41,8 @@ class FieldShape:
     """The sizes of one cell: `count_bits` ≥ 1 for a count without sign, a width ≥ 2 for each signed sum.
 
     The magnitude of a sum of width w is below 2^(w−1), its noise included. `noise` is empty for an exact cell; else it
-    has the variances, in squared integer units, of the noise in the count and in each sum (PROTOCOL §3.6). With
-    `none_is_many` nobody in it is as good as many, also where zeros are hidden.
+    has the variances, in squared integer units, of each holder's noise in the count and in each sum (PROTOCOL §3.6).
+    With `none_is_many` nobody in it is as good as many, also where zeros are hidden.
     """
 
     count_bits: int
@@ -60,8 +62,8 @@ class FieldShape:
 
     @property
     def count_tail(self) -> int:
-        """How far noise can move the count."""
-        return tail(self.noise[0]) if self.noise else 0
+        """How far the noise of both can move the count."""
+        return NOISES * tail(self.noise[0]) if self.noise else 0
 
     def numbers(self) -> tuple[int, ...]:
         """All of it, as what a digest is made of."""
@@ -161,7 +163,7 @@ def check_rows(cells: Sequence[FieldShape], rows: Iterable[Row]) -> None:
                 raise MalformedMessage(message="rows to join", problem="one has too many or too few values")
             reach[number] = [so_far + abs(value) for so_far, value in zip(reach[number], values, strict=True)]
     for cell, reached in zip(cells, reach, strict=True):
-        tails = [tail(variance) for variance in cell.noise[1:]] or [0] * len(reached)
+        tails = [NOISES * tail(variance) for variance in cell.noise[1:]] or [0] * len(reached)
         for width, most, noise in zip(cell.value_widths, reached, tails, strict=True):
             if most + noise >= 1 << (width - 1):
                 raise SlotOverflow(width=width)

@@ -31,10 +31,13 @@ intersection, the terms say `one_row_for_all`: B encrypts each row once, and A m
 **What is taken on trust.** B cannot see how many subjects are in a "group" of A. If it is one, and random points, A
 learns from the decision which cells that subject is in, and with the merchant its values. Padding, the smallest size of
 a group and the gate do not stop that; noise does, which is in what the gate tests as well. So B answers without noise
-only if the agreement has the flag `joiner_is_semi_honest`, which B signs. Noise does not cover an A that computes
-something else than this sum, such as one row a million times: nothing here proves what A multiplied. In the gate B
-could encrypt another share than its own, and so learn whether a count lies in another range, or release to the merchant
-what it found to be small.
+only if the agreement has the flag `joiner_is_semi_honest`, which B signs. A adds as much of its own, so that B with the
+merchant does not learn either who is in A's groups. Noise does not cover an A that computes something else than this
+sum, such as one row a million times: nothing here proves what A multiplied. In the gate B could encrypt another share
+than its own, and so learn whether a count lies in another range, or release to the merchant what it found to be small.
+
+Noise is drawn anew for each job, also for a question that was answered before: with the same noise, an A that leaves
+one subject out the second time would see it in the difference (ADR 0027).
 
 Secrets live as long as the two objects do, one job. Nothing is stored: whoever holds the objects drops them after the
 last step or any error, and a side that has failed refuses every later step.
@@ -43,10 +46,12 @@ last step or any error, and a side that has failed refuses every later step.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
 import phe
 from gmpy2 import mpz
 
 from ceiba_protocol.canonical import sha256
+from ceiba_protocol.disclosure.noise import KeyedBits, discrete_gaussian
 from ceiba_protocol.errors import (
     ExactJoinForbidden,
     IntersectionTooSmall,
@@ -83,6 +88,7 @@ from ceiba_protocol.linkage.ristretto import (
     random_scalar,
 )
 from ceiba_protocol.linkage.strict_gate import PAIR_BYTES, GateKey, blind_tests, encrypt_shares, read_tests
+from ceiba_protocol.linkage.suppression import Integers
 from ceiba_protocol.sums.key_proof import prove_key, verify_key
 from ceiba_protocol.sums.layout import split_digits
 from ceiba_protocol.sums.paillier import (
@@ -114,6 +120,24 @@ class ProvenKey:
         return f"ProvenKey(key_id={key_id(self.n).hex()})"
 
 
+# --- noise -----------------------------------------------------------------------------------------------------
+
+
+def fresh_noise(terms: JoinTerms, random: Random) -> list[list[int]]:
+    """Run by each of the two: what it adds to the count and each sum of every cell; nothing if the answer is exact."""
+    bits = KeyedBits(random(32))
+    return [[discrete_gaussian(bits, variance) for variance in cell.noise] for cell in terms.shapes if cell.noise]
+
+
+def _noise_of_shares(terms: JoinTerms, holder: str, noise: Sequence[Sequence[int]]) -> list[Share]:
+    """What a holder adds to every cell. Raises BadJoin for noise of another shape than the terms have."""
+    if [len(drawn) for drawn in noise] != [len(cell.noise) for cell in terms.shapes if cell.noise]:
+        raise terms.bad(f"the noise of {holder} is not that of every count and sum, or there should be none")
+    if not noise:
+        return [(0, 0)] * len(terms.shapes)
+    return [(count, cell.values_field(sums)) for cell, (count, *sums) in zip(terms.shapes, noise, strict=True)]
+
+
 # --- the base holder -------------------------------------------------------------------------------------------
 
 
@@ -122,9 +146,9 @@ class BaseSide:
 
     `groupings` has, for each grouping of the terms, the normalised identifiers of each group; an identifier is in at
     most one group of each. Nothing is released of groups that are `vetoed`, numbered grouping after grouping; to B they
-    look as if their counts were too small. `obfuscators` may be made ahead; what is missing is made when it is needed.
-    Raises BadJoin if the groups are not as announced, RepeatedIdentifier, ValueOutOfRange if the cells do not fit under
-    the key.
+    look as if their counts were too small. `noise` is A's, of the shape of B's (see `fresh_noise`). `obfuscators` may
+    be made ahead; what is missing is made when it is needed. Raises BadJoin if groups or noise are not as the terms
+    say, RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
     """
 
     def __init__(
@@ -133,6 +157,8 @@ class BaseSide:
         groupings: Sequence[Sequence[Sequence[bytes]]],
         key: ProvenKey,
         random: Random,
+        *,
+        noise: Sequence[Sequence[int]] = (),
         obfuscators: FullObfuscators | None = None,
         vetoed: Collection[int] = (),
     ) -> None:
@@ -148,6 +174,7 @@ class BaseSide:
             raise terms.bad(f"the obfuscators of {terms.base} are for another key")
         self._exchange = Exchange(terms, terms.base, key.n, ("groups", "mask", "test", "share"))
         self._obfuscators = obfuscators or FullObfuscators(key.n, random)
+        self._noise = _noise_of_shares(terms, terms.base, noise)
         self._vetoed = [group in vetoed for group in range(terms.groups) for _ in terms.cells]
         self._groups = [group for groups in groupings for group in groups]
         self._sizes = [max(padded(len(group)), terms.smallest_group) for group in self._groups]
@@ -185,7 +212,12 @@ class BaseSide:
                 raise IntersectionTooSmall(minimum=terms.smallest_intersection)
             # 3. Mask, then randomise: a uniform ciphertext of a uniform plaintext, whichever rows were multiplied.
             of_groups = [fields.draw_masks(int(n), self._random) for _ in range(terms.groups)]
-            self._masks = [mask for masks in of_groups for mask in fields.split(masks)]
+            own = (mask for masks in of_groups for mask in fields.split(masks))
+            # A figure is B's share less A's mask, so what is to be added to it is taken from the mask.
+            self._masks = [
+                (count - less, values - less_values)
+                for (count, values), (less, less_values) in zip(own, self._noise, strict=True)
+            ]
             packed = [mask for masks in of_groups for mask in masks]
             obfuscators = on_all_cores(lambda _: self._obfuscators.take(), packed)
             masked = [
@@ -272,8 +304,8 @@ class JoinedSide:
     """B: knows cells and values, and owns the Paillier key. Its steps, each once: `rows`, `tests`, `decide`.
 
     `rows` has for each normalised identifier what its subject adds. A subject that a filter leaves out is there, with
-    nothing to add, so that A does not learn how many a filter leaves. `noise` has for each cell of each group the noise
-    of its count and of each sum, from `disclosure.noise` under sticky keys; its variances are in the terms.
+    nothing to add, so that A does not learn how many a filter leaves. `noise` has for each cell of each group what B
+    adds to its count and to each sum; its variances are in the terms.
     `joiner_is_semi_honest` says that the agreement has that flag, signed by B. `encryptor` is one for B's own key, made
     ahead, with obfuscators or without. `vetoed`: of the terms' cells those that B releases of no group.
 
@@ -303,7 +335,7 @@ class JoinedSide:
         check_rows(terms.cells, rows.values())
         self._exchange = Exchange(terms, terms.joined, n, ("rows", "tests", "decide"))
         self._rows = rows
-        self._noise = _noise_of_shares(terms, noise)
+        self._noise = _noise_of_shares(terms, terms.joined, noise)
         self._private_key = private_key
         self._encryptor = encryptor
         self._may_be_released = [cell not in vetoed for cell in range(len(terms.cells))] * terms.groups
@@ -341,6 +373,7 @@ class JoinedSide:
             if points_in_it > terms.base_subjects + groups_in_it * terms.smallest_group:
                 raise MalformedMessage(message=what, problem="they have more subjects than announced")
         check_size(body, sum(sizes) * POINT_BYTES, what)
+        self._group_sizes = sizes
         points = iter(distinct_points(body, "groups", terms.base))
         return [[next(points) for _ in range(size)] for size in sizes]
 
@@ -365,6 +398,16 @@ class JoinedSide:
 
         batches = list(_in_batches(encrypt, len(order), progress))
         return [points for points, _ in batches], [ciphertexts for _, ciphertexts in batches]
+
+    def _likely(self) -> Integers:
+        """At least how many subjects are in each cell of each group, if the two have nothing to do with each other, and
+        −1 where there are none. Of a group only the padded size is known, and the smallest may be empty."""
+        smallest, own = self._exchange.terms.smallest_group, [0] * len(self._exchange.terms.cells)
+        groups = [size - GROUP_MULTIPLE + 1 if size > smallest else 0 for size in self._group_sizes]
+        for row in self._rows.values():
+            for cell, _ in row:
+                own[cell] += 1
+        return np.where(np.array(own) > 0, np.outer(groups, own) // max(1, len(self._rows)), -1)
 
     def tests(self, masked: bytes) -> bytes:
         """Step 4, to A: B's share of every count, encrypted under its gate key, 64 bytes each.
@@ -397,18 +440,9 @@ class JoinedSide:
             body = self._exchange.open("tested", tested, terms.base, sum(counts) * PAIR_BYTES)
             small = read_tests(bytes(body), self._gate_key, counts, terms.base)
             large = [may_be and not is_small for may_be, is_small in zip(self._may_be_released, small, strict=True)]
-            released = terms.released(large)
+            released = terms.released(large, self._likely())
             decision = self._exchange.seal("decision", write_bitmap(released))
             return decision, write_share(terms, terms.joined, released, self._shares)
-
-
-def _noise_of_shares(terms: JoinTerms, noise: Sequence[Sequence[int]]) -> list[Share]:
-    """What B adds to its share of every cell. Raises BadJoin for noise of another shape than the terms have."""
-    if [len(drawn) for drawn in noise] != [len(cell.noise) for cell in terms.shapes if cell.noise]:
-        raise terms.bad(f"the noise of {terms.joined} is not that of every count and sum, or there should be none")
-    if not noise:
-        return [(0, 0)] * len(terms.shapes)
-    return [(count, cell.values_field(sums)) for cell, (count, *sums) in zip(terms.shapes, noise, strict=True)]
 
 
 def _in_batches(work: Callable[[range], _Result], count: int, progress: Progress | None) -> Iterator[_Result]:
@@ -463,7 +497,6 @@ def run_join(
     rows: Mapping[bytes, Row],
     private_key: phe.PaillierPrivateKey,
     random: Random,
-    noise: Sequence[Sequence[int]] = (),
 ) -> list[list[Cell]]:
     """The whole join without a network: the first page for a newcomer, and an oracle for tests.
 
@@ -475,7 +508,8 @@ def run_join(
     key = ProvenKey(private_key.public_key.n, prove_key(private_key, context), context)
 
     # Each: fresh secrets for this join, and terms that it derived from the manifest itself.
-    base = BaseSide(terms, groupings, key, random)
+    base = BaseSide(terms, groupings, key, random, noise=fresh_noise(terms, random))
+    noise = fresh_noise(terms, random)
     joined = JoinedSide(terms, rows, private_key, random, joiner_is_semi_honest=True, noise=noise)
 
     # 1–3: whom both have, without showing identifiers; the encrypted sum of their rows, under a mask.

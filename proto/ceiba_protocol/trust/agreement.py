@@ -42,6 +42,8 @@ FILTER, GROUP = "filter", "group by"
 """Operations besides the statistics: choosing rows, and one result for each group."""
 OPERATIONS = (FILTER, GROUP, *sorted(STATISTICS))
 FEWEST_SUMMED = 3
+KEPT_SECONDS = 30 * DAY
+"""How long a holder keeps at most which of its subjects all the others know, where an agreement lets it."""
 JOIN, SCORE = "join", "score"
 JOINT_OPERATIONS = (JOIN, SCORE)
 """What only joint agreements can allow: figures of subjects that several holders know, and scores of single ones."""
@@ -104,9 +106,14 @@ class JointTerms(Document):
     """Sorted by name. Without one nobody is scored."""
     scores_per_day: Annotated[int, Field(ge=1, le=1_000_000)] = 3
     """Of one subject, whatever the model."""
+    jobs_per_linkage: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """How many jobs may be about subjects that were linked once, in the mode REVEALED, with the job that linked them.
+    One: nothing of a linkage is kept."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.jobs_per_linkage > 1 and Mode.REVEALED not in self.modes:
+            raise ValueError("only what is revealed can serve several jobs")
         holders, issuers = [side.holder for side in self.others], [one.name for one in self.consent_issuers]
         for values in (holders, self.modes, self.bases, issuers):
             if list(values) != sorted(set(values)):

@@ -8,7 +8,18 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from ceiba_protocol.disclosure.grade import Disclosure, NoiseRule, as_rho
-from ceiba_protocol.trust.agreement import Agreement, Contract, JointTerms, Mode, Overlap, Party, State, no_party_now
+from ceiba_protocol.trust.agreement import (
+    DAY,
+    KEPT_SECONDS,
+    Agreement,
+    Contract,
+    JointTerms,
+    Mode,
+    Overlap,
+    Party,
+    State,
+    no_party_now,
+)
 from ceiba_protocol.trust.roster import Roster
 from ceiba_protocol.trust.words import MEMBER_WORDS, words_of
 
@@ -50,9 +61,6 @@ def rules_of(rules: Disclosure, *, is_joint: bool = False) -> list[tuple[str, st
         f"the largest contribution is at most {rules.dominance_one} % of a total, the two largest together at most "
         f"{rules.dominance_two} %"
     )
-    exact = f"at most {rules.exact_jobs} for each version of a dataset"
-    if rules.noise is NoiseRule.MANDATORY:
-        exact = "none" if rules.exact_jobs == 0 else f"{exact}, each with a person's approval at every holder"
     return [
         (
             "small cells",
@@ -60,9 +68,17 @@ def rules_of(rules: Disclosure, *, is_joint: bool = False) -> list[tuple[str, st
         ),
         ("dominance", dominance),
         ("differencing", "no answer differs by fewer subjects or holders than that from an earlier one"),
-        ("exact answers", exact),
+        ("exact answers", _exact_answers(rules)),
         ("noise", f"{rules.noise}; at most ρ {as_rho(rules.rho_per_year)} in any 365 days"),
     ]
+
+
+def _exact_answers(rules: Disclosure) -> str:
+    if rules.exact_jobs == 0:
+        return "none"
+    many = f"at most {rules.exact_jobs} for each version of a dataset"
+    is_rare = rules.noise is NoiseRule.MANDATORY
+    return f"{many}, each with a person's approval at every holder" if is_rare else many
 
 
 def _joint_rules(rules: Disclosure) -> list[tuple[str, str]]:
@@ -72,8 +88,17 @@ def _joint_rules(rules: Disclosure) -> list[tuple[str, str]]:
     return [
         ("small cells", f"grade {rules.grade}: {few}"),
         ("dominance", "NOT LOOKED AT: nobody sees whose values a joined figure adds up"),
-        ("differencing", "NOT LOOKED AT: nobody sees by whom two joined answers differ; their number is limited"),
-        ("exact answers", f"at most {rules.exact_jobs} for each version of a dataset"),
+        (
+            "differencing",
+            "a merchant's exact answers have one filter for each table, and divide it in ways that refine one another; "
+            "in no line of a table is one cell alone withheld. NOT LOOKED AT: by how many in common two of them differ",
+        ),
+        ("exact answers", _exact_answers(rules)),
+        (
+            "noise",
+            f"{rules.noise}; of both holders of a pair, drawn anew for each job; at most ρ "
+            f"{as_rho(rules.rho_per_year)} in any 365 days",
+        ),
     ]
 
 
@@ -159,7 +184,19 @@ def _joint(joint: JointTerms) -> list[tuple[str, str]]:
         ("base", f"may be {', '.join(joint.bases)}: it says which subjects belong together, and nobody else does"),
         ("consent", f"attested by {issuers}" if issuers else "nobody can attest it, so nobody is scored"),
         ("scores", f"at most {joint.scores_per_day} of one subject in a day"),
+        ("one linkage", _kept(joint.jobs_per_linkage)),
     ]
+
+
+def _kept(jobs: int) -> str:
+    """What becomes of a linkage after its job."""
+    if jobs == 1:
+        return "serves one job; nothing of it is kept"
+    days = KEPT_SECONDS // DAY
+    return (
+        f"serves {jobs} jobs at most: UNTIL THEN, FOR AT MOST {days} DAYS, EACH HOLDER KEEPS IN MEMORY WHICH OF ITS "
+        "OWN SUBJECTS ALL THE OTHERS KNOW"
+    )
 
 
 _MODES = {

@@ -12,6 +12,7 @@ from ceiba_protocol.linkage.joint_wording import rests_on
 from ceiba_protocol.plan import Named, Plan
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.trust.agreement import Agreement, Contract, Mode, check_terms
+from ceiba_protocol.trust.documents import NoiseTerms
 from ceiba_protocol.trust.rendering import render
 from tests.support.joint_space import TAX, JointWorld
 from tests.support.members import NOW
@@ -38,9 +39,9 @@ def text_of(agreement: Agreement) -> str:
 @pytest.mark.parametrize("mode", Mode)
 def test_only_who_is_named_may_be_the_base(mode: Mode) -> None:
     agreement = WORLD.joint_agreement(bases=("patents", "tax"))
-    check_joint_covers(agreement, joined("tax", "social", mode))
+    check_joint_covers(agreement, joined("tax", "social", mode), None)
     with pytest.raises(NotAgreed, match=re.escape("social as the base, which may be patents, tax.")):
-        check_joint_covers(agreement, joined("social", "tax", mode))
+        check_joint_covers(agreement, joined("social", "tax", mode), None)
     assert re.search("base +may be patents, tax:", text_of(agreement))
 
 
@@ -56,14 +57,14 @@ def test_bases_are_holders_of_the_agreement_sorted_and_distinct(bases: tuple[str
 
 def test_subjects_are_found_by_the_column_that_is_agreed_on() -> None:
     agreement = WORLD.joint_agreement()
-    check_joint_covers(agreement, joined("tax", "social"))
+    check_joint_covers(agreement, joined("tax", "social"), None)
     for plan in (
         JointPlan(mode=Mode.HIDDEN, base=side("tax", on="register"), joined=(side("social"),)),
         JointPlan(mode=Mode.HIDDEN, base=side("social"), joined=(side("tax", on="register"),)),
         JointPlan(mode=Mode.REVEALED, base=side("social"), joined=(side("patents"),), linked=(side("tax", on="tin"),)),
     ):
         with pytest.raises(NotAgreed, match=r"finding subjects of tax\.firms by (register|tin)"):
-            check_joint_covers(agreement, plan)
+            check_joint_covers(agreement, plan, None)
     assert "tax.firms of tax, subjects found by uscc, columns industry" in text_of(agreement)
 
 
@@ -88,11 +89,14 @@ def test_the_text_says_where_the_operators_word_is_taken(mode: Mode, is_believed
 
 def test_a_person_reads_whose_word_an_exact_answer_rests_on() -> None:
     hidden, counted = joined("tax", "social"), joined("tax", "social", Mode.CARDINALITY)
-    assert "tax's word for how many subjects are behind its groups; nobody" in rests_on(hidden)
-    assert "tax's word for how many subjects match" in rests_on(counted) and "operator" not in rests_on(counted)
+    assert "tax's word for how many subjects are behind its groups; nobody" in rests_on(hidden, None)
+    told = rests_on(counted, None)
+    assert "tax's word for how many subjects match" in told and "operator" not in told
     among_three = JointPlan(
         mode=Mode.CARDINALITY, base=side("tax"), joined=(side("patents"), side("social"))
     )  # fmt: skip
-    assert "the operator's word" in rests_on(among_three) and "tax" not in rests_on(among_three)
-    assert "tax's word" in rests_on(joined("tax", "social", Mode.REVEALED))
-    assert "the operator's word" in rests_on(joined("tax", "social", Mode.REVEALED))
+    assert "the operator's word" in rests_on(among_three, None) and "tax" not in rests_on(among_three, None)
+    assert "tax's word" in rests_on(joined("tax", "social", Mode.REVEALED), None)
+    assert "the operator's word" in rests_on(joined("tax", "social", Mode.REVEALED), None)
+    noisy = rests_on(joined("tax", "social", Mode.REVEALED), NoiseTerms(rho=5000))
+    assert "noise of both holders of each pair, ρ 0.005" in noisy and "operator's word" in noisy and "tax" not in noisy

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from itertools import permutations
+from statistics import variance
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from ceiba_protocol.linkage.full_obfuscators import FullObfuscators
 from ceiba_protocol.linkage.join_messages import write_share
 from ceiba_protocol.linkage.join_terms import JoinTerms, padded
 from ceiba_protocol.linkage.masked_fields import FieldShape, MaskedFields, Row, check_rows
-from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, merchant_open, run_join
+from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, fresh_noise, merchant_open, run_join
 from ceiba_protocol.linkage.ristretto import hash_to_group, multiply
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.layout import split_digits
@@ -250,25 +251,43 @@ NOISY = FieldShape(10, (16,), noise=(16, 100))
 NOISY_TERMS = terms_for(2, NOISY)
 
 
-def test_noise_is_in_counts_sums_and_gate() -> None:
-    """k = 3 and σ = 4: a noisy count is released from 3 + 8 on, or when it is below −24."""
+NONE = [(0, 0), (0, 0)]
+"""What a holder adds whose draws all came to nothing."""
+
+
+def test_the_noise_of_both_is_in_counts_sums_and_gate() -> None:
+    """k = 3, and σ = 4 for each of the two: a noisy count is released from 3 + 2·√32 on, or when it is below −6·√32."""
     rows = {identifier: [(0, (10,))] for identifier in IDS[:12]}
     groups = [IDS[:6], IDS[6:12]]
-    assert NOISY_TERMS.forbidden(NOISY) == range(-24, 11)
-    assert Join(NOISY_TERMS, groups, rows, noise=[(5, -7), (4, 0)]).run() == [[(11, (53,))], [None]]
-    assert Join(NOISY_TERMS, groups, rows, noise=[(-30, 3), (-31, 1)]).run() == [[None], [(-25, (61,))]]
+    assert NOISY_TERMS.forbidden(NOISY) == range(-33, 14)
+    for one, other in ([(8, -7), (7, 0)], NONE), (NONE, [(8, -7), (7, 0)]), ([(3, 1), (9, 2)], [(5, -8), (-2, -2)]):
+        assert Join(NOISY_TERMS, groups, rows, one, other).run() == [[(14, (53,))], [None]]
+    assert Join(NOISY_TERMS, groups, rows, [(-39, 3), (-20, 1)], [(0, 0), (-20, 0)]).run() == [[None], [(-34, (61,))]]
 
 
 def test_noise_at_its_tail_leaves_no_field() -> None:
     most = [(160, 400), (160, -400)]
     rows = {identifier: [(0, (1,))] for identifier in IDS[:20]}
-    assert Join(NOISY_TERMS, [IDS[:20], []], rows, noise=most).run() == [[(180, (420,))], [(160, (-400,))]]
+    assert Join(NOISY_TERMS, [IDS[:20], []], rows, most, most).run() == [[(340, (820,))], [(320, (-800,))]]
+
+
+def test_fresh_noise_is_the_shape_and_the_size_that_the_terms_say() -> None:
+    terms = terms_for(200, NOISY)
+    drawn = fresh_noise(terms, seeded("noise"))
+    counts, sums = zip(*drawn, strict=True)
+    assert len(drawn) == 200
+    assert 12 < variance(counts) < 20  # of 16 and 100; four standard deviations of a sample's variance
+    assert 60 < variance(sums) < 140
+    assert fresh_noise(terms, seeded("noise")) == drawn != fresh_noise(terms, seeded("other noise"))
+    assert fresh_noise(TERMS, seeded("noise")) == []
 
 
 @pytest.mark.parametrize("noise", [[], [(1, 2)], [(1,), (1,)], [(1, 2, 3), (1, 2, 3)]])
 def test_noise_of_another_shape_is_refused(noise: list[tuple[int, ...]]) -> None:
     with pytest.raises(BadJoin, match="noise of tax"):
-        Join(NOISY_TERMS, [[], []], {}, noise=noise)
+        Join(NOISY_TERMS, [[], []], {}, noise, NONE)
+    with pytest.raises(BadJoin, match="noise of register"):
+        Join(NOISY_TERMS, [[], []], {}, NONE, noise)
 
 
 def test_noise_where_the_terms_have_none_is_refused() -> None:
@@ -583,10 +602,10 @@ def test_sums_that_could_leave_their_widths_are_refused() -> None:
     check_rows([cell], [[(0, (4,))], [(0, (-3,))]])
     with pytest.raises(SlotOverflow):
         check_rows([cell], [[(0, (4,))], [(0, (-4,))]])
-    noisy = replace(cell, value_widths=(12,), noise=(16, 16))  # a tail of 160
-    check_rows([noisy], [[(0, (2047 - 160,))]])
+    noisy = replace(cell, value_widths=(12,), noise=(16, 16))  # two tails of 160
+    check_rows([noisy], [[(0, (2047 - 320,))]])
     with pytest.raises(SlotOverflow):
-        check_rows([noisy], [[(0, (2048 - 160,))]])
+        check_rows([noisy], [[(0, (2048 - 320,))]])
 
 
 @pytest.mark.parametrize(
@@ -601,10 +620,10 @@ def test_sums_that_could_leave_their_widths_are_refused() -> None:
         {"base_subjects": 0},
         {"joined_subjects": 64, "base_subjects": 64},
         {"cells": (FieldShape(6, (1,)),)},
-        {"cells": (FieldShape(8, (8,), noise=(16, 16)), FieldShape(8))},
-        {"cells": (FieldShape(8, (8,), noise=(16,)),)},
-        {"cells": (FieldShape(8, (8,), noise=(16, 15)),)},
-        {"cells": (FieldShape(7, (8,), noise=(16, 16)),)},
+        {"cells": (FieldShape(9, (8,), noise=(16, 16)), FieldShape(9))},
+        {"cells": (FieldShape(9, (8,), noise=(16,)),)},
+        {"cells": (FieldShape(9, (8,), noise=(16, 15)),)},
+        {"cells": (FieldShape(8, (8,), noise=(16, 16)),)},
     ],
     ids=str,
 )
@@ -631,13 +650,15 @@ def test_everything_is_in_the_digest(name: str) -> None:
     value = getattr(TERMS, name)
     other: Any = {
         "context": bytes([1]) * 32, "base": "firms", "joined": "patents", "hides_zeros": True,
-        "cells": (SUMS, COUNT, SUMS), "groupings": (2, 2), "guards": (0,),
+        "cells": (SUMS, COUNT, SUMS), "groupings": (2, 2), "guards": (0,), "group_axes": ((2, 2),),
+        "cell_axes": ((1,), (2,)),
     }.get(name, value)  # fmt: skip
     if other == value:
         other = value + 1
     changed: dict[str, Any] = {name: other}
-    assert replace(TERMS, **changed).digest() != TERMS.digest()
-    assert replace(TERMS, **changed).hash_domain() != TERMS.hash_domain()
+    base = replace(TERMS, group_axes=((4,),), cell_axes=((3,),)) if "axes" in name else TERMS
+    assert replace(base, **changed).digest() != base.digest()
+    assert replace(base, **changed).hash_domain() != base.hash_domain()
 
 
 def test_digest_by_hand() -> None:
@@ -676,14 +697,14 @@ def test_what_was_made_ahead_is_used_and_must_be_for_the_key() -> None:
     obfuscators.fill(3)
     encryptor = Encryptor.for_count(N, 20, seeded("ahead"))
     encryptor.pool.add(encryptor.obfuscators(15))
-    base = BaseSide(TERMS, [GROUPS], proven(1024), os.urandom, obfuscators)
+    base = BaseSide(TERMS, [GROUPS], proven(1024), os.urandom, obfuscators=obfuscators)
     joined = JoinedSide(TERMS, ROWS, PRIVATE, os.urandom, joiner_is_semi_honest=True, encryptor=encryptor)
     decision, share = joined.decide(base.test(joined.tests(base.mask(joined.rows(base.groups())))))
     assert merchant_open(TERMS, base.share(decision), share) == plain_join(TERMS, GROUPS, ROWS)
     assert len(obfuscators.pool) == len(encryptor.pool) == 0
     other = keypair(2048)[1]
     with pytest.raises(BadJoin, match="obfuscators of register"):
-        BaseSide(TERMS, [GROUPS], proven(2048), os.urandom, obfuscators)
+        BaseSide(TERMS, [GROUPS], proven(2048), os.urandom, obfuscators=obfuscators)
     with pytest.raises(BadJoin, match="encryptor of tax"):
         JoinedSide(TERMS, ROWS, other, os.urandom, joiner_is_semi_honest=True, encryptor=encryptor)
 

@@ -119,17 +119,22 @@ class Case:
         """What DuckDB finds in all rows together."""
         return self._pool.sql(text).fetchall()
 
-    def check_cells(self, name: str, found: Result, select: str, hidden: Collection[tuple[str, str]] = ()) -> None:
-        """Every cell is DuckDB's over all rows, or withheld: those with fewer subjects than may be shown, and `hidden`
-        ones, which together with another table would be about few."""
+    def check_cells(self, name: str, found: Result, select: str) -> None:
+        """Every cell that is shown is DuckDB's over all rows."""
         counts = {row[:-1]: row[-1] for row in self.select(select)}
-        truth = {cell: ceiba.WITHHELD if count < self.least else count for cell, count in counts.items()}
-        truth |= dict.fromkeys(hidden, ceiba.WITHHELD)
-        exact = sum(one is not ceiba.WITHHELD for one in truth.values())
-        name = f"{name}: {exact} cells exact, {len(truth) - exact} withheld"
-        self.lab.check(
-            name, sorted(found.rows, key=str), sorted([(*cell, count) for cell, count in truth.items()], key=str)
-        )
+        few = {cell for cell, count in counts.items() if count < self.least}
+        self.check_shown(name, {row[:-1]: row[-1] for row in found.rows}, counts, few)
+
+    def check_shown(self, name: str, found: Mapping[Any, Any], truth: Mapping[Any, Any], few: Collection[Any]) -> None:
+        """Whatever is shown is so, nothing of `few` subjects is, and at least a third of what has many. A large cell is
+        withheld where a small one's line would tell it, or another table is about nearly the same subjects."""
+        shown = {cell: figure for cell, figure in found.items() if figure is not ceiba.WITHHELD}
+        many = {cell: figure for cell, figure in truth.items() if cell not in few}
+        beside = len(many) - len(shown)
+        wanted = {cell: many.get(cell) for cell in shown}
+        name = f"{name}: {len(shown)} exact, {len(few)} of few withheld, {beside} beside them"
+        of_it, of_truth = (sorted(cells.items(), key=str) for cells in (shown, wanted))
+        self.lab.check(name, (of_it, beside <= 2 * len(shown)), (of_truth, True))
 
     # --- at the end
 
@@ -205,7 +210,7 @@ NOT_PROTECTED = (
     "Not protected: what counts say about groups. The bank knows its own borrowers, so the counts also tell it how "
     "many of the good and of the bad an agency does not know, however few. An agency learns whom the bank scores. How "
     "many people are behind a member's groups, the others take from it on trust, as the agreement says. And joined "
-    "answers are not compared with one another: few of them are agreed on."
+    "exact answers are of one table: by how many in common two of its cells differ, nobody sees."
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas
 
@@ -132,7 +131,7 @@ class Index:
             self.check_sums(found, table)
         self.check_sums(counted, register)
         rows = list(_means(found, counted))
-        self.case.lab.check("mean index of every sector that can be shown", rows, self.pooled_means())
+        self.case.lab.check("mean index of every sector that can be shown", rows, self.pooled_means(rows))
         self.write(rows, len(found) - len(rows))
 
     def write(self, rows: Sequence[tuple[str, int, float]], hidden: int) -> None:
@@ -141,7 +140,10 @@ class Index:
         for name, firms, mean in listing:
             self.case.lab.say(f"  {name:32} {firms:4} firms  {mean:>5}")
         least = self.case.least
-        withheld = f"{hidden} sectors were withheld: at some agency, fewer than {least} of their firms have any points."
+        withheld = (
+            f"{hidden} sectors were withheld: at some agency, fewer than {least} of their firms have any points, or "
+            "they stand beside one of which this is so."
+        )
         self.case.lab.say(f"  {withheld}")
         means = Listing(("sector (NAICS)", "firms", "mean index"), listing)
         text = (
@@ -155,32 +157,25 @@ class Index:
     def check_sums(self, found: Result, table: str) -> None:
         """Sums of points are DuckDB's on all rows, or withheld."""
         truth = self.pooled_sums(table)
-        hidden = sum(one is ceiba.WITHHELD for one in truth.values())
-        name = f"points of {table} by sector: {len(truth) - hidden} sums exact, {hidden} withheld"
-        self.case.lab.check(name, list(zip(found["sector"], found[_name(table)], strict=True)), sorted(truth.items()))
+        few = [sector for sector, (some, _) in truth.items() if some < self.case.least]
+        sums = {sector: total for sector, (_, total) in truth.items()}
+        shown = dict(zip(found["sector"], found[_name(table)], strict=True))
+        self.case.check_shown(f"points of {table} by sector", shown, sums, few)
 
-    def pooled_sums(self, table: str) -> dict[str, Any]:
-        """By sector, an agency's points of the firms that it knows; withheld where these are few, or those of them who
-        have any points are."""
+    def pooled_sums(self, table: str) -> dict[str, tuple[int, int]]:
+        """By sector, how many firms have any points at an agency, and the sum of these."""
         points = " + ".join(sql_of(one.binning, list(map(str, one.points))) for one in self.parts[table])
         knows = next(one.knows for one in OF_FIRMS if one.firms_table == table)
         rows = f"SELECT sector, {points} AS points FROM firms WHERE {knows}"  # noqa: S608
         select = f"SELECT sector, COUNT(*) FILTER (points > 0), SUM(points) FROM ({rows}) GROUP BY sector"  # noqa: S608
-        return {
-            sector: int(total) if some >= self.case.least else ceiba.WITHHELD
-            for sector, some, total in self.case.select(select)
-        }
+        return {sector: (int(some), int(total)) for sector, some, total in self.case.select(select)}
 
-    def pooled_means(self) -> list[tuple[str, int, float]]:
-        """Of sectors of which every agency's points can be shown."""
+    def pooled_means(self, shown: Sequence[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
+        """Of the sectors that are shown, of which there have to be some."""
         sums = [self.pooled_sums(table) for table in self.parts]
         sizes = dict(self.case.select("SELECT sector, COUNT(*) FROM firms GROUP BY sector ORDER BY sector"))
-        whole = {sector: [own.get(sector, ceiba.WITHHELD) for own in sums] for sector in sizes}
-        return [
-            (sector, firms, sum(whole[sector]) / firms)
-            for sector, firms in sizes.items()
-            if ceiba.WITHHELD not in whole[sector]
-        ]
+        sectors = [sector for sector, *_ in shown] or list(sizes)
+        return [(one, sizes[one], sum(own[one][1] for own in sums) / sizes[one]) for one in sectors]
 
 
 def _means(found: Result, counted: Result) -> Iterator[tuple[str, int, float]]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
 import pandas
-from pyroaring import BitMap
 
 from ceiba import scorecards
 from ceiba.result import Result
 from ceiba.scorecards import BinCounts, Binning, Judgement, PairCounts, Scorecard
-from ceiba_node.near_tables import near_cells
 from ceiba_protocol.linkage.score_model import bits_for
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.report import Captioned, Listing, Part
@@ -95,9 +91,8 @@ class Lending:
         bins = fine_bins({one.owners_table: self.case.space.table(one.owners_table).schema for one in OF_OWNERS})
         title = f"All bins of all {len(bins)} features of all agencies, by whether the loan was repaid, in one linkage"
         tables = self.case.ask(title, self.joined.group_by("status").tabulate(*(one.group_key() for one in bins)))
-        hidden = self.hidden_bins(bins)
         for one in bins:
-            self.check_borrowers(tables[one.name], one, hidden[one.name])
+            self.check_borrowers(tables[one.name], one)
         counts = [self.with_absent(BinCounts.from_frame(one, tables[one.name].to_pandas(), **LABEL)) for one in bins]
         self.evidence = scorecards.woe(*counts)
         self.case.lab.say("\n" + "\n".join(self.evidence.parts()[0].lines()))
@@ -132,9 +127,8 @@ class Lending:
             for own, others in stars
         }
         for (own, others), tables in zip(stars, self.case.ask_all(questions), strict=True):
-            hidden = self.hidden_bins(others)
             for other in others:
-                self.check_everybody(tables[other.name], own, other, hidden[other.name])
+                self.check_everybody(tables[other.name], own, other)
                 self.pairs.append(PairCounts.from_frame(own, other, tables[other.name].to_pandas(), n="subjects"))
 
     def stars(self, bins: Sequence[Binning]) -> Iterator[tuple[Binning, list[Binning]]]:
@@ -146,34 +140,18 @@ class Lending:
 
     # --- compared with the pooled rows
 
-    def check_borrowers(self, found: Result, one: Binning, hidden: Collection[str]) -> None:
+    def check_borrowers(self, found: Result, one: Binning) -> None:
         """Counts of the borrowers whom an agency knows, by the label and its bins."""
         known = f"part = '{BORROWER}' AND {self.knows[one.name]}"
         select = f"SELECT status, {sql_of(one)} AS bin, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
-        withheld = list(product(("good", "bad"), hidden))
-        self.case.check_cells(f"status and {one.name}", found, select, withheld)
+        self.case.check_cells(f"status and {one.name}", found, select)
 
-    def check_everybody(self, found: Result, one: Binning, other: Binning, hidden: Collection[str]) -> None:
+    def check_everybody(self, found: Result, one: Binning, other: Binning) -> None:
         """Counts of everybody whom two agencies know, by the bins of both."""
         known = f"{self.knows[one.name]} AND {self.knows[other.name]}"
         keys = f"{sql_of(one)} AS one, {sql_of(other)} AS other"
         select = f"SELECT {keys}, COUNT(*) FROM owners WHERE {known} GROUP BY ALL"  # noqa: S608
-        self.case.check_cells(f"{one.name} and {other.name}", found, select, list(product(one.labels, hidden)))
-
-    def hidden_bins(self, bins: Sequence[Binning]) -> dict[str, set[str]]:
-        """By feature, bins of which an agency releases nothing, because together with another table of the same job
-        they would be about few of those whom it knows."""
-        owners = self.case.world.owners
-        hidden: dict[str, set[str]] = {one.name: set() for one in bins}
-        for table in {one.table for one in bins}:
-            own = [one for one in bins if one.table == table]
-            rows = owners[owners[self.knows[own[0].name]]]
-            members = [[BitMap(np.flatnonzero(one.places(rows) == at)) for at in range(one.count)] for one in own]
-            cells = [(one.name, label) for one in own for label in one.labels]
-            for place in near_cells(members, self.case.least):
-                name, label = cells[place]
-                hidden[name].add(label)
-        return hidden
+        self.case.check_cells(f"{one.name} and {other.name}", found, select)
 
     # --- how well it ranks
 
