@@ -37,7 +37,8 @@ def test_a_model_is_read_and_decided(house: House) -> None:
     assert listed["columns"] == ["late", "months", "sales"]
     assert house.json("status")["waiting"] == 1
     shown = house.run("models", "show", digest[:6])
-    assert "width_bucket(months, 12, 120, 3): -9, 0, 4, 11, 25, -30" in shown and "about 24 bits" in shown
+    assert "width_bucket(months, 12, 120, 3): -9, 0, 4, 11, 25, -30" in shown
+    assert "about 24 bits of each subject who consents; its bins together say 6" in shown
     assert house.json("models", "approve", digest[:6]) == {"model": digest, "approved": True}
     assert house.json("models", "list")["models"][0]["state"] == "decided"
     with pytest.raises(NotWaiting):

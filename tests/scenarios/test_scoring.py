@@ -26,6 +26,7 @@ from ceiba_protocol.errors import (
 )
 from ceiba_protocol.identifiers import IdentifierKind, uscc_check_digit
 from ceiba_protocol.linkage.consent import ConsentTerms, give_consent, new_subject
+from ceiba_protocol.linkage.score_receipt import ScoreReceipt, verify
 from ceiba_protocol.schema import Column, ColumnType, Identifier, Schema
 from ceiba_protocol.trust.agreement import ConsentIssuer
 from ceiba_scenarios import Sandbox
@@ -135,7 +136,10 @@ def test_scores_are_the_scorecards_also_of_firms_that_some_or_nobody_know(world:
     wanted = [(world.consent(firm), code(firm)) for firm in firms]
     assert world.model.score_all(wanted) == [Score(plain(firm), {}) for firm in firms]
     again = world.bank.score_model(world.model.digest[:10])
-    assert again.score(world.consent(30), f" {code(30)[:9]}-{code(30)[9:].lower()}").points == plain(30)
+    score = again.score(world.consent(30), f" {code(30)[:9]}-{code(30)[9:].lower()}")
+    assert score.points == plain(30) and isinstance(score.receipt, ScoreReceipt)
+    assert [step.error for step in verify(score.receipt, world.bank.roster)] == [None] * 6
+    assert code(30).encode() not in score.receipt.body()
 
 
 def test_the_coordinator_and_the_logs_never_have_an_identifier(world: World) -> None:

@@ -9,7 +9,7 @@ from ceiba_node.ledger import KeptModel
 from ceiba_node.policy import Decision
 from ceiba_node.scoring import is_approval
 from ceiba_protocol.errors import NotWaiting
-from ceiba_protocol.linkage.score_model import ProductWeights, ScoreModel, columns_read
+from ceiba_protocol.linkage.score_model import ProductWeights, ScoreModel, columns_read, combinations
 from ceiba_protocol.trust.rendering import moment, quoted
 from ceiba_protocol.wording import key_text
 
@@ -50,7 +50,7 @@ def show_model(model: Which, home: Folder = DEFAULT_HOME, as_json: AsJson = Fals
         "columns": ", ".join(facts["columns"]),
         "holders": ", ".join(facts["holders"]),
         "kind": _KINDS[facts["kind"]],
-        "tells": f"about {facts['bits']} bits of each subject who consents",
+        "tells": f"about {facts['bits']} bits of each subject who consents; its bins together say {facts['bins_say']}",
         "until": moment(facts["until"]),
     }
     show(
@@ -117,6 +117,7 @@ def _facts(here: Desk, kept: KeptModel) -> dict[str, Any]:
         "holders": list(model.holders),
         "kind": model.weights.kind,
         "bits": model.bits,
+        "bins_say": combinations(model.features).bit_length() - 1,
         "until": model.valid_until,
     }
 

@@ -590,10 +590,10 @@ class JointSet:
     def cells(self, holder: str) -> int:
         """How many the merchant gets of this holder's part, if all are released: groups of the base times cells of the
         joined holders that it has to do with; 1 where all that is said is how many subjects there are."""
-        plan = self.question.plan
-        if plan.mode is Mode.CARDINALITY or holder in [side.holder for side in plan.linked]:
+        plan, linked = self.question.plan, {side.holder for side in self.question.plan.linked}
+        if plan.mode is Mode.CARDINALITY or holder in linked:
             return 1
-        joined = [side.holder for side in plan.joined] if holder == plan.base.holder else [holder]
+        joined = {holder} if holder != plan.base.holder else self.approvals.keys() - linked - {holder}
         groups = sum(shape.cells for shape in self.approvals[plan.base.holder].shapes)
         return groups * sum(shape.cells for name in joined for shape in self.approvals[name].shapes)
 

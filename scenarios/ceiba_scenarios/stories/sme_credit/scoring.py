@@ -12,6 +12,7 @@ from ceiba.consents import GivenConsent, new_issuer
 from ceiba.scorecards import Scorecard
 from ceiba.scoring import Feature, Score
 from ceiba_protocol.errors import CeibaError
+from ceiba_protocol.linkage.score_receipt import ScoreReceipt, verify
 from ceiba_scenarios.report import Captioned, Listing
 from ceiba_scenarios.stories.health_research import refusal
 from ceiba_scenarios.stories.sme_credit.alone import RATING
@@ -97,6 +98,9 @@ class Scoring:
         seconds = time.perf_counter() - started
         points = score.points + self.own_points(row)[0]
         self.case.lab.check("this score is the scorecard's", points, int(self.card.score(row)[0]))
+        assert isinstance(score.receipt, ScoreReceipt)
+        last = verify(score.receipt, self.case.space.roster)[-1]
+        self.case.lab.check("its receipt holds offline, with the roster alone", last.error, None)
         bad = float(self.card.probability_bad([points])[0])
         self.tell("one alone", f"{points} points after {1000 * seconds:.0f} ms: {bad:.1%} of such applicants turn bad")
         return consent, uscc
