@@ -110,3 +110,15 @@ def test_too_many_cells_of_all_pairs_together_are_refused(nodes: JointNodes, mon
     assert nodes.reason[1] == "plan_too_large" and not nodes.kept()
     monkeypatch.setattr(joint, "MAX_SUMS", 8 * 14)
     assert nodes.ask(pairs(nodes, Mode.HIDDEN)) == "done"
+
+
+def test_rows_that_no_message_would_hold_are_refused_before_they_are_made(
+    nodes: JointNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """56 subjects are announced, in two groupings; a row is a point and one ciphertext of 256 bytes."""
+    needed = announced(50) * 2 * (32 + 256)
+    monkeypatch.setattr(joint, "MOST_PAYLOAD", needed - 1)
+    assert nodes.ask(pairs(nodes, Mode.HIDDEN)) == "failed"
+    assert nodes.reason[1] == "plan_too_large" and "encrypted rows of social" in nodes.error.public
+    monkeypatch.setattr(joint, "MOST_PAYLOAD", needed)
+    assert nodes.ask(pairs(nodes, Mode.HIDDEN)) == "done"
