@@ -6,20 +6,17 @@ others know is kept for later jobs where the agreement allows it, in memory as w
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
-from pyroaring import BitMap
 
-from ceiba_node.engines.joined_rows import Bounds, Entry, base_groups, cells_of_subjects, joined_rows
 from ceiba_node.kept_linkages import KeptLinkage, KeptLinkages
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
-from ceiba_node.near_tables import near_cells
-from ceiba_node.one_table import check_divisions
+from ceiba_node.one_table import check_divisions, check_versions
+from ceiba_node.own_side import OwnSide
 from ceiba_node.policy import DecisionPending, Request, check_cells, check_still, decide
 from ceiba_node.responding import House, Pending, Reply, Responding
 from ceiba_node.snapshots import Snapshot
@@ -27,7 +24,6 @@ from ceiba_protocol.canonical import Digest, digest
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR
 from ceiba_protocol.disclosure.noise import cells_order_key
 from ceiba_protocol.errors import (
-    AskedOtherwise,
     CeibaError,
     DatasetUnknown,
     JobConflict,
@@ -51,7 +47,6 @@ from ceiba_protocol.linkage.joint import (
     announced,
     check_message,
     commit_jointly,
-    guards_of,
     join_key_context,
     message_of,
     programs_of,
@@ -64,7 +59,7 @@ from ceiba_protocol.linkage.one_population import check_one_population, is_compa
 from ceiba_protocol.linkage.oprf import JobKey
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, fresh_noise
 from ceiba_protocol.linkage.token_steps import TokenSide
-from ceiba_protocol.plan import ROW_COUNT, Plan, Program, SumOf
+from ceiba_protocol.plan import Plan
 from ceiba_protocol.rounds import check_window
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.paillier import MINIMUM_KEY_BITS, Encryptor, encode_modulus, generate_keypair
@@ -263,38 +258,29 @@ class Linking(Responding):
         """What was asked of this holder in earlier exact answers, or is being asked, about subjects that it has in
         common with the same others; by the same organisation, or anybody under `strict_sets`. Raises AskedOtherwise
         unless the question is about the same ones (ADR 0029).
-
-        A new version of the dataset has to differ by many subjects; of how many in common, nobody can tell.
         """
         manifest, side = question.manifest, question.plan.side_of(self.name)
         if manifest.noise is not None or not question.rules.has_gate:
             return ()
         policy = self._house.policy()
+        jobs = self._ledger.jobs_about(side.table, now - DAY * policy.audit_days)
         asked = [
             earlier
-            for job_id, organisation, signed, is_answered in self._ledger.jobs_about(
-                side.table, now - DAY * policy.audit_days
-            )
+            for job_id, organisation, signed, is_answered in jobs
             if job_id.hex() != manifest.job_id and is_joint(signed) and (is_answered or job_id in self._sessions)
             if policy.strict_sets or organisation == question.merchant.legal_person
             if (earlier := JointManifest.parse(signed.body)).noise is None
             if is_comparable(manifest, earlier, self.name)
         ]
         check_one_population(manifest, asked, self.name)
-        for version in sorted({earlier.version_of(self.name) for earlier in asked} - {snapshot.version}):
-            self._check_came_or_went(question, snapshot, version)
-        plans = tuple(plan for earlier in asked for plan in earlier.plan.side_of(self.name).plans)
+        versions = sorted({earlier.version_of(self.name) for earlier in asked} - {snapshot.version})
+        for version in versions:
+            with suppress(DatasetUnknown):  # one that is not kept any more is not compared
+                other = self._house.snapshots.get(side.table, version)
+                check_versions(self._house.engine, (snapshot, other), side.on, question.least)
+        plans = tuple(dict.fromkeys(plan for one in asked for plan in one.plan.side_of(self.name).plans))
         check_divisions(self._house.engine, snapshot, (*plans, *side.plans))
-        return tuple(dict.fromkeys(plans))
-
-    def _check_came_or_went(self, question: JointQuestion, snapshot: Snapshot, version: str) -> None:
-        """Raises AskedOtherwise if the dataset has nearly the same subjects as another version of it. One that is not
-        kept any more is not compared."""
-        with suppress(DatasetUnknown):
-            other = self._house.snapshots.get(snapshot.table, version)
-            changed = set(self._subjects(question, snapshot)) ^ set(self._subjects(question, other))
-            if len(changed) < question.least:
-                raise AskedOtherwise(what=f"a version of {snapshot.table} with nearly the same subjects")
+        return plans
 
     def _request(self, question: JointQuestion, snapshot: Snapshot, now: int) -> Request:
         """All that the policy looks at, as it stands now."""
@@ -459,49 +445,30 @@ class Linking(Responding):
                 return session.base[step.pair].share(received)
         raise SetMismatch(problem=f"step {step.number} is no holder's of a join")
 
+    def _own(self, session: Session) -> OwnSide:
+        order_key = cells_order_key(self._identity.noise_key)
+        return OwnSide(self._house.engine, session.question, session.snapshot, self.name, order_key)
+
     def _token_side(self, session: Session, agreed: JointSet) -> TokenSide:
         if session.tokens is None:
             assert session.token_key is not None  # or `_begin_again` would have said so
-            identifiers = self._linked(session.question, session.snapshot)
-            session.tokens = TokenSide(agreed, self.name, session.token_key, identifiers, self._random)
+            linked = self._own(session).linked()
+            session.tokens = TokenSide(agreed, self.name, session.token_key, linked, self._random)
         return session.tokens
-
-    def _linked(self, question: JointQuestion, snapshot: Snapshot) -> list[bytes]:
-        """Whom this holder links by tokens: who passes its filter, if they are only counted. But if it is revealed who
-        is at all holders, everybody: else the others would learn who passes."""
-        return self._subjects(question, snapshot, is_filtered=question.plan.mode is Mode.CARDINALITY)
-
-    def _subjects(self, question: JointQuestion, snapshot: Snapshot, *, is_filtered: bool = False) -> list[bytes]:
-        """Everybody of whom this holder has a row; or a row that passes the filter of its first plan."""
-        side = question.plan.side_of(self.name)
-        program = programs_of(side, snapshot.schema)[0]
-        ungrouped = replace(program, keys=(), condition=program.condition if is_filtered else None)
-        return list(cells_of_subjects(self._house.engine, snapshot, ungrouped, side.on))
 
     def _base_side(self, session: Session, agreed: JointSet, pair: str) -> BaseSide:
         key = agreed.approvals[pair].encryption_key
         assert key is not None  # `check_joint_approval` has seen it
-        terms = agreed.terms(pair)
+        terms, own = agreed.terms(pair), self._own(session)
         session.base[pair] = BaseSide(
             terms,
-            self._groupings(session),
+            own.groupings(session.common),
             self._prove(pair, key),
             self._random,
             noise=fresh_noise(terms, self._random),
-            vetoed=self._vetoed(session),
+            vetoed=own.vetoed(session.earlier, session.common),
         )
         return session.base[pair]
-
-    def _groupings(self, session: Session) -> list[list[list[bytes]]]:
-        """For each of the base's plans, whom each of its groups has; of those alone that all know, if it is said."""
-        side, snapshot, common = session.question.plan.base, session.snapshot, session.common
-        groupings = [
-            base_groups(self._house.engine, snapshot, program, side.on)
-            for program in programs_of(side, snapshot.schema)
-        ]
-        if common is None:
-            return groupings
-        return [[[one for one in group if one in common] for group in groups] for groups in groupings]
 
     def _joined_side(self, session: Session, agreed: JointSet) -> JoinedSide:
         if session.joined is None:
@@ -509,92 +476,18 @@ class Linking(Responding):
             assert joint is not None
             if agreed.approvals[self.name].encryption_key != key.announced:  # it was made before a restart
                 raise LinkageLost(holder=self.name)
-            rows = self._rows(session.question, session.snapshot)
-            if session.common is not None:
-                rows = {identifier: row for identifier, row in rows.items() if identifier in session.common}
-            terms = agreed.terms(self.name)
+            terms, own = agreed.terms(self.name), self._own(session)
             session.joined = JoinedSide(
                 terms,
-                rows,
+                own.rows(session.common),
                 key.private,
                 self._random,
                 joiner_is_semi_honest=joint.base_is_trusted,
                 noise=fresh_noise(terms, self._random),
                 encryptor=key.encryptor,
-                vetoed=self._vetoed(session),
+                vetoed=own.vetoed(session.earlier, session.common),
             )
         return session.joined
-
-    def _vetoed(self, session: Session) -> set[int]:
-        """Of the cells of this holder's plans, those that are about nearly the same of its subjects as others."""
-        question, snapshot, side = session.question, session.snapshot, session.question.plan.side_of(self.name)
-        if question.manifest.noise is not None:
-            return set()
-        earlier = programs_of(side.model_copy(update={"plans": session.earlier}), snapshot.schema)
-        own = programs_of(side, snapshot.schema)
-        numbers: dict[bytes, int] = {}
-        tables = [self._members(session, program, numbers) for program in (*earlier, *own)]
-        first = sum(program.cells for program in earlier)
-        return {cell - first for cell in near_cells(tables, question.least) if cell >= first}
-
-    def _members(self, session: Session, program: Program, numbers: dict[bytes, int]) -> list[BitMap]:
-        """Who is in each of its cells, of those that may be in common; `numbers`: by identifier."""
-        on = session.question.plan.side_of(self.name).on
-        found = joined_rows(self._house.engine, session.snapshot, replace(program, sums=()), on)
-        members = [BitMap() for _ in range(program.cells)]
-        for subject, identifier in enumerate(found.identifiers):
-            if session.common is None or identifier in session.common:
-                number = numbers.setdefault(identifier, len(numbers))
-                for cell, _ in found.entries(subject):
-                    members[cell].add(number)
-        return members
-
-    def _rows(self, question: JointQuestion, snapshot: Snapshot) -> dict[bytes, list[Entry]]:
-        """What each subject adds to the cells of all plans, which stand one after the other, and then to the guards of
-        an exact answer.
-
-        Whom a filter leaves out is there with nothing to add: else the base would see how many of its subjects pass.
-        """
-        side = question.plan.side_of(self.name)
-        programs = programs_of(side, snapshot.schema)
-        rows: dict[bytes, list[Entry]] = {one: [] for one in self._subjects(question, snapshot)}
-        entries = self._guarded if question.manifest.noise is None else self._bounded
-        for identifier, entry in entries(question, snapshot, programs, side.on):
-            rows[identifier].append(entry)
-        return rows
-
-    def _bounded(
-        self, question: JointQuestion, snapshot: Snapshot, programs: Sequence[Program], on: str
-    ) -> Iterator[tuple[bytes, Entry]]:
-        """What each subject adds to an answer with noise. The number of its rows is left out: it has one at most."""
-        noise, first = question.manifest.noise, 0
-        assert noise is not None
-        order_key = cells_order_key(self._identity.noise_key)
-        for program in programs:
-            bounds = Bounds(program, noise.cells_per_subject, order_key)
-            found = joined_rows(self._house.engine, snapshot, program, on)
-            for subject, identifier in enumerate(found.identifiers):
-                for cell, sums in bounds.apply(identifier, found.entries(subject)):
-                    yield identifier, (first + cell, sums[ROW_COUNT + 1 :])
-            first += program.cells
-
-    def _guarded(
-        self, question: JointQuestion, snapshot: Snapshot, programs: Sequence[Program], on: str
-    ) -> Iterator[tuple[bytes, Entry]]:
-        """What each subject adds to an exact answer, and which guards' conditions it meets."""
-        first, first_guard = 0, sum(program.cells for program in programs)
-        for program in programs:
-            guards, width = guards_of(program, question), len(program.sums)
-            flags = tuple(SumOf(guard.support, Fraction(1)) for guard in guards)
-            found = joined_rows(self._house.engine, snapshot, replace(program, sums=(*program.sums, *flags)), on)
-            for subject, identifier in enumerate(found.identifiers):
-                for cell, sums in found.entries(subject):
-                    yield identifier, (first + cell, sums[:width])
-                    for place, times in enumerate(sums[width:]):
-                        if times:
-                            yield identifier, (first_guard + cell * len(guards) + place, [])
-            first += program.cells
-            first_guard += program.cells * len(guards)
 
     def _prove(self, holder: str, key: EncryptionKey) -> ProvenKey:
         """A verified verdict is kept by the key's bytes and its proof (I6)."""

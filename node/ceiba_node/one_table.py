@@ -1,5 +1,6 @@
-"""Whether exact joint questions divide a table's columns in ways of which one refines the other (ADR 0029).
+"""Whether exact joint questions about one holder's table are margins of one table (ADR 0029).
 
+They are about versions of many other subjects, or the same; and divide columns in ways of which one refines the other.
 Two divisions whose edges lie apart by little differ by the few firms between them; a finer and a coarser one differ by
 whole parts, each of which is tested by itself. Whether they are finer and coarser is looked up in this holder's own
 rows: what is so for all of its subjects is so for any of them.
@@ -12,6 +13,7 @@ from itertools import combinations
 import numpy as np
 
 from ceiba_node.engines.duckdb_engine import DuckDBEngine
+from ceiba_node.engines.joined_rows import numbers_of_subjects
 from ceiba_node.snapshots import Snapshot
 from ceiba_protocol.disclosure.support import ROWS, tests_of
 from ceiba_protocol.errors import AskedOtherwise, PlanTooLarge
@@ -48,6 +50,14 @@ def check_divisions(engine: DuckDBEngine, snapshot: Snapshot, plans: Sequence[Pl
                 columns = ", ".join(sorted(one.columns & other.columns))
                 raise AskedOtherwise(what=f"another division of {columns} of {snapshot.table}")
             compared.add(pair)
+
+
+def check_versions(engine: DuckDBEngine, versions: tuple[Snapshot, Snapshot], on: str, least: int) -> None:
+    """Two versions of a dataset differ by at least so many subjects. Of how many in common, nobody can tell. Raises
+    AskedOtherwise."""
+    one, other = (numbers_of_subjects(engine, version, on).keys() for version in versions)
+    if len(one ^ other) < least:
+        raise AskedOtherwise(what=f"a version of {versions[0].table} with nearly the same subjects")
 
 
 def divisions_of(plan: Plan, snapshot: Snapshot) -> Iterator[Division]:

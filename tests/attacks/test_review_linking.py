@@ -9,9 +9,9 @@ import pytest
 from ceiba_node.engines.joined_rows import joined_rows
 from ceiba_node.house_rules import Policy
 from ceiba_node.linking import Linking
+from ceiba_node.own_side import OwnSide
 from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.expression import Branch, Case, ColumnValue, Comparing, Logic, Not, Number, TextValue
-from ceiba_protocol.linkage.joint import JointQuestion, programs_of
 from ceiba_protocol.linkage.private_join import BaseSide
 from ceiba_protocol.linkage.ristretto import multiply
 from ceiba_protocol.plan import ByCase, ByColumn, LabelBranch, Named
@@ -57,11 +57,10 @@ def matches_seen(nodes: JointNodes, monkeypatch: pytest.MonkeyPatch, **asked: An
 LARGE = Comparing(comparison=Comparison.EQUAL, left=ColumnValue(name="size"), right=TextValue(value="large"))
 
 
-def only_who_passes(self: Linking, question: JointQuestion, snapshot: Any) -> Any:
+def only_who_passes(own: OwnSide, _: Any) -> Any:
     """The weakened build: subjects without rows that pass are not there."""
-    side = question.plan.side_of(self.name)
-    (program,) = programs_of(side, snapshot.schema)
-    found = joined_rows(self._house.engine, snapshot, program, side.on)
+    (program,) = own.programs
+    found = joined_rows(own.engine, own.snapshot, program, own.side.on)
     return {name: list(found.entries(subject)) for subject, name in enumerate(found.identifiers)}
 
 
@@ -69,7 +68,7 @@ def test_a_base_learns_nothing_of_the_joined_holders_filter(nodes: JointNodes, m
     """Not even of a group of one subject, which would be that subject's."""
     everybody = matches_seen(nodes, monkeypatch)
     assert matches_seen(nodes, monkeypatch, filter=LARGE) == everybody
-    monkeypatch.setattr(Linking, "_rows", only_who_passes)
+    monkeypatch.setattr(OwnSide, "rows", only_who_passes)
     assert 0 < sum(matches_seen(nodes, monkeypatch, filter=LARGE)) < sum(everybody)
 
 
@@ -122,7 +121,7 @@ def test_a_sum_over_one_firm_of_a_large_cell_is_withheld(
     """The merchant alone, in one question: the cell has 40 firms, and the sum is one firm's."""
     aimed = asked_of_social(graded, AIMED[aim])
     with monkeypatch.context() as weakened:
-        for module in ("ceiba_protocol.linkage.joint", "ceiba_node.linking"):
+        for module in ("ceiba_protocol.linkage.joint", "ceiba_node.own_side"):
             weakened.setattr(f"{module}.guards_of", lambda *_: ())
         assert total_read(graded, aimed) == [(40, {"a sum of one arm": 39, "all but one": 937}.get(aim, 1))]
     honest = asked_of_social(graded, Sum(value=EMPLOYMENT))
@@ -178,7 +177,7 @@ def test_two_tables_of_one_job_that_differ_by_one_firm(
     with monkeypatch.context() as weakened:
         weakened.setattr(Linking, "_earlier", lambda *_: ())
         assert two_tables(graded, side) == [(40, 976), None], "what is few at one holder is seen there"
-        weakened.setattr("ceiba_node.linking.near_cells", lambda *_: set())
+        weakened.setattr("ceiba_node.own_side.near_cells", lambda *_: set())
         assert two_tables(graded, side) == [(40, 976), (39, 937)]
     with pytest.raises(AssertionError, match="refused"):
         two_tables(graded, side)
@@ -198,9 +197,9 @@ def test_a_withheld_cell_is_not_what_a_total_leaves(graded: JointNodes, monkeypa
 
     with monkeypatch.context() as weakened:
         weakened.setattr("ceiba_protocol.linkage.join_terms.released_with", lambda large, *_, **__: large)
-        weakened.setattr("ceiba_node.linking.near_cells", lambda *_: set())
+        weakened.setattr("ceiba_node.own_side.near_cells", lambda *_: set())
         assert read() == ([None, 39], 39), "the victim's employment"
-    monkeypatch.setattr("ceiba_node.linking.near_cells", lambda *_: set())
+    monkeypatch.setattr("ceiba_node.own_side.near_cells", lambda *_: set())
     assert read()[0] == [None, None], "the gate alone sees to it"
 
 

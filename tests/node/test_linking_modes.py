@@ -2,20 +2,18 @@
 and that nothing of one that has ended is kept (PROTOCOL §5.2, §5.3)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ceiba_coordinator import joint as coordinator_joint
 from ceiba_node.answering import LOG_TIME
-from ceiba_node.engines.joined_rows import cells_of_subjects
 from ceiba_node.house_rules import Policy
 from ceiba_node.linking import Linking, Session
-from ceiba_node.snapshots import Snapshot
+from ceiba_node.own_side import OwnSide
 from ceiba_protocol.errors import CeibaError, SetMismatch
 from ceiba_protocol.expression import ColumnValue, Comparing, Number
-from ceiba_protocol.linkage.joint import JointApproval, JointMessage, JointPlan, JointQuestion, Kind, programs_of
+from ceiba_protocol.linkage.joint import JointApproval, JointMessage, JointPlan, Kind
 from ceiba_protocol.linkage.oprf import JobKey
 from ceiba_protocol.plan import ByColumn, Named
 from ceiba_protocol.program import Comparison
@@ -141,18 +139,16 @@ def test_each_holder_learns_which_of_its_own_all_have_and_nothing_of_filters(
     everybody = {name.encode() for name in known(nodes, *HOLDERS)}
     assert learnt["social"] == learnt["tax"] == everybody
 
-    monkeypatch.setattr(Linking, "_linked", those_who_pass)
+    monkeypatch.setattr(OwnSide, "linked", those_who_pass)
     learnt.clear()
     assert nodes.ask(revealing(nodes)) == "done"
     tax = nodes.world.datasets["tax"].frame
     assert learnt["social"] == {one.encode() for one in tax[tax.sales > 300].uscc} & everybody != everybody
 
 
-def those_who_pass(linking: Linking, question: JointQuestion, snapshot: Snapshot) -> list[bytes]:
-    """As in `Linking._linked`, with the filter."""
-    side = question.plan.side_of(linking.name)
-    program = replace(programs_of(side, snapshot.schema)[0], keys=())
-    return list(cells_of_subjects(linking._house.engine, snapshot, program, side.on))
+def those_who_pass(own: OwnSide) -> list[bytes]:
+    """As `OwnSide.linked`, with the filter."""
+    return own._subjects(is_filtered=True)
 
 
 def test_tokens_are_others_in_every_job_and_in_no_log(nodes: JointNodes, capsys: pytest.CaptureFixture[str]) -> None:

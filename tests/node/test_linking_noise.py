@@ -8,7 +8,7 @@ import pytest
 
 from ceiba_node.engines.joined_rows import Bounds
 from ceiba_node.house_rules import Policy
-from ceiba_node.linking import Linking
+from ceiba_node.own_side import OwnSide
 from ceiba_node.responding import Reply
 from ceiba_protocol.disclosure.grade import MILLION, RULES
 from ceiba_protocol.errors import NoiseTooCostly, NoiseUndefined, NotAgreed, SetMismatch
@@ -102,7 +102,7 @@ def test_the_same_question_has_other_noise_and_is_charged_again(nodes: JointNode
 
 def test_a_base_that_leaves_one_firm_out_the_second_time(nodes: JointNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """With noise that is the same for the same question, as other jobs have it, the difference is that firm's wages."""
-    groupings = Linking._groupings
+    groupings = OwnSide.groupings
 
     def without_one(*arguments: Any) -> Any:
         return [[[one for one in group if one != b"firm 22"] for group in groups] for groups in groupings(*arguments)]
@@ -110,7 +110,7 @@ def test_a_base_that_leaves_one_firm_out_the_second_time(nodes: JointNodes, monk
     def answers() -> list[int]:
         whole = read(nodes, wages(nodes)).totals
         with monkeypatch.context() as cheating:
-            cheating.setattr(Linking, "_groupings", without_one)
+            cheating.setattr(OwnSide, "groupings", without_one)
             return [one - other for one, other in zip(whole[:3], read(nodes, wages(nodes)).totals[:3], strict=True)]
 
     insured = nodes.world.datasets["social"].frame

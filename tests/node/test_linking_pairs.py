@@ -7,7 +7,7 @@ from typing import Any
 import pandas
 import pytest
 
-from ceiba_node.linking import Linking
+from ceiba_node.own_side import OwnSide
 from ceiba_protocol.expression import ColumnValue, Comparing, Number
 from ceiba_protocol.linkage import joint
 from ceiba_protocol.linkage.joint import JointPlan, announced
@@ -94,9 +94,9 @@ def test_the_base_does_not_see_whom_the_others_filter_leaves(
     large = Comparing(comparison=Comparison.GREATER, left=ColumnValue(name="employment"), right=Number(value="10"))
     assert nodes.ask(pairs(nodes, mode, filter=large)) == "done"
     assert seen == [[firms(nodes, mode).uscc.nunique()] * 2]
-    every_row = Linking._rows
+    every_row = OwnSide.rows
     monkeypatch.setattr(
-        Linking, "_rows", lambda *arguments: {one: row for one, row in every_row(*arguments).items() if row}
+        OwnSide, "rows", lambda *arguments: {one: row for one, row in every_row(*arguments).items() if row}
     )
     assert nodes.ask(pairs(nodes, mode, filter=large)) == "done"
     passing = firms(nodes, mode)

@@ -41,6 +41,8 @@ def _compare(asked: JointManifest, earlier: JointManifest, me: str) -> None:
             mine, theirs = asked.plan.side_of(name), earlier.plan.side_of(name)
             if (mine.table, mine.on) != (theirs.table, theirs.on):
                 raise AskedOtherwise(what=f"{theirs.table}, joined on {theirs.on}")
+            if mine.plans[0].schema_digest != theirs.plans[0].schema_digest:
+                raise AskedOtherwise(what=f"another schema of {theirs.table}")
             if _terms(mine.plans[0].filter) != _terms(theirs.plans[0].filter):
                 raise AskedOtherwise(what=f"another filter of {mine.table}")
 
