@@ -26,7 +26,7 @@ demo: $(LAB_STAMP)     ## start a space of four hospitals, ask, check, stop
 test: setup            ## everything that CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"  # a file's tests share a running space
 
-test-long: setup       ## what `test` leaves out: most attacks on answers, more crashes, longer games
+test-long: setup       ## what `test` leaves out: most live attacks, most crashes, longer games
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 test-fast: setup       ## without what starts processes or takes more than a few seconds

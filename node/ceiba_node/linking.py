@@ -31,11 +31,13 @@ from ceiba_protocol.errors import (
     LinkageLost,
     LinkageTooLarge,
     NotReachable,
+    PlanTooLarge,
     SetMismatch,
     UnknownJob,
 )
 from ceiba_protocol.linkage.cores import Progress
 from ceiba_protocol.linkage.joint import (
+    MOST_PAYLOAD,
     OF_PAIR,
     JointApproval,
     JointManifest,
@@ -57,7 +59,7 @@ from ceiba_protocol.linkage.joint import (
 )
 from ceiba_protocol.linkage.one_population import check_one_population, is_comparable
 from ceiba_protocol.linkage.oprf import JobKey
-from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, fresh_noise
+from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, bytes_of_rows, fresh_noise
 from ceiba_protocol.linkage.token_steps import TokenSide
 from ceiba_protocol.plan import Plan
 from ceiba_protocol.rounds import check_window
@@ -389,11 +391,15 @@ class Linking(Responding):
         return question.steps[number]
 
     def _check_sizes(self, agreed: JointSet) -> None:
-        """Nobody else announced more subjects than this house links in one job. Raises LinkageTooLarge."""
+        """Nobody else announced more subjects than this house links in one job, and no rows are to be sent that no
+        message would hold. Raises LinkageTooLarge, PlanTooLarge."""
         limit = self._house.policy().subjects_per_job
         for name, one in agreed.approvals.items():
             if name != self.name and one.subjects > limit:
                 raise LinkageTooLarge(member=name, announced=one.subjects, limit=limit)
+            key, pair = one.encryption_key, (name, agreed.question.plan.base.holder)
+            if key and self.name in pair and bytes_of_rows(agreed.terms(name), key.n) > MOST_PAYLOAD:
+                raise PlanTooLarge(what=f"number of bytes of the encrypted rows of {name}", limit=MOST_PAYLOAD)
 
     def _debit_cells(self, session: Session, agreed: JointSet, now: int) -> None:
         """What the approval was debited with were this holder's cells alone. Raises what `check_cells` does."""

@@ -7,7 +7,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +138,20 @@ COORDINATOR_STEPS = [
 ]
 
 
+def a_few(steps: Sequence[tuple[str, str, int]], *every_run: int) -> list[Any]:
+    """Those in these places in every run; `make test-long` has the others."""
+    return [
+        pytest.param(*step, marks=() if place in every_run else pytest.mark.long) for place, step in enumerate(steps)
+    ]
+
+
 @pytest.mark.parametrize(("method", "when", "calls"), HOLDER_STEPS)
 def test_holder_killed_at_each_step(lab: Sandbox, method: str, when: str, calls: int) -> None:
     job = answered_with_a_crash(lab, HOLDERS[1], method, when, calls)
     same_bytes_everywhere(lab, job)
 
 
-@pytest.mark.parametrize(("method", "when", "calls"), COORDINATOR_STEPS)
+@pytest.mark.parametrize(("method", "when", "calls"), a_few(COORDINATOR_STEPS, 1, 3, 10))
 def test_coordinator_killed_at_each_step(lab: Sandbox, method: str, when: str, calls: int) -> None:
     job = answered_with_a_crash(lab, "coordinator", method, when, calls)
     same_bytes_everywhere(lab, job)
@@ -256,14 +263,16 @@ def same_bytes_past_the_gate(lab: Sandbox, job: Job) -> None:
         assert all(settled for (settled,) in remembered) and bool(remembered) == (job._question.manifest.noise is None)
 
 
-@pytest.mark.parametrize("step", GATE_STEPS)
-def test_holder_killed_at_each_step_of_an_exact_job_past_the_gate(lab: Sandbox, step: tuple[str, str, int]) -> None:
-    exact_past_the_gate(lab, HOLDERS[1], step)
+@pytest.mark.parametrize(("method", "when", "calls"), a_few(GATE_STEPS, 1, 4, 7))
+def test_holder_killed_at_each_step_of_an_exact_job_past_the_gate(
+    lab: Sandbox, method: str, when: str, calls: int
+) -> None:
+    exact_past_the_gate(lab, HOLDERS[1], (method, when, calls))
 
 
-@pytest.mark.parametrize("step", COORDINATOR_GATE_STEPS)
-def test_coordinator_killed_at_each_step_of_the_gate(lab: Sandbox, step: tuple[str, str, int]) -> None:
-    exact_past_the_gate(lab, "coordinator", step)
+@pytest.mark.parametrize(("method", "when", "calls"), a_few(COORDINATOR_GATE_STEPS, 1))
+def test_coordinator_killed_at_each_step_of_the_gate(lab: Sandbox, method: str, when: str, calls: int) -> None:
+    exact_past_the_gate(lab, "coordinator", (method, when, calls))
 
 
 def exact_past_the_gate(lab: Sandbox, victim: str, step: tuple[str, str, int]) -> None:
@@ -315,14 +324,14 @@ COORDINATOR_FIT_STEPS = [
 FIT_ROUNDS = 3
 
 
-@pytest.mark.parametrize("step", FIT_STEPS)
-def test_holder_killed_at_each_step_of_a_fit(lab: Sandbox, step: tuple[str, str, int]) -> None:
-    fitted_with_a_crash(lab, HOLDERS[1], step)
+@pytest.mark.parametrize(("method", "when", "calls"), a_few(FIT_STEPS, 1, 4))
+def test_holder_killed_at_each_step_of_a_fit(lab: Sandbox, method: str, when: str, calls: int) -> None:
+    fitted_with_a_crash(lab, HOLDERS[1], (method, when, calls))
 
 
-@pytest.mark.parametrize("step", COORDINATOR_FIT_STEPS)
-def test_coordinator_killed_at_each_step_of_a_fit(lab: Sandbox, step: tuple[str, str, int]) -> None:
-    fitted_with_a_crash(lab, "coordinator", step)
+@pytest.mark.parametrize(("method", "when", "calls"), a_few(COORDINATOR_FIT_STEPS, 0, 3))
+def test_coordinator_killed_at_each_step_of_a_fit(lab: Sandbox, method: str, when: str, calls: int) -> None:
+    fitted_with_a_crash(lab, "coordinator", (method, when, calls))
 
 
 def fitted_with_a_crash(lab: Sandbox, victim: str, step: tuple[str, str, int]) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from ceiba_scenarios.attack import Attack, run_attack
-from tests.attacks.live import disclosure, gate
 from tests.attacks.live.field import Field, open_field
 from tests.attacks.live.suite import ATTACKS
 from tests.attacks.live.weakened import CHECKS
 
-IN_EVERY_RUN = {"tracker", "last-of-a-budget"}
-"""Of the attacks on answers, half a minute each, a few. `make test-long` runs the others."""
+IN_EVERY_RUN = {
+    "smaller-set", "sybil-roster", "substituted-merchant-key", "replayed-job", "two-manifests", "forked-log",
+    "rolled-back-holder", "minted-certificate", "revoked-member", "tracker", "last-of-a-budget",
+}  # fmt: skip
+"""Ten to thirty seconds each, so a few of each kind. `make test-long` runs the others."""
 THREAT_MODEL = Path(__file__).parents[2] / "docs" / "threat-model.md"
 
 
@@ -24,8 +26,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
 
 
 def marked(attack: Attack) -> object:
-    is_long = attack in (*disclosure.ATTACKS, *gate.ATTACKS) and attack.name not in IN_EVERY_RUN
-    return pytest.param(attack, id=attack.name, marks=pytest.mark.long if is_long else ())
+    return pytest.param(attack, id=attack.name, marks=() if attack.name in IN_EVERY_RUN else pytest.mark.long)
 
 
 @pytest.mark.slow

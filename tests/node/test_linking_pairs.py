@@ -117,8 +117,8 @@ def test_rows_that_no_message_would_hold_are_refused_before_they_are_made(
 ) -> None:
     """56 subjects are announced, in two groupings; a row is a point and one ciphertext of 256 bytes."""
     needed = announced(50) * 2 * (32 + 256)
-    monkeypatch.setattr(joint, "MOST_PAYLOAD", needed - 1)
+    monkeypatch.setattr("ceiba_node.linking.MOST_PAYLOAD", needed - 1)
     assert nodes.ask(pairs(nodes, Mode.HIDDEN)) == "failed"
     assert nodes.reason[1] == "plan_too_large" and "encrypted rows of social" in nodes.error.public
-    monkeypatch.setattr(joint, "MOST_PAYLOAD", needed)
+    monkeypatch.setattr("ceiba_node.linking.MOST_PAYLOAD", needed)
     assert nodes.ask(pairs(nodes, Mode.HIDDEN)) == "done"

@@ -260,7 +260,7 @@ class JointWorld(World):
                             counts[guard] += times > 0
                     first += program.cells
                     first_guard += program.cells * len(guards)
-        random = seeded(f"noise {terms.context.hex()}")
+        random = seeded(f"noise of {base.holder} and {side.holder}")
         for _ in range(2 if terms.noisy else 0):
             for place, (count, *others) in enumerate(fresh_noise(terms, random)):
                 counts[place] += count

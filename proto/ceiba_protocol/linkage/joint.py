@@ -48,8 +48,7 @@ from ceiba_protocol.errors import (
     SetMismatch,
 )
 from ceiba_protocol.linkage.join_terms import JoinTerms
-from ceiba_protocol.linkage.masked_fields import NOISES, Cell, FieldShape, MaskedFields
-from ceiba_protocol.linkage.ristretto import POINT_BYTES
+from ceiba_protocol.linkage.masked_fields import NOISES, Cell, FieldShape
 from ceiba_protocol.plan import MAX_SUMS, ROW_COUNT, Plan, Program, compile_plan
 from ceiba_protocol.rounds import check_cites, check_noise, check_window
 from ceiba_protocol.schema import Schema
@@ -57,7 +56,6 @@ from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.fits.base import Fit
 from ceiba_protocol.sums.key_proof import key_context
 from ceiba_protocol.sums.layout import width
-from ceiba_protocol.sums.paillier import ciphertext_bytes
 from ceiba_protocol.trust.agreement import JOIN, Agreement, Mode, check_parties, check_side_covers
 from ceiba_protocol.trust.documents import DatasetPin, Manifest, NoiseTerms, Offer
 from ceiba_protocol.trust.hpke import seal_to
@@ -600,8 +598,7 @@ class JointSet:
         return groups * sum(shape.cells for name in joined for shape in self.approvals[name].shapes)
 
     def terms(self, pair: str) -> JoinTerms:
-        """What the base and this joined holder compute with. Raises PlanTooLarge, also if the joined holder's encrypted
-        rows would be longer than a message may be, and what `JoinTerms` does.
+        """What the base and this joined holder compute with. Raises PlanTooLarge, and what `JoinTerms` does.
 
         Where it is revealed to the base whom all holders know, one row of the joined holder serves all of its plans.
         """
@@ -614,7 +611,7 @@ class JointSet:
         counted = joined.subjects + NOISES * max(tail(one.noise[0]) if one.noise else 0 for one in joined.shapes)
         count_bits = counted.bit_length()
         guards = [(place, none) for place, shape in enumerate(cells) for none in shape.guards]
-        terms = JoinTerms(
+        return JoinTerms(
             context=self.context(pair),
             base=base.holder,
             joined=pair,
@@ -633,12 +630,6 @@ class JointSet:
             base_subjects=base.subjects,
             joined_subjects=joined.subjects,
         )
-        assert joined.encryption_key is not None  # `check_joint_approval` has seen it
-        n = joined.encryption_key.n
-        row_bytes = POINT_BYTES + MaskedFields(terms.cells, n.bit_length()).plaintexts * ciphertext_bytes(n)
-        if terms.row_sets * terms.joined_subjects * row_bytes > MOST_PAYLOAD:
-            raise PlanTooLarge(what=f"number of bytes of the encrypted rows of {pair}", limit=MOST_PAYLOAD)
-        return terms
 
     @property
     def log_size(self) -> int:

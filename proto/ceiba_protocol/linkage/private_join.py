@@ -74,7 +74,7 @@ from ceiba_protocol.linkage.join_messages import (
     write_sizes,
 )
 from ceiba_protocol.linkage.join_terms import GROUP_MULTIPLE, JoinTerms, padded
-from ceiba_protocol.linkage.masked_fields import Cell, FieldShape, Row, Share, check_rows
+from ceiba_protocol.linkage.masked_fields import Cell, FieldShape, MaskedFields, Row, Share, check_rows
 from ceiba_protocol.linkage.ristretto import (
     POINT_BYTES,
     Point,
@@ -118,6 +118,12 @@ class ProvenKey:
 
     def __repr__(self) -> str:
         return f"ProvenKey(key_id={key_id(self.n).hex()})"
+
+
+def bytes_of_rows(terms: JoinTerms, n: int) -> int:
+    """Of all rows that a joined holder with this modulus sends in step 2."""
+    row = POINT_BYTES + MaskedFields(terms.cells, n.bit_length()).plaintexts * ciphertext_bytes(n)
+    return terms.row_sets * terms.joined_subjects * row
 
 
 # --- noise -----------------------------------------------------------------------------------------------------
@@ -230,8 +236,8 @@ class BaseSide:
         """Which group a point is in; the points of B's rows; their ciphertexts, not yet checked."""
         exchange, joined = self._exchange, self._exchange.terms.joined
         count, grouped = exchange.terms.row_sets * exchange.terms.joined_subjects, sum(self._sizes)
-        row_bytes = POINT_BYTES + exchange.fields.plaintexts * ciphertext_bytes(exchange.n)
-        body = exchange.open("rows", rows, joined, (grouped + 1) * POINT_BYTES + count * row_bytes)
+        size = (grouped + 1) * POINT_BYTES + bytes_of_rows(exchange.terms, exchange.n)
+        body = exchange.open("rows", rows, joined, size)
         first, second, third = (POINT_BYTES * number for number in (grouped, grouped + 1, grouped + 1 + count))
         evaluated = distinct_points(body[:first], "rows", joined)
         self._gate_key = decode_points(bytes(body[first:second]), joined)[0]
