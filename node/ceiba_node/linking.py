@@ -7,7 +7,6 @@ others know is kept for later jobs where the agreement allows it, in memory as w
 
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +14,7 @@ import structlog
 
 from ceiba_node.kept_linkages import KeptLinkage, KeptLinkages
 from ceiba_node.ledger import Answer, Budget, Charge, Job, Payload, Waiting
-from ceiba_node.one_table import check_divisions, check_versions
+from ceiba_node.one_table import check_divisions
 from ceiba_node.own_side import OwnSide
 from ceiba_node.policy import DecisionPending, Request, check_cells, check_still, decide
 from ceiba_node.responding import House, Pending, Reply, Responding
@@ -24,6 +23,7 @@ from ceiba_protocol.canonical import Digest, digest
 from ceiba_protocol.disclosure.grade import DATASET_FACTOR
 from ceiba_protocol.disclosure.noise import cells_order_key
 from ceiba_protocol.errors import (
+    AskedOtherwise,
     CeibaError,
     DatasetUnknown,
     JobConflict,
@@ -128,7 +128,7 @@ class Session:
 
     question: JointQuestion
     snapshot: Snapshot
-    earlier: tuple[Plan, ...] = ()
+    earlier: tuple[tuple[Plan, Snapshot], ...] = ()
     """What was asked of this holder before in exact answers with which this one is compared."""
     token_key: JobKey | None = None
     """Where subjects are linked by tokens; dropped with `tokens`."""
@@ -189,6 +189,7 @@ class Linking(Responding):
         now = self._clock()
         question, snapshot = self._read(manifest, now)
         # 3. Say how many cells there are, how wide, and under which keys.
+        self._own_side(question, snapshot).check_groups()
         token_key = None
         if question.plan.has_tokens:
             token_key = JobKey(bytes.fromhex(question.digest), self.name, self._random)
@@ -256,10 +257,10 @@ class Linking(Responding):
         schemas = {side.table: snapshot.schema}
         return read_joint_manifest(manifest, contract.agreement, self._roster, schemas, now), snapshot
 
-    def _earlier(self, question: JointQuestion, snapshot: Snapshot, now: int) -> tuple[Plan, ...]:
+    def _earlier(self, question: JointQuestion, snapshot: Snapshot, now: int) -> tuple[tuple[Plan, Snapshot], ...]:
         """What was asked of this holder in earlier exact answers, or is being asked, about subjects that it has in
-        common with the same others; by the same organisation, or anybody under `strict_sets`. Raises AskedOtherwise
-        unless the question is about the same ones (ADR 0029).
+        common with the same others, and of which version; by the same organisation, or anybody under `strict_sets`.
+        Raises AskedOtherwise unless the question is about the same ones (ADR 0029).
         """
         manifest, side = question.manifest, question.plan.side_of(self.name)
         if manifest.noise is not None or not question.rules.has_gate:
@@ -275,14 +276,22 @@ class Linking(Responding):
             if is_comparable(manifest, earlier, self.name)
         ]
         check_one_population(manifest, asked, self.name)
-        versions = sorted({earlier.version_of(self.name) for earlier in asked} - {snapshot.version})
-        for version in versions:
-            with suppress(DatasetUnknown):  # one that is not kept any more is not compared
-                other = self._house.snapshots.get(side.table, version)
-                check_versions(self._house.engine, (snapshot, other), side.on, question.least)
-        plans = tuple(dict.fromkeys(plan for one in asked for plan in one.plan.side_of(self.name).plans))
-        check_divisions(self._house.engine, snapshot, (*plans, *side.plans))
-        return plans
+        before = {
+            (plan, earlier.version_of(self.name)): None
+            for earlier in asked
+            for plan in earlier.plan.side_of(self.name).plans
+        }
+        check_divisions(snapshot.schema, (plan for plan, _ in before), side.plans)
+        return tuple((plan, self._as_it_was(snapshot, version)) for plan, version in before)
+
+    def _as_it_was(self, snapshot: Snapshot, version: str) -> Snapshot:
+        """Another version of a dataset. Raises AskedOtherwise if it is not kept, so that nothing can be compared."""
+        if version == snapshot.version:
+            return snapshot
+        try:
+            return self._house.snapshots.get(snapshot.table, version)
+        except DatasetUnknown:
+            raise AskedOtherwise(what=f"a version of {snapshot.table} that is not kept any more") from None
 
     def _request(self, question: JointQuestion, snapshot: Snapshot, now: int) -> Request:
         """All that the policy looks at, as it stands now."""
@@ -382,8 +391,9 @@ class Linking(Responding):
         is_begun = self._ledger.has_payload(answer.job_id) or question.plan.mode is not Mode.HIDDEN
         if is_begun or answer.mask_secret is None:
             raise LinkageLost(holder=self.name)
-        earlier = self._earlier(question, snapshot, self._clock())
-        return self._sessions.setdefault(answer.job_id, Session(question, snapshot, earlier))
+        with self._house.deciding:
+            earlier = self._earlier(question, snapshot, self._clock())
+            return self._sessions.setdefault(answer.job_id, Session(question, snapshot, earlier))
 
     def _own_step(self, question: JointQuestion, number: int) -> Step:
         if number >= len(question.steps) or question.steps[number].sender != self.name:
@@ -452,8 +462,11 @@ class Linking(Responding):
         raise SetMismatch(problem=f"step {step.number} is no holder's of a join")
 
     def _own(self, session: Session) -> OwnSide:
+        return self._own_side(session.question, session.snapshot)
+
+    def _own_side(self, question: JointQuestion, snapshot: Snapshot) -> OwnSide:
         order_key = cells_order_key(self._identity.noise_key)
-        return OwnSide(self._house.engine, session.question, session.snapshot, self.name, order_key)
+        return OwnSide(self._house.engine, question, snapshot, self.name, order_key)
 
     def _token_side(self, session: Session, agreed: JointSet) -> TokenSide:
         if session.tokens is None:

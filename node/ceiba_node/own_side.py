@@ -3,7 +3,7 @@
 Nothing here leaves the house as it is: `linkage.private_join` and `linkage.token_steps` turn it into messages.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -14,8 +14,10 @@ from ceiba_node.engines.duckdb_engine import DuckDBEngine
 from ceiba_node.engines.joined_rows import Bounds, Entry, base_groups, cells_of_subjects, joined_rows
 from ceiba_node.near_tables import near_cells
 from ceiba_node.snapshots import Snapshot
+from ceiba_protocol.disclosure.support import ROWS, tests_of
+from ceiba_protocol.errors import DuplicateIdentifier
 from ceiba_protocol.linkage.joint import JointQuestion, SidePlan, guards_of, programs_of
-from ceiba_protocol.plan import ROW_COUNT, Plan, Program, SumOf
+from ceiba_protocol.plan import ROW_COUNT, Plan, Program, SumOf, compile_plan
 from ceiba_protocol.trust.agreement import Mode
 
 Common = frozenset[bytes] | None
@@ -52,6 +54,14 @@ class OwnSide:
         program = self.programs[0]
         ungrouped = replace(program, keys=(), condition=program.condition if is_filtered else None)
         return list(cells_of_subjects(self.engine, self.snapshot, ungrouped, self.side.on))
+
+    def check_groups(self) -> None:
+        """As a base with groups it has one row of each subject: a refusal because of a single one that is in two groups
+        would tell of it. Raises DuplicateIdentifier."""
+        is_grouped = self.side == self.question.plan.base and any(program.keys for program in self.programs)
+        if is_grouped and not self.snapshot.is_one_row_each:
+            problem = "a subject may have several rows, and so be in two groups"
+            raise DuplicateIdentifier(table=self.snapshot.table, column=self.side.on, problem=problem)
 
     def groupings(self, common: Common) -> list[list[list[bytes]]]:
         """For each of the base's plans, whom each of its groups has; of those alone that all know, if it is said."""
@@ -102,24 +112,40 @@ class OwnSide:
             first += program.cells
             first_guard += program.cells * len(guards)
 
-    def vetoed(self, earlier: Sequence[Plan], common: Common) -> set[int]:
+    def vetoed(self, earlier: Iterable[tuple[Plan, Snapshot]], common: Common) -> set[int]:
         """Of the cells of this holder's plans, those of an exact answer that are about nearly the same of its subjects
-        as others, or as those of `earlier` plans."""
+        as others, or as those of `earlier` plans in the version that these were about."""
         if self.question.manifest.noise is not None:
             return set()
-        before = programs_of(self.side.model_copy(update={"plans": tuple(earlier)}), self.snapshot.schema)
         numbers: dict[bytes, int] = {}
-        tables = [self._members(program, numbers, common) for program in (*before, *self.programs)]
-        first = sum(program.cells for program in before)
-        return {cell - first for cell in near_cells(tables, self.question.least) if cell >= first}
+        tables, cells = list[list[BitMap]](), list[int]()
+        for plan, snapshot in earlier:
+            for members in self._members(compile_plan(plan, snapshot.schema), snapshot, numbers, common):
+                tables.append(members)
+                cells += [-1] * len(members)
+        first = 0
+        for program in self.programs:
+            for members in self._members(program, self.snapshot, numbers, common):
+                tables.append(members)
+                cells += range(first, first + program.cells)
+            first += program.cells
+        return {cells[place] for place in near_cells(tables, self.question.least)} - {-1}
 
-    def _members(self, program: Program, numbers: dict[bytes, int], common: Common) -> list[BitMap]:
-        """Who is in each of a program's cells, of those that may be in common; `numbers`: by identifier."""
-        found = joined_rows(self.engine, self.snapshot, replace(program, sums=()), self.side.on)
-        members = [BitMap() for _ in range(program.cells)]
+    def _members(
+        self, program: Program, snapshot: Snapshot, numbers: dict[bytes, int], common: Common
+    ) -> list[list[BitMap]]:
+        """Who is in each of a program's cells, of those that may be in common; then for each condition by which its
+        statistics choose rows, who meets it there. `numbers`: by identifier."""
+        tests = tests_of(program).tests[ROWS + 1 :]
+        chosen = tuple(SumOf(test.members, Fraction(1)) for test in tests if test.audited and test.is_chosen)
+        found = joined_rows(self.engine, snapshot, replace(program, sums=chosen), self.side.on)
+        members = [[BitMap() for _ in range(program.cells)] for _ in (None, *chosen)]
         for subject, identifier in enumerate(found.identifiers):
             if common is None or identifier in common:
                 number = numbers.setdefault(identifier, len(numbers))
-                for cell, _ in found.entries(subject):
-                    members[cell].add(number)
+                for cell, times in found.entries(subject):
+                    members[0][cell].add(number)
+                    for place, met in enumerate(times, start=1):
+                        if met:
+                            members[place][cell].add(number)
         return members

@@ -1,6 +1,7 @@
 """Attacks on joint jobs among real nodes and a real coordinator (PROTOCOL §5.4)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ceiba_node.linking import Linking
 from ceiba_node.own_side import OwnSide
 from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.expression import Branch, Case, ColumnValue, Comparing, Logic, Not, Number, TextValue
+from ceiba_protocol.linkage.joint import JointSet
 from ceiba_protocol.linkage.private_join import BaseSide
 from ceiba_protocol.linkage.ristretto import multiply
 from ceiba_protocol.plan import ByCase, ByColumn, LabelBranch, Named
@@ -123,8 +125,10 @@ def test_a_sum_over_one_firm_of_a_large_cell_is_withheld(
     with monkeypatch.context() as weakened:
         for module in ("ceiba_protocol.linkage.joint", "ceiba_node.own_side"):
             weakened.setattr(f"{module}.guards_of", lambda *_: ())
+        weakened.setattr("ceiba_node.own_side.near_cells", lambda *_: set())
         assert total_read(graded, aimed) == [(40, {"a sum of one arm": 39, "all but one": 937}.get(aim, 1))]
     honest = asked_of_social(graded, Sum(value=EMPLOYMENT))
+    monkeypatch.setattr(Linking, "_earlier", lambda *_: ())  # as if the weakened build had not answered before
     assert total_read(graded, honest, aimed) == [(40, 976), None]
 
 
@@ -187,7 +191,7 @@ def test_two_tables_of_one_job_that_differ_by_one_firm(
 def test_a_withheld_cell_is_not_what_a_total_leaves(graded: JointNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The victim's cell is withheld, everybody else's stands beside the total: as `tabulate` asks for tables."""
     victim = ByCase(name="who", branches=(LabelBranch(when=VICTIM, label="victim"),), otherwise="others")
-    total = Sum(value=EMPLOYMENT)
+    total, terms_of = Sum(value=EMPLOYMENT), JointSet.terms
     asked = asked_of_social(graded, total), asked_of_social(graded, total, groups=(victim,))
 
     def read() -> tuple[Any, Any]:
@@ -196,7 +200,7 @@ def test_a_withheld_cell_is_not_what_a_total_leaves(graded: JointNodes, monkeypa
         return parts.subjects, whole.totals[-1] - parts.totals[-1]
 
     with monkeypatch.context() as weakened:
-        weakened.setattr("ceiba_protocol.linkage.join_terms.released_with", lambda large, *_, **__: large)
+        weakened.setattr(JointSet, "terms", lambda *arguments: replace(terms_of(*arguments), plans=()))
         weakened.setattr("ceiba_node.own_side.near_cells", lambda *_: set())
         assert read() == ([None, 39], 39), "the victim's employment"
     monkeypatch.setattr("ceiba_node.own_side.near_cells", lambda *_: set())

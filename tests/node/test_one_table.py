@@ -165,10 +165,22 @@ def test_a_new_version_has_to_differ_by_many(nodes: JointNodes) -> None:
     house = nodes.houses["social"]
     frame = nodes.world.datasets["social"].frame
     house.publish(frame[frame.uscc != "firm 12"])
-    assert nodes.ask(plan(nodes)) == "refused"
-    assert nodes.reason == ("social", "asked_otherwise") and "nearly the same subjects" in nodes.error.public
+    assert nodes.ask(plan(nodes)) == "done" and nodes.opened()["social"][0].subjects == [None]
     house.publish(frame[~frame.uscc.isin([f"firm {number}" for number in range(12, 17)])])
+    assert nodes.ask(plan(nodes)) == "done" and nodes.opened()["social"][0].subjects == [None], "of the second by four"
+    house.publish(frame[~frame.uscc.isin([f"firm {number}" for number in range(12, 24)])])
+    assert nodes.ask(plan(nodes)) == "done" and nodes.opened()["social"][0].subjects == [28]
+
+
+def test_what_cannot_be_compared_is_refused(nodes: JointNodes) -> None:
+    """The version that the first answer was about is not kept any more."""
     assert nodes.ask(plan(nodes)) == "done"
+    house = nodes.houses["social"]
+    frame = nodes.world.datasets["social"].frame
+    for number in range(5):
+        house.publish(frame[frame.uscc != f"firm {12 + number}"])
+    assert nodes.ask(plan(nodes)) == "refused"
+    assert nodes.reason == ("social", "asked_otherwise") and "not kept any more" in nodes.error.public
 
 
 def test_what_was_never_answered_does_not_count(nodes: JointNodes) -> None:

@@ -182,7 +182,7 @@ WRONG: dict[str, tuple[Callable[[Asked], None], type[CeibaError], str]] = {
         approved_otherwise(shapes=()), SetMismatch, "has not the keys or the shapes",
     ),
     "announced other sums": (
-        approved_otherwise(shapes=(CellShape(axes=(), widths=(40, 60)),)), AnswerRejected, "social announced other",
+        approved_otherwise(shapes=(CellShape(cells=1, widths=(40, 60)),)), AnswerRejected, "social announced other",
     ),
     "another dataset": (approved_otherwise(dataset_version="0" * 64), SetMismatch, "manifest or dataset"),
     "a share that is cut": (share(lambda honest: honest[:-1]), MalformedMessage, "share of social"),

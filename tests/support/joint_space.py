@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas
 
 from ceiba.home import Home
@@ -266,8 +265,7 @@ class JointWorld(World):
                 counts[place] += count
                 sums[place] = [one + more for one, more in zip(sums[place], others, strict=True)]
         large = [count not in terms.forbidden(shape) for count, shape in zip(counts, terms.shapes, strict=True)]
-        likely = np.array([count or -1 for count in counts]).reshape(terms.groups, width)
-        released = terms.released(large, likely)
+        released = terms.released(large)
         fields = [
             (count, shape.values_field(values)) for count, values, shape in zip(counts, sums, terms.shapes, strict=True)
         ]

@@ -1,9 +1,10 @@
 """What the parties of a private join agree on before it begins: its public facts, and what follows from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isqrt, prod
+from itertools import accumulate, product
+from math import isqrt
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from ceiba_protocol.canonical import sha256, tlv
 from ceiba_protocol.disclosure.noise import MINIMUM_VARIANCE
 from ceiba_protocol.errors import BadJoin, GateTooLarge
 from ceiba_protocol.linkage.masked_fields import NOISES, FieldShape
-from ceiba_protocol.linkage.suppression import Integers, released_with
 
 GROUP_MULTIPLE = 16
 """Groups are padded to a multiple of it, so that a size is known to within 15."""
@@ -37,9 +37,8 @@ class JoinTerms:
     for each in `guards` is not released either, in the same group, unless the guard is as large as a cell must be. So
     there is one for every condition behind a cell's sums (PROTOCOL §3.2).
 
-    `group_axes` has for each grouping, and `cell_axes` for each of the tables that the released cells make with it, how
-    many values each key has: then no total of a line gives a withheld cell away (`suppression`). Without, cells are
-    released each by itself.
+    `plans` has how many of the released cells each of B's plans has: with each grouping these make a table, which is
+    released with all of its cells or with none (ADR 0029). Without it, each cell is released by itself.
 
     With `one_row_for_all` groupings B encrypts each row once, and A sees in which combination of its groups it is: only
     for subjects of whom A may know that B has them. Otherwise B sends its rows anew for each grouping, and A sees no
@@ -60,8 +59,7 @@ class JoinTerms:
     base_subjects: int
     joined_subjects: int
     guards: tuple[int, ...] = ()
-    group_axes: tuple[tuple[int, ...], ...] = ()
-    cell_axes: tuple[tuple[int, ...], ...] = ()
+    plans: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         most = min(self.base_subjects, self.joined_subjects)
@@ -73,10 +71,8 @@ class JoinTerms:
             raise self.bad("a cell is guarded that there is not")
         if any(cell.value_widths for cell in self.cells[self.released_cells :]):
             raise self.bad("a guard has sums")
-        if self.cell_axes and (
-            tuple(map(prod, self.group_axes)) != self.groupings or sum(map(prod, self.cell_axes)) != self.released_cells
-        ):
-            raise self.bad("its keys do not make its groups and cells")
+        if self.plans and sum(self.plans) != self.released_cells:
+            raise self.bad("its plans do not make its cells")
         if len({bool(cell.noise) for cell in self.cells}) > 1:
             raise self.bad("some of its cells have noise and some have not")
         for cell in self.cells:
@@ -123,30 +119,18 @@ class JoinTerms:
         """How many of the cells may be released, in each group: those before the guards."""
         return len(self.cells) - len(self.guards)
 
-    def released(self, are_large: Sequence[bool], likely: Integers) -> list[bool]:
-        """Which of all shapes are released, if these are large enough: what is guarded, with its guards alone; and
-        nothing that would give a withheld cell away. `likely` [groups, cells]: as `released_with` says."""
+    def released(self, are_large: Sequence[bool]) -> list[bool]:
+        """Which of all shapes are released, if these are large enough: what is guarded, with its guards alone; and a
+        table of exact figures whole or not at all, so that no other table or total gives a withheld cell away."""
         tested = np.array(are_large, dtype=np.bool_).reshape(self.groups, len(self.cells))
         found = tested.copy()
         for guard, cell in enumerate(self.guards, self.released_cells):
             found[:, cell] &= tested[:, guard]
         found[:, self.released_cells :] = False
-        for rows, columns, shape in self._tables if not self.noisy else ():
-            own, sizes = found[rows, columns].reshape(shape), likely[rows, columns].reshape(shape)
-            kept = released_with(own, sizes, enough=2 * self.minimum_subjects)
-            found[rows, columns] = kept.reshape(found[rows, columns].shape)
+        if not self.noisy:
+            for groups, cells in product(_slices(self.groupings), _slices(self.plans)):
+                found[groups, cells] &= found[groups, cells].all()
         return [bool(one) for one in found.ravel()]
-
-    @property
-    def _tables(self) -> Iterator[tuple[slice, slice, tuple[int, ...]]]:
-        """The groups and the cells of each table, and how many values each of its keys has."""
-        first_group = 0
-        for groups in self.group_axes:
-            first_cell, rows = 0, slice(first_group, first_group + prod(groups))
-            for cells in self.cell_axes:
-                yield rows, slice(first_cell, first_cell + prod(cells)), (*groups, *cells)
-                first_cell += prod(cells)
-            first_group += prod(groups)
 
     @property
     def smallest_group(self) -> int:
@@ -180,13 +164,19 @@ class JoinTerms:
             _packed(self.groupings),
             _packed((self.one_row_for_all, *rules, self.base_subjects, self.joined_subjects)),
             _packed(self.guards),
-            *(_packed(axes) for axes in (*self.group_axes, *self.cell_axes)),
+            _packed(self.plans),
             *(_packed(cell.numbers()) for cell in self.cells),
         )
 
     def hash_domain(self) -> bytes:
         """The domain of the hash to the group: in another join the same identifier is another point."""
         return b"ceiba/v1/join" + self.digest()
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    """Of parts that lie one after the other."""
+    ends = list(accumulate(sizes))
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def padded(size: int) -> int:

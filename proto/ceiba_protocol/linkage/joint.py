@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
-from math import prod
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -187,10 +186,9 @@ def read_any(signed: Signed) -> Manifest | JointManifest:
 
 
 class CellShape(Document):
-    """Which cells one plan of a side has, and how wide their sums are."""
+    """How many cells one plan of a side has, and how wide their sums are."""
 
-    axes: tuple[Annotated[int, Field(ge=1, le=MAX_SUMS)], ...]
-    """How many values each of its keys has; their product is the number of its cells, 1 without keys."""
+    cells: Annotated[int, Field(ge=1, le=MAX_SUMS)]
     widths: tuple[Annotated[int, Field(ge=2, le=256)], ...]
     """Bits of each signed sum of a cell; with noise, without the number of rows, which is that of subjects then."""
     noise: tuple[Annotated[int, Field(ge=MINIMUM_VARIANCE)], ...] = ()
@@ -199,10 +197,6 @@ class CellShape(Document):
     guards: tuple[bool, ...] = ()
     """For each condition behind the sums (`guards_of`) whether a cell in which nobody meets it is as good as one in
     which many do. None where cells are released as they are."""
-
-    @property
-    def cells(self) -> int:
-        return prod(self.axes)
 
 
 class JointApproval(Document):
@@ -534,21 +528,17 @@ def shapes_of(question: JointQuestion, holder: str, programs: Sequence[Program])
     """What a holder announces of the cells of its plans, from public facts. `programs`: these plans, compiled. Raises
     NoiseUndefined."""
     if not question.plan.encrypts(holder):
-        return tuple(CellShape(axes=_axes(one), widths=()) for one in programs)
+        return tuple(CellShape(cells=one.cells, widths=()) for one in programs)
     capacity = question.pin_of(holder).row_capacity
     return tuple(
         CellShape(
-            axes=_axes(one),
+            cells=one.cells,
             widths=tuple(_widths(one, capacity, noise)),
             noise=noise,
             guards=tuple(test.is_difference for test in guards_of(one, question)),
         )
         for one, noise in zip(programs, _variances(question, programs), strict=True)
     )
-
-
-def _axes(program: Program) -> tuple[int, ...]:
-    return tuple(len(key.values) for key in program.keys)
 
 
 def _widths(program: Program, capacity: int, noise: Sequence[int]) -> list[int]:
@@ -565,6 +555,8 @@ def _variances(question: JointQuestion, programs: Sequence[Program]) -> list[tup
         return [()] * len(programs)
     cells = _cells_per_subject(plan, noise)
     sensitivities = [squared_sensitivity(one.row_bound, cells, 1) for program in programs for one in program.sums]
+    if 0 in sensitivities:
+        raise NoiseUndefined(problem="one of its sums is always 0")
     shares = iter(noise_shares(noise.rho // len(plan.joined), sensitivities, NOISES, NOISES - 1))
     return [tuple(islice(shares, len(program.sums))) for program in programs]
 
@@ -622,8 +614,7 @@ class JointSet:
                 *(FieldShape(count_bits, none_is_many=none_is_many) for _, none_is_many in guards),
             ),
             guards=tuple(place for place, _ in guards),
-            group_axes=tuple(shape.axes for shape in base.shapes),
-            cell_axes=tuple(shape.axes for shape in joined.shapes),
+            plans=tuple(shape.cells for shape in joined.shapes),
             minimum_subjects=question.least,
             hides_zeros=rules.hides_zeros,
             smallest_intersection=question.fewest_in_common,

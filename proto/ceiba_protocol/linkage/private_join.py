@@ -46,7 +46,6 @@ last step or any error, and a side that has failed refuses every later step.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-import numpy as np
 import phe
 from gmpy2 import mpz
 
@@ -88,7 +87,6 @@ from ceiba_protocol.linkage.ristretto import (
     random_scalar,
 )
 from ceiba_protocol.linkage.strict_gate import PAIR_BYTES, GateKey, blind_tests, encrypt_shares, read_tests
-from ceiba_protocol.linkage.suppression import Integers
 from ceiba_protocol.sums.key_proof import prove_key, verify_key
 from ceiba_protocol.sums.layout import split_digits
 from ceiba_protocol.sums.paillier import (
@@ -379,7 +377,6 @@ class JoinedSide:
             if points_in_it > terms.base_subjects + groups_in_it * terms.smallest_group:
                 raise MalformedMessage(message=what, problem="they have more subjects than announced")
         check_size(body, sum(sizes) * POINT_BYTES, what)
-        self._group_sizes = sizes
         points = iter(distinct_points(body, "groups", terms.base))
         return [[next(points) for _ in range(size)] for size in sizes]
 
@@ -404,16 +401,6 @@ class JoinedSide:
 
         batches = list(_in_batches(encrypt, len(order), progress))
         return [points for points, _ in batches], [ciphertexts for _, ciphertexts in batches]
-
-    def _likely(self) -> Integers:
-        """At least how many subjects are in each cell of each group, if the two have nothing to do with each other, and
-        −1 where there are none. Of a group only the padded size is known, and the smallest may be empty."""
-        smallest, own = self._exchange.terms.smallest_group, [0] * len(self._exchange.terms.cells)
-        groups = [size - GROUP_MULTIPLE + 1 if size > smallest else 0 for size in self._group_sizes]
-        for row in self._rows.values():
-            for cell, _ in row:
-                own[cell] += 1
-        return np.where(np.array(own) > 0, np.outer(groups, own) // max(1, len(self._rows)), -1)
 
     def tests(self, masked: bytes) -> bytes:
         """Step 4, to A: B's share of every count, encrypted under its gate key, 64 bytes each.
@@ -446,7 +433,7 @@ class JoinedSide:
             body = self._exchange.open("tested", tested, terms.base, sum(counts) * PAIR_BYTES)
             small = read_tests(bytes(body), self._gate_key, counts, terms.base)
             large = [may_be and not is_small for may_be, is_small in zip(self._may_be_released, small, strict=True)]
-            released = terms.released(large, self._likely())
+            released = terms.released(large)
             decision = self._exchange.seal("decision", write_bitmap(released))
             return decision, write_share(terms, terms.joined, released, self._shares)
 
