@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import pandas
 
 import ceiba
+from ceiba.joins import Join
 from ceiba.result import Result
 from ceiba.scorecards import Binning
 from ceiba.scoring import Feature
+from ceiba.terms import Grouping
 from ceiba_protocol.schema import Schema
 from ceiba_scenarios.report import Listing
 from ceiba_scenarios.stories.sme_credit.case import INDEX, Case, sql_of
@@ -27,10 +29,11 @@ SECTORS = {
     "33": "metal, machines, computers",
     "42": "wholesale",
     "51": "information",
-    "52": "finance",
     "54": "services to firms",
-    "99": "other",
 }
+"""Those with many firms that every agency knows."""
+OTHERS = "others"
+"""All the rest together: one small sector would withhold the whole table."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,10 @@ class Index:
         """The mean index of each sector: each agency adds up its points of the firms in each sector of the register."""
         register, *others = (REGISTER, *(table for table in self.parts if table != REGISTER))
         space = self.case.space
-        theirs = space.join(register, *others, on="uscc").group_by("sector")
-        own = space.join(others[0], register, on="uscc").group_by("sector")
+        theirs, own = (
+            joined.group_by(_sector_of(joined))
+            for joined in (space.join(register, *others, on="uscc"), space.join(others[0], register, on="uscc"))
+        )
         points = {_name(table): ceiba.sum(theirs[table].points) for table in others}
         found, counted = self.case.ask_all(
             {
@@ -132,25 +137,22 @@ class Index:
         self.check_sums(counted, register)
         rows = list(_means(found, counted))
         self.case.lab.check("mean index of every sector that can be shown", rows, self.pooled_means(rows))
-        self.write(rows, len(found) - len(rows))
+        self.write(rows)
 
-    def write(self, rows: Sequence[tuple[str, int, float]], hidden: int) -> None:
-        """`rows`: sector, firms, mean index; `hidden`: how many sectors were withheld."""
-        listing = [(f"{sector} {SECTORS.get(sector, '')}", firms, f"{mean:.1f}") for sector, firms, mean in rows]
+    def write(self, rows: Sequence[tuple[str, int, float]]) -> None:
+        """`rows`: sector, firms, mean index."""
+        listing = [
+            (f"{sector} {SECTORS.get(sector, '')}".strip(), firms, f"{mean:.1f}") for sector, firms, mean in rows
+        ]
         for name, firms, mean in listing:
             self.case.lab.say(f"  {name:32} {firms:4} firms  {mean:>5}")
-        least = self.case.least
-        withheld = (
-            f"{hidden} sectors were withheld: at some agency, fewer than {least} of their firms have any points, or "
-            "they stand beside one of which this is so."
-        )
-        self.case.lab.say(f"  {withheld}")
         means = Listing(("sector (NAICS)", "firms", "mean index"), listing)
         text = (
             "The agencies know the points of this product and have approved them; the points are made up. With a "
             f"firm's consent each agency adds up its own, and names the {REASONS} features that cost the firm most. "
             "For the mean of a sector no firm is asked, and none is shown: each agency has its points of every firm as "
-            f"a column of its own, and adds up those of a sector. {withheld}"
+            "a column of its own, and adds up those of a sector. Sectors of few firms are put together before anybody "
+            "is asked: a table with one small cell is withheld whole."
         )
         self.case.write("A health index", text, *self.told, means)
 
@@ -166,16 +168,25 @@ class Index:
         """By sector, how many firms have any points at an agency, and the sum of these."""
         points = " + ".join(sql_of(one.binning, list(map(str, one.points))) for one in self.parts[table])
         knows = next(one.knows for one in OF_FIRMS if one.firms_table == table)
-        rows = f"SELECT sector, {points} AS points FROM firms WHERE {knows}"  # noqa: S608
+        rows = f"SELECT {_SECTOR} AS sector, {points} AS points FROM firms WHERE {knows}"  # noqa: S608
         select = f"SELECT sector, COUNT(*) FILTER (points > 0), SUM(points) FROM ({rows}) GROUP BY sector"  # noqa: S608
         return {sector: (int(some), int(total)) for sector, some, total in self.case.select(select)}
 
     def pooled_means(self, shown: Sequence[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
         """Of the sectors that are shown, of which there have to be some."""
         sums = [self.pooled_sums(table) for table in self.parts]
-        sizes = dict(self.case.select("SELECT sector, COUNT(*) FROM firms GROUP BY sector ORDER BY sector"))
+        sizes = dict(self.case.select(f"SELECT {_SECTOR} AS s, COUNT(*) FROM firms GROUP BY s ORDER BY s"))  # noqa: S608
         sectors = [sector for sector, *_ in shown] or list(sizes)
         return [(one, sizes[one], sum(own[one][1] for own in sums) / sizes[one]) for one in sectors]
+
+
+_SECTOR = f"CASE WHEN sector IN ({', '.join(map(repr, SECTORS))}) THEN sector ELSE '{OTHERS}' END"
+
+
+def _sector_of(joined: Join) -> Grouping:
+    """The register's sector, or that it is one of the others."""
+    branches = ((joined.sector == sector, sector) for sector in SECTORS)
+    return ceiba.case(*branches, otherwise=OTHERS).alias("sector")
 
 
 def _means(found: Result, counted: Result) -> Iterator[tuple[str, int, float]]:

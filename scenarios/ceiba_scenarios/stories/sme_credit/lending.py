@@ -21,6 +21,8 @@ from ceiba_scenarios.stories.sme_credit.world import BORROWER, LOANS, NEWCOMER, 
 
 LABEL: dict[str, Any] = {"bad": "status", "value": "bad", "n": "subjects"}
 """What tables of borrowers call the label, and how many there are."""
+SMALLEST = 30
+"""Borrowers of either kind in a coarse bin, so that no pair of bins has few: that would withhold the whole table."""
 WEAK = 0.02
 """Features with less information value say nothing, and are left out."""
 
@@ -34,12 +36,12 @@ def fine_bins(schemas: dict[str, Schema]) -> list[Binning]:
     return [
         Binning.at("seniority", [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25], table=insurance.table),
         Binning.categories(insurance, "job"),
-        Binning.geometric(tax, "income", 14, low=50, high=500),
+        Binning.at("income", [50, 59, 69, 82, 97, 114, 134, 158, 186, 220, 259, 305], table=tax.table),
         Binning.at("debt", [1, 500, 1_000, 2_000, 4_000], table=tax.table),
-        Binning.at("assets", [1, 1_000, 2_000, 3_000, 4_000, 5_000, 7_500, 10_000, 20_000], table=fund.table),
-        Binning.categories(fund, "home"),
+        Binning.at("assets", [1, 2_000, 3_000, 4_000, 5_000, 7_500, 10_000, 20_000], table=fund.table),
+        Binning.categories(fund, "home", [["owner"], ["rent"], ["parents"], ["priv"], ["other", "ignore"]]),
         Binning.categories(court, "records"),
-        Binning.categories(court, "marital"),
+        Binning.categories(court, "marital", [["married"], ["single"], ["separated", "widow", "divorced"]]),
         Binning.at("age", [21, 24, 27, 30, 33, 36, 40, 45, 50, 55, 60], table=court.table),
     ]
 
@@ -97,7 +99,7 @@ class Lending:
         self.evidence = scorecards.woe(*counts)
         self.case.lab.say("\n" + "\n".join(self.evidence.parts()[0].lines()))
         told = [one for one in counts if self.evidence.iv[one.name] >= WEAK]
-        coarse = [scorecards.coarse(one, least=self.case.least) for one in told]
+        coarse = [scorecards.coarse(one, least=SMALLEST) for one in told]
         self.coarse = [one for one in coarse if one.binning.count > 2]  # two bins, and the one for what is missing
 
     def with_absent(self, counts: BinCounts) -> BinCounts:
