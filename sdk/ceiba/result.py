@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 REASONS = {
     "cell_withheld": "fewer subjects or holders than agreed, one subject dominates, or an earlier answer is about "
     "nearly the same subjects. Use coarser groups, or ask with noise.",
-    "joined_cell_withheld": "fewer subjects in common than agreed, or so few behind one of the figures; or the total "
-    "of a line would tell such a cell; or another cell is about nearly the same subjects. Use coarser groups, or ask "
-    "with noise.",
+    "joined_cell_withheld": "a cell of the table has fewer subjects in common than agreed, or so few are behind one of "
+    "its figures, or it is about nearly the same subjects as another one; a table is shown whole or not at all. Use "
+    "coarser groups, or ask with noise.",
     "value_withheld": "too few subjects have such a value, or too few do not; the cell itself is large enough.",
     "below_threshold": "the noisy count is below the agreed minimum and twice its noise.",
 }

@@ -234,13 +234,11 @@ def committed_to_some(question: JointQuestion, approvals: list[Signed]) -> Joint
 
 
 def test_an_honest_coordinator(nodes: StrictNodes) -> None:
-    """What the lies are measured by: wages of all steel firms are released, their patents withheld. So are the
-    food firms', or a total would give these away."""
+    """What the lies are measured by: wages by industry are released, patents are not: there are few steel firms."""
     done = Coordinator(nodes).run(plan(nodes, LARGE, SMALL))
     assert done.refused == [] and len(done.sent) == 16
     assert figures(done, LARGE)[1] == steel(nodes, LARGE)
-    food, of_steel, *empty = figures(done, SMALL)
-    assert of_steel is None and food is None and set(empty) == {(0, 0)}
+    assert set(figures(done, SMALL)) == {None}
     assert 0 < steel(nodes, SMALL)[0] < MINIMUM
 
 
