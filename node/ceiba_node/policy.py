@@ -217,7 +217,7 @@ def history_has_room(request: Request) -> None:
     """Raises HistoryFull: what cannot be compared with everything that was answered is not answered exactly."""
     question = request.question
     if isinstance(question, JointQuestion) or question.manifest.noise is not None or not question.rules.has_gate:
-        return  # of a joint answer nobody knows the subjects, so there is nothing to compare
+        return  # joint answers are compared by their words, and by the cells of earlier plans, which are not stored
     if request.record.kept_sets + request.cells * len(question.tests.audited) > MAX_KEPT_SETS:
         raise HistoryFull(holder=request.me, table=request.agreement.table, limit=MAX_KEPT_SETS)
 

@@ -91,7 +91,7 @@ def _joint_rules(rules: Disclosure) -> list[tuple[str, str]]:
         (
             "differencing",
             "a merchant's exact answers have one filter for each table, and divide it in ways that refine one another; "
-            "in no line of a table is one cell alone withheld. NOT LOOKED AT: by how many in common two of them differ",
+            "with one small cell all of them are withheld. NOT LOOKED AT: by how many in common two of them differ",
         ),
         ("exact answers", _exact_answers(rules)),
         (
