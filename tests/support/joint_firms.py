@@ -10,7 +10,7 @@ from ceiba_protocol.schema import Schema
 FIRMS = 200
 HOLDERS = ("insurance", "register", "tax")
 TABLES = tuple(f"{holder}.firms" for holder in HOLDERS)
-INDUSTRIES, FORMS, SIZES = ("food", "steel", "toys", "mining"), ("listed", "partners", "sole"), ("large", "small")
+INDUSTRIES, FORMS, SIZES = ("food", "steel", "toys"), ("listed", "partners", "sole"), ("large", "small")
 
 
 def code(firm: int) -> str:
@@ -32,12 +32,12 @@ def full_width(text: str) -> str:
 
 
 def tables() -> dict[str, pd.DataFrame]:
-    """By holder, what it knows: not of the same firms. Three firms are in mining; every fifth has two lines at the
+    """By holder, what it knows: not of the same firms. Every fifth has two lines at the
     insurance; `firm` is how a test finds them again, and is in no schema."""
     known = {"tax": range(170), "insurance": range(20, 190), "register": [n for n in range(FIRMS) if n % 7]}
     tax = pd.DataFrame({"firm": known["tax"]})
     tax["uscc"] = tax.firm.map(code)
-    tax["industry"] = [INDUSTRIES[3] if n in (30, 60, 90) else INDUSTRIES[n // 2 % 3] for n in tax.firm]
+    tax["industry"] = [INDUSTRIES[n // 2 % 3] for n in tax.firm]
     tax["sales"] = [None if n % 11 == 0 else (n * 7919) % 90_001 for n in tax.firm]
     tax["sales"] = tax.sales.astype("Int64")
     insurance = pd.DataFrame({"firm": [*known["insurance"], *known["insurance"][::5]]})
