@@ -153,6 +153,11 @@ class JoinTerms:
         """How many points a group has at least."""
         return padded(self.minimum_subjects)
 
+    @property
+    def most_points(self) -> int:
+        """How many points all groups of all groupings have at most: messages have room for these."""
+        return sum(self.base_subjects + groups * self.smallest_group for groups in self.groupings)
+
     @cached_property
     def shapes(self) -> tuple[FieldShape, ...]:
         """The shape of every cell of every group, group after group: the order in all messages."""
