@@ -38,7 +38,8 @@ sum, such as one row a million times: nothing here proves what A multiplied. In 
 than its own, and so learn whether a count lies in another range, or release to the merchant what it found to be small.
 
 Noise is drawn anew for each job, also for a question that was answered before: with the same noise, an A that leaves
-one subject out the second time would see it in the difference (ADR 0027).
+one subject out the second time would see it in the difference (ADR 0027). Whether enough are in common is decided with
+noise then as well, which A adds: else the merchant would read, for nothing, an exact number from which questions end.
 
 Secrets live as long as the two objects do, one job. Nothing is stored: whoever holds the objects drops them after the
 last step or any error, and a side that has failed refuses every later step.
@@ -138,6 +139,13 @@ def fresh_noise(terms: JoinTerms, random: Random) -> list[list[int]]:
     return [[discrete_gaussian(bits, variance) for variance in cell.noise] for cell in terms.shapes if cell.noise]
 
 
+def noise_in_common(terms: JoinTerms, random: Random) -> int:
+    """Run by the base: what it adds to the number in common before it says whether that is enough; 0 if the answer is
+    exact. Its variance is that of one holder's noise in a count: nobody but the base would add another share."""
+    noise = terms.cells[0].noise
+    return discrete_gaussian(KeyedBits(random(32)), noise[0]) if noise else 0
+
+
 def _noise_of_shares(terms: JoinTerms, holder: str, noise: Sequence[Sequence[int]]) -> list[Share]:
     """What a holder adds to every cell. Raises BadJoin for noise of another shape than the terms have."""
     if [len(drawn) for drawn in noise] != [len(cell.noise) for cell in terms.shapes if cell.noise]:
@@ -218,8 +226,9 @@ class BaseSide:
             terms, fields, n = self._exchange.terms, self._exchange.fields, mpz(self._exchange.n)
             # 1. Multiply B's points by a, and in each group the ciphertexts of those that are in it.
             matched, products = self._match(*self._read_rows(rows), progress)
-            # 2. Too few in common in a grouping: end here. That there were too few is all that B learns.
-            if min(matched) < terms.smallest_intersection:
+            # 2. Too few in common in a grouping: end here. That there were too few is all that B learns, and it is one
+            #    more figure of the answer: one subject more changes the smallest number by one, and so it has noise.
+            if min(matched) + noise_in_common(terms, self._random) < terms.smallest_intersection:
                 raise IntersectionTooSmall(minimum=terms.smallest_intersection)
             # 3. Mask, then randomise: a uniform ciphertext of a uniform plaintext, whichever rows were multiplied.
             of_groups = [fields.draw_masks(int(n), self._random) for _ in range(terms.groups)]

@@ -35,7 +35,15 @@ from ceiba_protocol.linkage.full_obfuscators import FullObfuscators
 from ceiba_protocol.linkage.join_messages import write_share
 from ceiba_protocol.linkage.join_terms import JoinTerms, padded
 from ceiba_protocol.linkage.masked_fields import FieldShape, MaskedFields, Row, check_rows
-from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, fresh_noise, merchant_open, run_join
+from ceiba_protocol.linkage.private_join import (
+    BaseSide,
+    JoinedSide,
+    ProvenKey,
+    fresh_noise,
+    merchant_open,
+    noise_in_common,
+    run_join,
+)
 from ceiba_protocol.linkage.ristretto import hash_to_group, multiply
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.layout import split_digits
@@ -281,6 +289,28 @@ def test_fresh_noise_is_the_shape_and_the_size_that_the_terms_say() -> None:
     assert 60 < variance(sums) < 140
     assert fresh_noise(terms, seeded("noise")) == drawn != fresh_noise(terms, seeded("other noise"))
     assert fresh_noise(TERMS, seeded("noise")) == []
+
+
+def test_noise_in_common_is_that_of_one_holder_in_a_count() -> None:
+    """Of variance 16, whatever sums there are."""
+    drawn = [noise_in_common(NOISY_TERMS, seeded(f"common {number}")) for number in range(400)]
+    assert 12 < variance(drawn) < 20  # more than three standard deviations of a sample's variance
+    assert noise_in_common(TERMS, seeded("common")) == 0
+
+
+@pytest.mark.parametrize(("drawn", "is_enough"), [(-2, True), (-3, False), (3, True)])
+def test_with_noise_it_is_decided_with_noise_whether_enough_are_in_common(
+    drawn: int, is_enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve are, and ten are enough."""
+    monkeypatch.setattr("ceiba_protocol.linkage.private_join.noise_in_common", lambda *_: drawn)
+    rows = {identifier: [(0, (10,))] for identifier in IDS[:12]}
+    join = Join(replace(NOISY_TERMS, smallest_intersection=10), [IDS[:6], IDS[6:12]], rows, NONE, NONE)
+    if is_enough:
+        join.run()
+        return
+    with pytest.raises(IntersectionTooSmall, match="10"):
+        join.run()
 
 
 @pytest.mark.parametrize("noise", [[], [(1, 2)], [(1,), (1,)], [(1, 2, 3), (1, 2, 3)]])
