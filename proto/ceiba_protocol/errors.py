@@ -804,7 +804,10 @@ class LinkageTooLarge(CeibaError):
 class IntersectionTooSmall(CeibaError):
     code, fault, status = "intersection_too_small", Fault.POLICY, "FAILED_PRECONDITION"
     text = "Fewer than {minimum} subjects are at all holders, as few as no answer may have."
-    remedy = "Check that all holders' identifiers are of one kind; otherwise, ask about larger datasets."
+    remedy = (
+        "Check that all holders' identifiers are of one kind; otherwise, ask about larger datasets. In a job with "
+        "noise a base counts them with noise: a higher ρ has less."
+    )
 
 
 # --- linkage: joined aggregates --------------------------------------------------------------------------------

@@ -70,12 +70,12 @@ class JointExplanation:
         agreed = self.agreement
         person = "a person at every holder decides on each job" if agreed.approval == "each job" else "standing"
         small = dict(rules_of(agreed.disclosure, is_joint=True))["small cells"]
-        least = agreed.fewest_in_common
+        common = f"with fewer than {agreed.fewest_in_common} subjects in common nothing is answered"
         return [
             _line("agreement", f"{agreed.agreement_id}, until {moment(agreed.not_after)}; {person}"),
             _line("purpose", quoted(agreed.purpose)),
             _line("small cells", small),
-            _line("in common", f"with fewer than {least} subjects in common nothing is answered"),
+            _line("in common", f"{common}; the base counts them with noise" if self.noise else common),
             *([_line("linkage", self.linkage)] if self.linkage else []),
             _line("jobs", f"{self.jobs_asked} of {agreed.jobs} were asked from this folder"),
         ]

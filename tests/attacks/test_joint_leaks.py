@@ -117,8 +117,8 @@ class Database:
 
 
 FIRST = Database("first", (20, 20, 20, 20, 20), (30, 26, 4), (20, 16, 2))
-SECOND = Database("second", (30, 12, 15, 31, 13), (20, 31, 6), (17, 14, 1))
-"""Other firms, figures, overlaps and groups, of the same announced sizes: 60 firms each, groups padded alike."""
+SECOND = Database("second", (30, 12, 15, 31, 13), (33, 17, 7), (14, 10, 1))
+"""Other firms, figures, overlaps and groups, also when padded, of the same announced sizes: 60 firms each."""
 
 
 # --- needles -----------------------------------------------------------------------------------------------------

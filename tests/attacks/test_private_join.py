@@ -128,7 +128,8 @@ def linked_by_place(label: str) -> tuple[set[bytes], set[bytes]]:
     sent, reply = join.sent["groups"][36:], join.sent["rows"][32 : 33 * 32]
     domain, (secret,) = join.terms.hash_domain(), join.base._secrets
     own = {multiply(secret, private_join.hash_to_group(identifier, domain)): identifier for identifier in IDS[:32]}
-    rows_of_joined = [join.sent["rows"][at : at + 32] for at in range(34 * 32, 54 * 32, 32)]
+    first = 64 + 32 * join.terms.most_points
+    rows_of_joined = [join.sent["rows"][at : at + 32] for at in range(first, first + 20 * 32, 32)]
     common = {multiply(secret, point) for point in rows_of_joined}
     places = range(0, 32 * 32, 32)
     return {own[sent[at : at + 32]] for at in places if reply[at : at + 32] in common}, set(rows)
@@ -170,7 +171,7 @@ def profiles_read(kind: type[BaseSide]) -> list[int]:
     """Of how many of A's subjects B reads a group in one, in two and in all three groupings."""
     terms = terms_for((3, 3, 3), FieldShape(6))
     sent = kind(terms, by_grouping(terms, THREE_FEATURES), proven(1024), seeded("three")).groups()
-    points = [sent[at : at + 32] for at in range(32 + 9 * 4, len(sent), 32)]
+    points = [sent[at : at + 32] for at in range(32 + 9 * 4, 32 + 9 * 4 + 3 * 48 * 32, 32)]
     groupings = Counter(point for grouping in range(3) for point in set(points[grouping * 48 : grouping * 48 + 48]))
     seen = Counter(groupings.values())
     return [seen[number] for number in (1, 2, 3)]
@@ -312,7 +313,7 @@ def proven_key(private_key: phe.PaillierPrivateKey) -> ProvenKey:
 def joined_place(joined: JoinedSide, identifier: bytes, sent: bytes) -> int:
     """Where B put a row of its own."""
     point = multiply(joined._secrets[0], private_join.hash_to_group(identifier, joined._exchange.terms.hash_domain()))
-    return (sent.index(point) - 32 - 17 * 32) // 32
+    return (sent.index(point) - 64) // 32 - joined._exchange.terms.most_points
 
 
 def is_short(target: mpz, base: mpz) -> bool:

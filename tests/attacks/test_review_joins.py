@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from gmpy2 import mpz
 
+from ceiba_protocol.errors import IntersectionTooSmall
 from ceiba_protocol.linkage.masked_fields import FieldShape, MaskedFields, Row
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide
 from ceiba_protocol.sums.paillier import Encryptor, decode_ciphertexts, decrypt
 from ceiba_protocol.sums.randomness import Random, random_bits
-from tests.support.joins import proven, short_keys, terms_for
+from tests.support.joins import Join, proven, short_keys, terms_for
 from tests.support.keys import keypair
 from tests.support.seeded import seeded
 
@@ -90,3 +91,35 @@ def test_what_a_joined_holder_decrypts_is_uniform_whatever_its_rows_are(marked: 
         highest += seen >> (COUNT_BITS + 41) & 1
     assert sum((seen - 50) ** 2 for seen in bins) / 50 < 30  # exceeded once in 10^4
     assert 140 < highest < 260
+
+
+# --- a merchant that asks until a job ends ---------------------------------------------------------------------
+
+ENOUGH, JOBS = 10, 60
+
+
+def jobs_that_end(in_common: int, jobs: int = JOBS) -> int:
+    """Of so many with noise, that end because too few are in common."""
+    noisy = terms_for(1, FieldShape(10, noise=(16,)), smallest_intersection=ENOUGH)
+    rows: dict[bytes, Row] = {identifier: [(0, ())] for identifier in IDS}
+    ended = 0
+    for job in range(jobs):
+        join = Join(noisy, [IDS[:in_common]], rows, [(0,)], [(0,)], label=f"{in_common} in common, {job}")
+        try:
+            join.run("masked sums")
+        except IntersectionTooSmall:
+            ended += 1
+    return ended
+
+
+def test_an_exact_threshold_says_whether_one_subject_passes_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters of the base that leave nine or ten in common, as one subject passes or does not: for next to no ρ."""
+    monkeypatch.setattr("ceiba_protocol.linkage.private_join.noise_in_common", lambda *_: 0)
+    assert (jobs_that_end(ENOUGH - 1, 2), jobs_that_end(ENOUGH, 2)) == (2, 0)
+
+
+def test_a_threshold_with_noise_says_what_is_paid_for() -> None:
+    """Of σ = 4: jobs end with probability Φ(1/8) = 0.55 and Φ(−1/8) = 0.45, far below ten with certainty."""
+    fewer, enough = jobs_that_end(ENOUGH - 1), jobs_that_end(ENOUGH)
+    assert 20 < fewer < 46 and 14 < enough < 40, "either may be either"
+    assert jobs_that_end(0, 10) >= 9 and jobs_that_end(20, 10) <= 1

@@ -13,15 +13,17 @@ from ceiba_node.linking import Linking
 from ceiba_node.own_side import OwnSide
 from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.expression import Branch, Case, ColumnValue, Comparing, Logic, Not, Number, TextValue
-from ceiba_protocol.linkage.joint import JointSet
-from ceiba_protocol.linkage.private_join import BaseSide
+from ceiba_protocol.linkage.joint import JointMessage, JointSet
+from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide
 from ceiba_protocol.linkage.ristretto import multiply
+from ceiba_protocol.linkage.token_steps import TokenSide, coordinator_link
 from ceiba_protocol.plan import ByCase, ByColumn, LabelBranch, Named
 from ceiba_protocol.program import Comparison
 from ceiba_protocol.schema import Grade
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.sum import Sum
 from ceiba_protocol.trust.agreement import Agreement, Mode
+from ceiba_protocol.trust.documents import NoiseTerms
 from tests.support.joint_nodes import JointNodes, quick_keys
 from tests.support.members import changed
 
@@ -221,3 +223,76 @@ def test_two_jobs_that_differ_by_one_firm(graded: JointNodes, monkeypatch: pytes
         assert (count, whole - rest) == (40, int(social[social.uscc == "firm 10"].employment.iloc[0]))
     assert graded.ask(graded.plan(Mode.HIDDEN, "tax", "social", social=others)) == "refused"
     assert graded.reason[1] == "asked_otherwise" and "another filter" in graded.error.public
+
+
+# --- the lengths of messages -----------------------------------------------------------------------------------
+
+SALES = ColumnValue(name="sales")
+NOISE = NoiseTerms(rho=100_000)
+"""With it σ of a count is 4 at either holder, the least that there is."""
+
+
+def lengths(nodes: JointNodes) -> list[int]:
+    """Of all messages: the merchant's receipt has their documents."""
+    messages = nodes.office.store.joint_messages(nodes.id)
+    return [JointMessage.parse(messages[step.number].body).size for step in nodes.question.steps]
+
+
+def lengths_of_groups(nodes: JointNodes) -> list[list[int]]:
+    """With 32 firms of the base in its group, and with 33."""
+    sales, found = sorted(nodes.world.datasets["tax"].frame.sales, reverse=True), []
+    for passing in (32, 33):
+        few = Comparing(comparison=Comparison.GREATER, left=SALES, right=Number(value=str(sales[passing])))
+        plan = nodes.plan(Mode.HIDDEN, "tax", "social", tax=nodes.counts("tax", filter=few))
+        assert nodes.ask(plan, noise=NOISE) == "done"
+        found.append(lengths(nodes))
+    return found
+
+
+def test_lengths_of_messages_say_nothing_exact_of_the_bases_groups(
+    graded: JointNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The merchant alone, with noise: the edge at which a length changes is one firm's figure, for next to no ρ."""
+    groups, rows = BaseSide.groups, JoinedSide.rows
+
+    def fill_up(side: JoinedSide, short: bytes, *more: Any) -> bytes:
+        terms = side._exchange.terms
+        return rows(side, short.ljust(32 + 4 * terms.groups + 32 * terms.most_points, b"\0"), *more)
+
+    with monkeypatch.context() as weakened:
+        weakened.setattr(BaseSide, "groups", lambda side: groups(side).rstrip(b"\0"))
+        weakened.setattr(JoinedSide, "rows", fill_up)
+        few, more = lengths_of_groups(graded)
+        assert 15 * 32 < more[0] - few[0] < 17 * 32
+    few, more = lengths_of_groups(graded)
+    assert few == more
+
+
+def lengths_of_common(nodes: JointNodes) -> list[list[int]]:
+    """With everybody, and without one firm that both have."""
+    frame, found = nodes.world.datasets["social"].frame, []
+    for known in (frame, frame[frame.uscc != "firm 20"]):
+        nodes.houses["social"].publish(known)
+        assert nodes.ask(nodes.plan(Mode.REVEALED, "tax", "social"), noise=NOISE) == "done"
+        found.append([size for size, step in zip(lengths(nodes), nodes.question.steps, strict=True) if not step.pair])
+    return found
+
+
+def test_the_length_of_what_is_common_does_not_say_how_many_that_is(
+    graded: JointNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is rounded where it is asked; where they are revealed to holders, the merchant has the length."""
+    common = TokenSide.common
+
+    def fill_up(side: TokenSide, short: bytes) -> frozenset[bytes]:
+        return common(side, short.ljust(32 * min(side._linkage.sizes.values()), b"\0"))
+
+    with monkeypatch.context() as weakened:
+        weakened.setattr(
+            "ceiba_coordinator.joint.coordinator_link", lambda *sent: coordinator_link(*sent).rstrip(b"\0")
+        )
+        weakened.setattr(TokenSide, "common", fill_up)
+        whole, without = lengths_of_common(graded)
+        assert 2 * 31 <= sum(whole) - sum(without) <= 2 * 33, "to either holder"
+    whole, without = lengths_of_common(graded)
+    assert whole == without

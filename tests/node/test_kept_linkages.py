@@ -159,7 +159,8 @@ def test_messages_of_two_jobs_of_one_linkage_have_no_point_in_common(nodes: Join
         {payload[at : at + POINT_BYTES] for payload in payloads for at in range(len(payload) - POINT_BYTES + 1)}
         for payloads in (sent[:2], sent[2:])
     )
-    assert len(one) == len(other) > 20 * POINT_BYTES and not one & other
+    common = {found for found in one & other if bytes(8) not in found}  # which are in what fills messages up
+    assert min(len(one), len(other)) > 20 * POINT_BYTES and not common
 
 
 # --- how many jobs it serves -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from ceiba_node.engines.joined_rows import Bounds
 from ceiba_node.house_rules import Policy
 from ceiba_node.own_side import OwnSide
 from ceiba_node.responding import Reply
+from ceiba_protocol.disclosure.accounting import cost_millionths
 from ceiba_protocol.disclosure.grade import MILLION, RULES
 from ceiba_protocol.errors import NoiseTooCostly, NoiseUndefined, NotAgreed, SetMismatch
 from ceiba_protocol.expression import ColumnValue
@@ -146,7 +147,8 @@ def test_a_subject_adds_to_few_cells_and_as_much_as_one_row(nodes: JointNodes, m
 
 
 def test_several_tables_and_holders_share_what_it_costs(nodes: JointNodes) -> None:
-    """Twice as many groupings, sums or joined holders are each twice the variance."""
+    """Twice as many groupings or joined holders are each twice the variance. Whether enough are in common is paid for
+    like a sum, so that two counts have three halves of it."""
     groups = tuple(nodes.counts("tax", groups=(ByColumn(name=name, column=name),)) for name in ("industry", "region"))
     counts = nodes.counts("social")
 
@@ -155,8 +157,10 @@ def test_several_tables_and_holders_share_what_it_costs(nodes: JointNodes) -> No
         return approval(nodes).shapes[0].noise[0]
 
     one = variance(social=counts)
-    assert one == 500  # of each of the two holders: Δ² / 2ρ
-    assert variance(tax=groups, social=counts) == variance(social=(counts, counts)) == 2 * one
+    assert one == 1000  # of each of the two holders: 2·Δ² / 2ρ
+    assert cost_millionths([1, 1], [one, one], 2, 1) == CHEAP.rho
+    assert variance(tax=groups, social=counts) == 2 * one
+    assert variance(social=(counts, counts)) == 3 * one // 2
     assert variance(joined=("patents", "social"), social=counts) == 2 * one
 
 

@@ -115,8 +115,10 @@ def test_too_many_cells_of_all_pairs_together_are_refused(nodes: JointNodes, mon
 def test_rows_that_no_message_would_hold_are_refused_before_they_are_made(
     nodes: JointNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """56 subjects are announced, in two groupings; a row is a point and one ciphertext of 256 bytes."""
-    needed = announced(50) * 2 * (32 + 256)
+    """56 subjects are announced, in two groupings; a row is a point and one ciphertext of 256 bytes. Before the rows
+    there is room for whoever the base has in its 8 groups, and the gate key."""
+    points = 2 * announced(nodes.world.datasets["tax"].frame.uscc.nunique()) + 8 * 16
+    needed = (points + 1) * 32 + announced(50) * 2 * (32 + 256)
     monkeypatch.setattr("ceiba_node.linking.MOST_PAYLOAD", needed - 1)
     assert nodes.ask(pairs(nodes, Mode.HIDDEN)) == "failed"
     assert nodes.reason[1] == "plan_too_large" and "encrypted rows of social" in nodes.error.public

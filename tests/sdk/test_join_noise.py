@@ -14,7 +14,7 @@ from tests.sdk.test_joins import BOTH, TABLES, agreed, coordinator, space, two, 
 from tests.support.joint_space import JointCoordinator, agree, joint_home
 
 __all__ = ["agreed", "coordinator", "space", "world"]
-DEAR = ceiba.Noise(rho=5)
+DEAR = ceiba.Noise(rho=6.25)
 """σ of a count is 4 at each of two holders, the least that there is."""
 SIGMA = 32**0.5
 
@@ -33,8 +33,9 @@ def by_industry(space: Space) -> Any:
 def test_figures_have_intervals_in_which_the_truth_is(wary: Space) -> None:
     """Of a firm with two rows it counts one, and of both the sum: as much as one row may add."""
     result = by_industry(wary).run(noise=DEAR)
-    assert result.noise is not None and result.noise.rho == 5 and round(result.noise.count_sigma, 3) == round(SIGMA, 3)
-    assert f"ρ {5:g}" in repr(result) and "±" in repr(result)
+    assert result.noise is not None and result.noise.rho == DEAR.rho
+    assert round(result.noise.count_sigma, 3) == round(SIGMA, 3)
+    assert f"ρ {DEAR.rho:g}" in repr(result) and "±" in repr(result)
     firms = BOTH.groupby("industry").uscc.nunique()
     for row, industry in enumerate(result["industry"]):
         if result["n"][row] is ceiba.WITHHELD:

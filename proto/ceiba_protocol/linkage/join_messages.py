@@ -11,7 +11,7 @@ from ceiba_protocol.linkage.ristretto import Point, decode_points
 from ceiba_protocol.sums.paillier import key_id
 
 _HEADER_BYTES = 32
-_SIZE_BYTES = 4
+SIZE_BYTES = 4
 
 
 class Exchange:
@@ -60,6 +60,19 @@ def check_size(body: memoryview, size: int, what: str) -> None:
         raise MalformedMessage(message=what, problem=f"it has {len(body)} bytes instead of {size}")
 
 
+def filled(points: bytes, size: int) -> bytes:
+    """With zero bytes up to `size`: the length of a message does not tell how many points there are."""
+    return points.ljust(size, b"\0")
+
+
+def without_filling(body: memoryview, size: int, what: str) -> memoryview:
+    """The first `size` bytes. Raises MalformedMessage unless there are so many, and zero bytes alone after them."""
+    check_size(body[:size], size, what)
+    if bytes(body[size:]).strip(b"\0"):
+        raise MalformedMessage(message=what, problem="there is something else than zero bytes after its points")
+    return body[:size]
+
+
 def distinct_points(blob: memoryview, what: str, sender: str) -> list[Point]:
     """The points that `sender` sent. One that comes twice would count a subject twice, so it is refused."""
     points = decode_points(bytes(blob), sender)
@@ -70,14 +83,13 @@ def distinct_points(blob: memoryview, what: str, sender: str) -> list[Point]:
 
 def write_sizes(sizes: Sequence[int]) -> bytes:
     """4 bytes each."""
-    return b"".join(size.to_bytes(_SIZE_BYTES, "big") for size in sizes)
+    return b"".join(size.to_bytes(SIZE_BYTES, "big") for size in sizes)
 
 
-def read_sizes(body: memoryview, count: int, what: str) -> tuple[list[int], memoryview]:
-    """The sizes at the beginning, and what follows them. Raises MalformedMessage."""
-    end = count * _SIZE_BYTES
-    check_size(body[:end], end, what)
-    sizes = [int.from_bytes(body[at : at + _SIZE_BYTES], "big") for at in range(0, end, _SIZE_BYTES)]
+def read_sizes(body: memoryview, count: int) -> tuple[list[int], memoryview]:
+    """The sizes at the beginning, and what follows them. `body` has at least so many bytes."""
+    end = count * SIZE_BYTES
+    sizes = [int.from_bytes(body[at : at + SIZE_BYTES], "big") for at in range(0, end, SIZE_BYTES)]
     return sizes, body[end:]
 
 

@@ -30,8 +30,9 @@ class JoinTerms:
     of A's groupings the number of its groups, empty ones included; a subject is in at most one group of each. `cells`
     has the shapes of B's cells, into any number of which each of its subjects may fall. A cell of a group is released
     if its count is at least `minimum_subjects`, or 0 where that is not hidden. With fewer than `smallest_intersection`
-    subjects at both in any grouping, nothing is computed. `base_subjects` and `joined_subjects` are announced: A has at
-    most so many, B sends exactly so many rows, so that their number tells nothing.
+    subjects at both in any grouping, counted with noise if there is noise, nothing is computed. `base_subjects` and
+    `joined_subjects` are announced: A has at most so many, B sends exactly so many rows, so that their number tells
+    nothing.
 
     The last of `cells` are `guards`: they have no sums and are never released, but the cell in the place that stands
     for each in `guards` is not released either, in the same group, unless the guard is as large as a cell must be. So
@@ -136,6 +137,11 @@ class JoinTerms:
     def smallest_group(self) -> int:
         """How many points a group has at least."""
         return padded(self.minimum_subjects)
+
+    @property
+    def most_points(self) -> int:
+        """How many points all groups of all groupings have at most: messages have room for these."""
+        return sum(self.base_subjects + groups * self.smallest_group for groups in self.groupings)
 
     @cached_property
     def shapes(self) -> tuple[FieldShape, ...]:

@@ -170,7 +170,7 @@ class JointManifest(Document):
     """One for each holder of the question, sorted by holder."""
     noise: NoiseTerms | None = None
     """`rho` is of all tables together, split evenly over joined holders, and then over the sums of a cell in all of a
-    holder's plans; `cells_per_subject` is of each plan. None for exact figures."""
+    holder's plans and whether enough are in common; `cells_per_subject` is of each plan. None for exact figures."""
     disclosure_digest: HexDigest
     not_before: Seconds
     not_after: Seconds
@@ -557,8 +557,15 @@ def _variances(question: JointQuestion, programs: Sequence[Program]) -> list[tup
     sensitivities = [squared_sensitivity(one.row_bound, cells, 1) for program in programs for one in program.sums]
     if 0 in sensitivities:
         raise NoiseUndefined(problem="one of its sums is always 0")
-    shares = iter(noise_shares(noise.rho // len(plan.joined), sensitivities, NOISES, NOISES - 1))
+    shares = iter(_shares(plan, noise, sensitivities))
     return [tuple(islice(shares, len(program.sums))) for program in programs]
+
+
+def _shares(plan: JointPlan, noise: NoiseTerms, sensitivities: Sequence[int]) -> tuple[int, ...]:
+    """Of measures of these squared sensitivities, the variance of one holder's noise. One more is paid for: whether
+    enough are in common, which the base says (`private_join.noise_in_common`)."""
+    *shares, _ = noise_shares(noise.rho // len(plan.joined), [*sensitivities, 1], NOISES, NOISES - 1)
+    return tuple(shares)
 
 
 def join_key_context(holder: Descriptor) -> bytes:
@@ -655,7 +662,7 @@ def _has_agreed_noise(question: JointQuestion, signer: str, shapes: Sequence[Cel
     if measures == 0:
         return False
     squared = squared_sensitivity(1, _cells_per_subject(question.plan, noise), 1)
-    count, *_ = noise_shares(noise.rho // len(question.plan.joined), [squared] * measures, NOISES, NOISES - 1)
+    count, *_ = _shares(question.plan, noise, [squared] * measures)
     return all(shape.noise[:1] == (count,) and len(shape.noise) == 1 + len(shape.widths) for shape in shapes)
 
 

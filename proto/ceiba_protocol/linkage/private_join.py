@@ -6,8 +6,8 @@ of it in order; with several joined holders each has the same exchange with the 
 
 | step | message | from → to |
 |---|---|---|
-| 1 | `groups`: a·H(id) for each subject of each group, padded, shuffled within; a for each grouping | A → B |
-| 2 | `rows`: b·(a·H(id)), shuffled; and (b·H(id), Enc_B(row)) for each subject of B, padded, shuffled | B → A |
+| 1 | `groups`: a·H(id) for each subject of each group, padded, shuffled within; a for each grouping; filled | A → B |
+| 2 | `rows`: b·(a·H(id)), shuffled, filled; (b·H(id), Enc_B(row)) for each subject of B, padded, shuffled | B → A |
 | 3 | `mask`: for each group Π Enc_B(row) of those that match, times Enc_B(mask)·r^n | A → B |
 | 4 | `tests`: B decrypts sum + mask, its share; ElGamal encryptions of its share of each count | B → A |
 | 5 | `test`: for each forbidden value an encryption of (count − value)·s, shuffled | A → B |
@@ -16,10 +16,11 @@ of it in order; with several joined holders each has the same exchange with the 
 | 8 | `merchant_open`: the difference of the two shares | M |
 
 **Who learns what.** A: how many subjects of each group B has, and which cells are released. B: the padded sizes of the
-groups, and which cells are released. The merchant: the released counts and sums. The lengths of messages follow from
-the terms and the padded sizes. This rests on decisional Diffie–Hellman in ristretto255 with H as a random oracle, on
-DCR, and on short exponents for what B encrypts (PROTOCOL §2.3). What B decrypts in step 4 is uniform, whatever it sent
-as rows.
+groups, and which cells are released. The merchant: the released counts and sums. The lengths of messages, which the
+merchant has in its receipt, follow from the terms alone: where there are fewer points than the terms allow, zero bytes
+fill up, so that the padded sizes are read by B and nobody else. This rests on decisional Diffie–Hellman in
+ristretto255 with H as a random oracle, on DCR, and on short exponents for what B encrypts (PROTOCOL §2.3). What B
+decrypts in step 4 is uniform, whatever it sent as rows.
 
 With several groupings B learns the padded sizes of each one's groups. Under another a the same subject is another
 point, so B cannot see which points of two groupings are one subject. A must not see either which rows of B are one, or
@@ -37,7 +38,8 @@ sum, such as one row a million times: nothing here proves what A multiplied. In 
 than its own, and so learn whether a count lies in another range, or release to the merchant what it found to be small.
 
 Noise is drawn anew for each job, also for a question that was answered before: with the same noise, an A that leaves
-one subject out the second time would see it in the difference (ADR 0027).
+one subject out the second time would see it in the difference (ADR 0027). Whether enough are in common is decided with
+noise then as well, which A adds: else the merchant would read, for nothing, an exact number from which questions end.
 
 Secrets live as long as the two objects do, one job. Nothing is stored: whoever holds the objects drops them after the
 last step or any error, and a side that has failed refuses every later step.
@@ -61,13 +63,15 @@ from ceiba_protocol.errors import (
 from ceiba_protocol.linkage.cores import Progress, on_all_cores
 from ceiba_protocol.linkage.full_obfuscators import FullObfuscators
 from ceiba_protocol.linkage.join_messages import (
+    SIZE_BYTES,
     Exchange,
     bitmap_bytes,
-    check_size,
     distinct_points,
+    filled,
     read_bitmap,
     read_share,
     read_sizes,
+    without_filling,
     write_bitmap,
     write_share,
     write_sizes,
@@ -119,9 +123,9 @@ class ProvenKey:
 
 
 def bytes_of_rows(terms: JoinTerms, n: int) -> int:
-    """Of all rows that a joined holder with this modulus sends in step 2."""
+    """Of what a joined holder with this modulus sends in step 2, whoever is in the groups."""
     row = POINT_BYTES + MaskedFields(terms.cells, n.bit_length()).plaintexts * ciphertext_bytes(n)
-    return terms.row_sets * terms.joined_subjects * row
+    return (terms.most_points + 1) * POINT_BYTES + terms.row_sets * terms.joined_subjects * row
 
 
 # --- noise -----------------------------------------------------------------------------------------------------
@@ -131,6 +135,13 @@ def fresh_noise(terms: JoinTerms, random: Random) -> list[list[int]]:
     """Run by each of the two: what it adds to the count and each sum of every cell; nothing if the answer is exact."""
     bits = KeyedBits(random(32))
     return [[discrete_gaussian(bits, variance) for variance in cell.noise] for cell in terms.shapes if cell.noise]
+
+
+def noise_in_common(terms: JoinTerms, random: Random) -> int:
+    """Run by the base: what it adds to the number in common before it says whether that is enough; 0 if the answer is
+    exact. Its variance is that of one holder's noise in a count: nobody but the base would add another share."""
+    noise = terms.cells[0].noise
+    return discrete_gaussian(KeyedBits(random(32)), noise[0]) if noise else 0
 
 
 def _noise_of_shares(terms: JoinTerms, holder: str, noise: Sequence[Sequence[int]]) -> list[Share]:
@@ -186,7 +197,8 @@ class BaseSide:
         self._secrets = [random_scalar(random) for _ in groupings]
 
     def groups(self) -> bytes:
-        """Step 1, to B: the padded size of each group, 4 bytes; then the points of all groups, 32 bytes each.
+        """Step 1, to B: the padded size of each group, 4 bytes; then the points of all groups, 32 bytes each, and zero
+        bytes up to `most_points` of them.
 
         Random points pad: nobody can tell them from blinded identifiers, and they match nothing. 0.1 ms for each
         subject and grouping.
@@ -198,7 +210,8 @@ class BaseSide:
                 blinded = multiply_all(self._secrets[grouping], hash_all(group, terms.hash_domain()))
                 blinded += [random_point(random) for _ in range(size - len(group))]
                 points += [blinded[place] for place in random_order(random, size)]
-            return self._exchange.seal("groups", write_sizes(self._sizes), encode_points(points))
+            room = terms.most_points * POINT_BYTES
+            return self._exchange.seal("groups", write_sizes(self._sizes), filled(encode_points(points), room))
 
     def mask(self, rows: bytes, progress: Progress | None = None) -> bytes:
         """Step 3, to B: for each group, empty or not, the ciphertexts of the sum of its rows plus a mask.
@@ -211,8 +224,9 @@ class BaseSide:
             terms, fields, n = self._exchange.terms, self._exchange.fields, mpz(self._exchange.n)
             # 1. Multiply B's points by a, and in each group the ciphertexts of those that are in it.
             matched, products = self._match(*self._read_rows(rows), progress)
-            # 2. Too few in common in a grouping: end here. That there were too few is all that B learns.
-            if min(matched) < terms.smallest_intersection:
+            # 2. Too few in common in a grouping: end here. That there were too few is all that B learns, and it is one
+            #    more figure of the answer: one subject more changes the smallest number by one, and so it has noise.
+            if min(matched) + noise_in_common(terms, self._random) < terms.smallest_intersection:
                 raise IntersectionTooSmall(minimum=terms.smallest_intersection)
             # 3. Mask, then randomise: a uniform ciphertext of a uniform plaintext, whichever rows were multiplied.
             of_groups = [fields.draw_masks(int(n), self._random) for _ in range(terms.groups)]
@@ -232,12 +246,12 @@ class BaseSide:
 
     def _read_rows(self, rows: bytes) -> tuple[Mapping[Point, int], list[Point], memoryview]:
         """Which group a point is in; the points of B's rows; their ciphertexts, not yet checked."""
-        exchange, joined = self._exchange, self._exchange.terms.joined
-        count, grouped = exchange.terms.row_sets * exchange.terms.joined_subjects, sum(self._sizes)
-        size = (grouped + 1) * POINT_BYTES + bytes_of_rows(exchange.terms, exchange.n)
-        body = exchange.open("rows", rows, joined, size)
-        first, second, third = (POINT_BYTES * number for number in (grouped, grouped + 1, grouped + 1 + count))
-        evaluated = distinct_points(body[:first], "rows", joined)
+        terms, joined = self._exchange.terms, self._exchange.terms.joined
+        count, most = terms.row_sets * terms.joined_subjects, terms.most_points
+        body = self._exchange.open("rows", rows, joined, bytes_of_rows(terms, self._exchange.n))
+        first, second, third = (POINT_BYTES * number for number in (most, most + 1, most + 1 + count))
+        grouped = without_filling(body[:first], sum(self._sizes) * POINT_BYTES, f"rows of {joined}")
+        evaluated = distinct_points(grouped, "rows", joined)
         self._gate_key = decode_points(bytes(body[first:second]), joined)[0]
         groups = (group for group, size in enumerate(self._sizes) for _ in range(size))
         points = distinct_points(body[second:third], "rows", joined)
@@ -348,8 +362,8 @@ class JoinedSide:
         self._gate_key = GateKey.draw(random)
 
     def rows(self, groups: bytes, progress: Progress | None = None) -> bytes:
-        """Step 2, to A: A's points times b, shuffled within each group; B's gate key; B's rows, shuffled, as many times
-        as the terms say.
+        """Step 2, to A: A's points times b, shuffled within each group, with zero bytes up to `most_points`; B's gate
+        key; B's rows, shuffled, as many times as the terms say.
 
         Of the rows first all points, 32 bytes each, then all ciphertexts. Where B has fewer subjects than announced,
         random points and encryptions of zero stand for the rest. Raises MalformedMessage for groups that are not as
@@ -362,22 +376,23 @@ class JoinedSide:
                 multiplied = multiply_all(self._secrets[terms.row_set_of(grouping)], group)
                 evaluated += [multiplied[place] for place in random_order(self._random, len(group))]
             points, ciphertexts = self._encrypt_rows(progress)
-            own = encode_points([*evaluated, self._gate_key.public])
-            return self._exchange.seal("rows", own, *points, *ciphertexts)
+            own = filled(encode_points(evaluated), terms.most_points * POINT_BYTES)
+            return self._exchange.seal("rows", own, encode_points([self._gate_key.public]), *points, *ciphertexts)
 
     def _read_groups(self, groups: bytes) -> list[list[Point]]:
         """The points of each group."""
         terms = self._exchange.terms
         what = f"groups of {terms.base}"
-        sizes, body = read_sizes(self._exchange.open("groups", groups, terms.base), terms.groups, what)
+        whole = terms.groups * SIZE_BYTES + terms.most_points * POINT_BYTES
+        sizes, body = read_sizes(self._exchange.open("groups", groups, terms.base, whole), terms.groups)
         if any(size % GROUP_MULTIPLE or size < terms.smallest_group for size in sizes):
             raise MalformedMessage(message=what, problem="a group is smaller than it may be, or not padded")
         for grouping, groups_in_it in enumerate(terms.groupings):
             points_in_it = sum(size for size, of in zip(sizes, terms.grouping_of, strict=True) if of == grouping)
             if points_in_it > terms.base_subjects + groups_in_it * terms.smallest_group:
                 raise MalformedMessage(message=what, problem="they have more subjects than announced")
-        check_size(body, sum(sizes) * POINT_BYTES, what)
-        points = iter(distinct_points(body, "groups", terms.base))
+        own = without_filling(body, sum(sizes) * POINT_BYTES, what)
+        points = iter(distinct_points(own, "groups", terms.base))
         return [[next(points) for _ in range(size)] for size in sizes]
 
     def _encrypt_rows(self, progress: Progress | None) -> tuple[list[bytes], list[bytes]]:

@@ -11,14 +11,16 @@
 | | EVALUATED | k·r·H(id), and a proof for each batch | each other → owner |
 | | TOKENS | of all its subjects, sorted | owner → coordinator |
 | CARDINALITY, more | SIZE | how many tokens all have | coordinator → merchant |
-| REVEALED | COMMON | the tokens that all have, sorted | coordinator → base, each joined |
+| REVEALED | COMMON | the tokens that all have, sorted, filled up | coordinator → base, each joined |
 
 **Who learns what.** Everybody: the number of subjects that each holder announced, to which its list is filled up with
-identifiers that nobody else can have, so that nobody learns how many pass a filter. CARDINALITY between two: A learns
-the size as it is, the merchant rounded. Between more: holders learn nothing, the coordinator which tokens are at which
-holders, and so the size of every overlap; not whose they are, unless an owner tells it which tokens are its subjects'.
-REVEALED: the coordinator learns the same; the base, and each joined holder, which of its own subjects all others know,
-whatever is asked of them: filters are no part of it. A holder that is only linked learns nothing.
+identifiers that nobody else can have, so that nobody learns how many pass a filter. The lengths of messages, which the
+merchant has in its receipt, follow from these numbers alone; COMMON has room for the smallest of them. CARDINALITY
+between two: A learns the size as it is, the merchant rounded. Between more: holders learn nothing, the coordinator
+which tokens are at which holders, and so the size of every overlap; not whose they are, unless an owner tells it which
+tokens are its subjects'. REVEALED: the coordinator learns the same; the base, and each joined holder, which of its own
+subjects all others know, whatever is asked of them: filters are no part of it. A holder that is only linked learns
+nothing.
 
 **What is taken on trust.** An owner can announce whom it likes: one subject, and for the rest some that it knows to be
 at the others, or nobody's. Then the size tells whether the others know that one. The smallest intersection and the
@@ -27,11 +29,13 @@ rounding make it dearer; quotas, and signatures on who announced how many, are w
 
 from collections.abc import Collection, Mapping
 
-from ceiba_protocol.errors import AnswerRejected, CountNotKept, MalformedMessage, SetMismatch
+from ceiba_protocol.errors import AnswerRejected, BadTokens, CountNotKept, MalformedMessage, SetMismatch
+from ceiba_protocol.linkage.join_messages import filled
 from ceiba_protocol.linkage.joint import MOST_PAYLOAD, JointSet, Kind, Step
 from ceiba_protocol.linkage.key_use import PROOF_BYTES
 from ceiba_protocol.linkage.oprf import (
     BATCH,
+    TOKEN_BYTES,
     DiffieHellman,
     Evaluator,
     JobKey,
@@ -172,7 +176,12 @@ class TokenSide:
 
     def common(self, revealed: bytes) -> frozenset[bytes]:
         """Of COMMON: which of the own identifiers all others have. Raises BadTokens, IntersectionTooSmall."""
-        return frozenset(self._identifiers[place].encode() for place in self._owner.matches(revealed, self._fewest))
+        if len(revealed) != (room := _room(self._linkage)):
+            raise BadTokens(member="the coordinator", problem=f"{len(revealed)} bytes instead of {room}")
+        # A token may end in a zero byte, but is none of zero bytes alone.
+        end = -(-len(revealed.rstrip(b"\0")) // TOKEN_BYTES) * TOKEN_BYTES
+        places = self._owner.matches(revealed[:end], self._fewest)
+        return frozenset(self._identifiers[place].encode() for place in places)
 
 
 # --- the coordinator -------------------------------------------------------------------------------------------
@@ -183,9 +192,16 @@ def coordinator_link(agreed: JointSet, submissions: Mapping[str, bytes]) -> byte
 
     1 s for each million tokens. Raises BadTokens, CountNotKept, IntersectionTooSmall, and what `linkage_of` does.
     """
-    question = agreed.question
-    common = intersect(linkage_of(agreed).sizes, submissions, question.fewest_in_common)
-    return encode_tokens(common) if question.plan.mode is Mode.REVEALED else write_size(len(common))
+    question, linkage = agreed.question, linkage_of(agreed)
+    common = intersect(linkage.sizes, submissions, question.fewest_in_common)
+    if question.plan.mode is not Mode.REVEALED:
+        return write_size(len(common))
+    return filled(encode_tokens(common), _room(linkage))
+
+
+def _room(linkage: Linkage) -> int:
+    """Bytes of COMMON: of as many tokens as all can have, with zero bytes after those that they have."""
+    return TOKEN_BYTES * min(linkage.sizes.values())
 
 
 # --- the merchant ----------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class JointTerms(Document):
     modes: Annotated[tuple[Mode, ...], Field(min_length=1)]
     """Sorted."""
     smallest_intersection: Annotated[int, Field(ge=1, le=1_000_000_000)]
-    """Nothing at all is answered about fewer subjects in common."""
+    """Nothing at all is answered about fewer subjects in common, which a base counts with noise in jobs with noise."""
     base_is_trusted: bool
     """Every holder takes the base's word for how many subjects are behind its groups, which nobody can check (§5.4):
     answers may be exact. Otherwise they carry noise."""

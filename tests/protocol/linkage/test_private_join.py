@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from itertools import permutations
@@ -34,7 +35,15 @@ from ceiba_protocol.linkage.full_obfuscators import FullObfuscators
 from ceiba_protocol.linkage.join_messages import write_share
 from ceiba_protocol.linkage.join_terms import JoinTerms, padded
 from ceiba_protocol.linkage.masked_fields import FieldShape, MaskedFields, Row, check_rows
-from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, ProvenKey, fresh_noise, merchant_open, run_join
+from ceiba_protocol.linkage.private_join import (
+    BaseSide,
+    JoinedSide,
+    ProvenKey,
+    fresh_noise,
+    merchant_open,
+    noise_in_common,
+    run_join,
+)
 from ceiba_protocol.linkage.ristretto import hash_to_group, multiply
 from ceiba_protocol.sums.key_proof import prove_key
 from ceiba_protocol.sums.layout import split_digits
@@ -282,6 +291,28 @@ def test_fresh_noise_is_the_shape_and_the_size_that_the_terms_say() -> None:
     assert fresh_noise(TERMS, seeded("noise")) == []
 
 
+def test_noise_in_common_is_that_of_one_holder_in_a_count() -> None:
+    """Of variance 16, whatever sums there are."""
+    drawn = [noise_in_common(NOISY_TERMS, seeded(f"common {number}")) for number in range(400)]
+    assert 12 < variance(drawn) < 20  # more than three standard deviations of a sample's variance
+    assert noise_in_common(TERMS, seeded("common")) == 0
+
+
+@pytest.mark.parametrize(("drawn", "is_enough"), [(-2, True), (-3, False), (3, True)])
+def test_with_noise_it_is_decided_with_noise_whether_enough_are_in_common(
+    drawn: int, is_enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve are, and ten are enough."""
+    monkeypatch.setattr("ceiba_protocol.linkage.private_join.noise_in_common", lambda *_: drawn)
+    rows = {identifier: [(0, (10,))] for identifier in IDS[:12]}
+    join = Join(replace(NOISY_TERMS, smallest_intersection=10), [IDS[:6], IDS[6:12]], rows, NONE, NONE)
+    if is_enough:
+        join.run()
+        return
+    with pytest.raises(IntersectionTooSmall, match="10"):
+        join.run()
+
+
 @pytest.mark.parametrize("noise", [[], [(1, 2)], [(1,), (1,)], [(1, 2, 3), (1, 2, 3)]])
 def test_noise_of_another_shape_is_refused(noise: list[tuple[int, ...]]) -> None:
     with pytest.raises(BadJoin, match="noise of tax"):
@@ -304,13 +335,28 @@ def test_no_exact_answer_without_the_flag() -> None:
 # --- silent about everything else ------------------------------------------------------------------------------
 
 
-def test_lengths_of_messages_follow_from_public_facts(honest: Join) -> None:
-    """Groups of the same padded sizes, another number of rows, other values, other cells released."""
-    groups = [IDS[:16], IDS[16:20], IDS[20:21], []]
+@pytest.mark.parametrize("sizes", [(16, 4, 1, 0), (0, 0, 0, 0), (60, 0, 0, 0), (17, 17, 17, 9)])
+def test_lengths_of_messages_follow_from_public_facts(honest: Join, sizes: tuple[int, ...]) -> None:
+    """Groups of other sizes, another number of rows, other values, other cells released."""
+    starts = [sum(sizes[:place]) for place in range(4)]
+    groups = [IDS[start : start + size] for start, size in zip(starts, sizes, strict=True)]
     other = Join(TERMS, groups, {IDS[0]: [(1, (1, 1))]}, label="other")
     assert other.run() != plain_join(TERMS, GROUPS, ROWS)
     assert {kind: len(sent) for kind, sent in other.sent.items()} == {k: len(s) for k, s in honest.sent.items()}
     assert other.sent.keys() == set(KINDS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.integers(1, 40), st.lists(st.integers(1, 6), min_size=1, max_size=3))
+def test_there_is_room_for_whoever_is_in_the_groups(data: st.DataObject, minimum: int, numbers: list[int]) -> None:
+    """As many subjects as announced in each grouping, in whichever groups; the padded sizes are the largest then."""
+    terms = terms_for(tuple(numbers), COUNT, minimum_subjects=minimum)
+    points = 0
+    for groups in numbers:
+        place = st.integers(0, groups - 1)
+        of_group = Counter(data.draw(st.lists(place, min_size=terms.base_subjects, max_size=terms.base_subjects)))
+        points += sum(max(padded(of_group[group]), terms.smallest_group) for group in range(groups))
+    assert points <= terms.most_points
 
 
 def test_group_sizes_are_padded() -> None:
@@ -346,7 +392,7 @@ def test_the_same_identifiers_are_other_points_in_another_join(honest: Join) -> 
     again.run("rows")
     assert again.base._secrets == honest.base._secrets
     sent = (again.sent["groups"], honest.sent["groups"])
-    points = [{message[at : at + 32] for at in range(48, len(message), 32)} for message in sent]
+    points = [{message[at : at + 32] for at in range(48, 48 + 64 * 32, 32)} for message in sent]
     padding = 4 * 16 - sum(map(len, GROUPS))  # of the same randomness
     assert len(points[0] & points[1]) == padding
 
@@ -357,7 +403,7 @@ def test_no_message_shows_an_order() -> None:
     join.run("rows")
     for side, message, start, size in (
         (join.base, join.sent["groups"], 36, 32),
-        (join.joined, join.sent["rows"], 32 + 33 * 32, 40),
+        (join.joined, join.sent["rows"], 64 + join.terms.most_points * 32, 40),
     ):
         points = [message[at : at + 32] for at in range(start, start + size * 32, 32)]
         hashed = [hash_to_group(identifier, join.terms.hash_domain()) for identifier in IDS[:20]]
@@ -390,6 +436,7 @@ CUTS: list[Callable[[bytes], bytes]] = [
     lambda message: message + b"\0",
     lambda message: bytes([message[0] ^ 1]) + message[1:],
 ]
+ROOM_FOR_POINTS = TERMS.most_points * 32
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -436,7 +483,10 @@ def test_any_changed_byte_gives_an_answer_or_a_named_error(kind: str, where: flo
         assert error.code in {"malformed_message", "bad_group_element", "bad_ciphertext", "total_rejected"}
 
 
-POINTS = [("groups", 48), ("rows", 32), ("rows", 32 + 64 * 32), ("rows", 32 + 65 * 32), ("tests", 32), ("tested", 32)]
+POINTS = [
+    ("groups", 48), ("rows", 32), ("rows", 32 + ROOM_FOR_POINTS), ("rows", 64 + ROOM_FOR_POINTS), ("tests", 32),
+    ("tested", 32),
+]  # fmt: skip
 """Where points begin: in `rows` A's own, then the gate key, then B's."""
 
 
@@ -469,7 +519,7 @@ def test_what_is_no_unit_is_refused_wherever_it_is(bad: int, kind: str, place: i
         changed(kind, change).run()
 
 
-@pytest.mark.parametrize(("kind", "start"), [("groups", 48), ("rows", 32), ("rows", 32 + 65 * 32)])
+@pytest.mark.parametrize(("kind", "start"), [("groups", 48), ("rows", 32), ("rows", 64 + ROOM_FOR_POINTS)])
 def test_a_point_that_comes_twice_is_refused(kind: str, start: int) -> None:
     with pytest.raises(MalformedMessage, match="more than once"):
         changed(kind, lambda sent: sent[: start + 32] + sent[start : start + 32] + sent[start + 64 :]).run()
@@ -478,12 +528,25 @@ def test_a_point_that_comes_twice_is_refused(kind: str, start: int) -> None:
 @pytest.mark.parametrize(
     ("sizes", "problem"),
     [((16, 16, 16, 0), "smaller"), ((16, 16, 16, 17), "not padded"), ((16, 16, 16, 96), "more subjects"),
-     ((16, 16, 16, 2**32 - 16), "more subjects"), ((16, 16, 16, 32), "bytes instead")],
+     ((16, 16, 16, 2**32 - 16), "more subjects")],
 )  # fmt: skip
 def test_groups_that_are_not_as_announced_are_refused(sizes: tuple[int, ...], problem: str) -> None:
     encoded = b"".join(size.to_bytes(4, "big") for size in sizes)
     with pytest.raises(MalformedMessage, match=problem):
         changed("groups", lambda message: message[:32] + encoded + message[48:]).run()
+
+
+def test_fewer_points_than_the_sizes_say_are_refused() -> None:
+    with pytest.raises(BadGroupElement):
+        changed("groups", lambda sent: sent[:44] + (32).to_bytes(4, "big") + sent[48:]).run()
+
+
+@pytest.mark.parametrize(("kind", "end"), [("groups", 48 + ROOM_FOR_POINTS), ("rows", 32 + ROOM_FOR_POINTS)])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_what_fills_up_is_zero_bytes(kind: str, end: int, place: str) -> None:
+    at = end - 1 if place == "last" else end - ROOM_FOR_POINTS + 64 * 32
+    with pytest.raises(MalformedMessage, match="zero bytes"):
+        changed(kind, lambda sent: sent[:at] + b"\1" + sent[at + 1 :]).run()
 
 
 def test_a_group_below_the_minimum_is_refused_though_padded() -> None:

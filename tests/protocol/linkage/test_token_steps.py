@@ -202,7 +202,7 @@ def test_each_holder_finds_its_own_that_all_have() -> None:
 def test_lengths_follow_from_the_announced_numbers_alone() -> None:
     few = {name: own[:4] for name, own in KNOWN.items()} | {"register": ["firm 10", "firm 12", "firm 2", "firm 0"]}
     few["tax"], few["fund"] = ["firm 10", "firm 12", "firm 0", "firm 2"], ["firm 10", "firm 12", "firm 0", "firm 2"]
-    for plan in (TWO, THREE):
+    for plan in (TWO, THREE, REVEALED):
         lengths = [len(payload) for payload in Linked(plan).run().sent.values()]
         assert [len(payload) for payload in Linked(plan, few).run().sent.values()] == lengths
 
@@ -299,7 +299,12 @@ def test_tokens_of_another_job_match_nobody(plan: JointPlan) -> None:
         (backwards, "bad_tokens"),
         (first_twice, "bad_tokens"),
         (lambda sent: IDENTITY + sent[32:], "bad_tokens"),
-        (lambda sent: sent[: 32 * (FEWEST - 1)], "intersection_too_small"),
+        (lambda sent: sent[: 32 * (FEWEST - 1)], "bad_tokens"),
+        (lambda sent: sent + bytes(32), "bad_tokens"),
+        (lambda sent: sent[:-1], "bad_tokens"),
+        (lambda sent: sent[:-1] + b"\1", "bad_tokens"),
+        (lambda sent: bytes(len(sent)), "intersection_too_small"),
+        (lambda sent: sent[: 32 * (FEWEST - 1)].ljust(len(sent), b"\0"), "intersection_too_small"),
     ],
 )
 def test_a_holder_takes_only_its_own_tokens_from_the_coordinator(
