@@ -12,7 +12,6 @@ from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.expression import Branch, Case, ColumnValue, Comparing, Logic, Number
 from ceiba_protocol.linkage import private_join
 from ceiba_protocol.linkage.join_terms import JoinTerms
-from ceiba_protocol.linkage.joint import JointMessage, Kind
 from ceiba_protocol.linkage.masked_fields import FieldShape, MaskedFields
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, fresh_noise, merchant_open
 from ceiba_protocol.plan import ByBucket, ByCase, ByColumn, LabelBranch, Named, Plan
@@ -230,36 +229,7 @@ def test_a_cell_that_differs_by_one_firm_from_an_earlier_version_is_withheld(nod
         assert (before[0] - after[0], before[1] - after[1]) != (1, victim), "the difference is one firm's wages"
 
 
-# --- what has no noise -----------------------------------------------------------------------------------------
-
-
-def sizes(nodes: JointNodes, *kinds: Kind) -> list[int]:
-    """Of messages whose documents every receipt has."""
-    messages = nodes.office.store.joint_messages(nodes.id)
-    chosen = [step.number for step in nodes.question.steps if step.kind in kinds]
-    return [JointMessage.parse(messages[number].body).size for number in chosen]
-
-
-def test_the_lengths_of_messages_say_nothing_exact_of_an_answer_with_noise(nodes: JointNodes) -> None:
-    """How many of the base's subjects pass its filter, to 16, is in `JointMessage.size` of its groups, which is in the
-    merchant's receipt and the log: so the edge at which a length changes is the value of one firm, for next to no ρ."""
-    sales = sorted(nodes.world.datasets["tax"].frame.sales, reverse=True)
-    seen = set()
-    for most in (sales[32], sales[33]):  # 32 firms have more, or 33
-        base = nodes.counts("tax", filter=above(SALES, int(most)))
-        assert nodes.ask(nodes.plan(Mode.HIDDEN, "tax", "social", tax=base), noise=CHEAP) == "done"
-        seen.add(tuple(sizes(nodes, Kind.GROUPS)))
-    assert len(seen) == 1, seen
-
-
-def test_the_length_of_what_is_common_is_not_the_exact_number(nodes: JointNodes) -> None:
-    """A count of subjects in common is rounded; where they are revealed to holders, the merchant's receipt has it."""
-    assert nodes.ask(nodes.plan(Mode.REVEALED, "tax", "social"), noise=CHEAP) == "done"
-    ((before, _), house) = sizes(nodes, Kind.COMMON), nodes.houses["social"]
-    frame = nodes.world.datasets["social"].frame
-    house.publish(frame[frame.uscc != "firm 20"])
-    assert nodes.ask(nodes.plan(Mode.REVEALED, "tax", "social"), noise=CHEAP) == "done"
-    assert sizes(nodes, Kind.COMMON)[0] == before
+# --- what noise does not cover ---------------------------------------------------------------------------------
 
 
 class Marking(JoinedSide):
