@@ -45,6 +45,7 @@ from ceiba_protocol.linkage.consent import check_consent, check_score_quota, ope
 from ceiba_protocol.linkage.full_obfuscators import FullObfuscators
 from ceiba_protocol.linkage.score_model import (
     Bins,
+    PrivateWeights,
     ScoreModel,
     bins_at,
     check_agreed,
@@ -266,8 +267,9 @@ class Scoring:
             raise DecisionPending
 
     def _check_population(self, bins: Sequence[Bins], index: SubjectIndex, request: ModelRequest) -> None:
+        is_private = isinstance(request.model.weights, PrivateWeights)
         for one, subjects in zip(bins, index.population, strict=True):
-            check_population(one, subjects, request.rules, request.least, self.name)
+            check_population(one, subjects, request.rules, request.least, self.name, is_private=is_private)
 
     def decided(self) -> Iterator[Signed]:
         """The words on models on which a person has decided since."""

@@ -191,16 +191,18 @@ def _nodes(node: Node) -> list[Node]:
     return [node, *(below for child in children(node) for below in _nodes(child))]
 
 
-def check_population(bins: Bins, subjects: Sequence[int], rules: Disclosure, least: int, me: str) -> None:
+def check_population(
+    bins: Bins, subjects: Sequence[int], rules: Disclosure, least: int, me: str, *, is_private: bool = False
+) -> None:
     """Run by the holder `me` before it approves a model: no bin isolates anybody (PROTOCOL §5.5).
 
     `subjects`: how many of its dataset are in each bin; `least`: k. A bin without anybody isolates nobody; but where
-    the rules hide zeros it is refused like a small one, so that a refusal does not say that somebody is there. The
-    missing bin may be empty in any case, because it also has everybody whom the holder does not know.
-    Raises BinTooSmall, which does not say which bin.
+    the rules hide zeros it is refused like a small one, so that a refusal does not say that somebody is there; and in a
+    private model, whose bits are counted by its bins (`check_bits`). The missing bin may be empty in any case, because
+    it also has everybody whom the holder does not know. Raises BinTooSmall, which does not say which bin.
     """
     for place, count in enumerate(subjects):
-        may_be_empty = place == bins.missing or not rules.hides_zeros
+        may_be_empty = place == bins.missing or not (rules.hides_zeros or is_private)
         if count < least and not (count == 0 and may_be_empty):
             raise BinTooSmall(feature=bins.key.name, least=least, holder=me)
 
@@ -247,8 +249,8 @@ def check_bits(model: ScoreModel) -> None:
     Whoever chooses points that nobody sees chooses what the L bits of a score are: L ≤ ½·log2 Π bins, so that they are
     at most half of what the bins say together. A score of few bins is coarse, then: three features of five bins have
     sums of 3 bits. No L keeps a score from saying *which* few bins it will (PROTOCOL §5.5); a bound for each feature
-    would leave no honest score, because sums have more values than a feature has bins. Announced numbers of bins are
-    counted, also of bins in which nobody is. Raises ScoreSaysTooMuch.
+    would leave no honest score, because sums have more values than a feature has bins. Bins in which nobody is would
+    count as well, so holders refuse them (`check_population`). Raises ScoreSaysTooMuch.
     """
     ways = combinations(model.features)
     if isinstance(model.weights, PrivateWeights) and 4**model.bits > ways:

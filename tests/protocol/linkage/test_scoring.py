@@ -76,7 +76,7 @@ from ceiba_protocol.linkage.scoring import (
 )
 from ceiba_protocol.plan import ByCase, ByColumn, LabelBranch, compile_plan, grouped_sums
 from ceiba_protocol.program import SUBJECT, Comparison, evaluate
-from ceiba_protocol.schema import Schema
+from ceiba_protocol.schema import Grade, Schema
 from ceiba_protocol.sums.key_proof import key_context, prove_key
 from ceiba_protocol.sums.paillier import Encryptor, decode_ciphertexts, decrypt, encode_ciphertexts, encode_modulus
 from ceiba_protocol.trust.keys import x25519_public_key
@@ -349,6 +349,14 @@ def test_no_bin_may_isolate(subjects: list[int], grade: Any, passes: bool) -> No
     with pytest.raises(BinTooSmall, match="seniority") as caught:
         check_population(ALL_BINS[0], subjects, rules, 5, "insurance")
     assert caught.value.fields == {"feature": "seniority", "least": "5", "holder": "insurance"}
+
+
+def test_a_private_model_has_no_bins_in_which_nobody_is() -> None:
+    """They would raise the number of bits that its scores may have."""
+    rules = RULES[Grade.INTERNAL]
+    check_population(ALL_BINS[0], [9, 5, 5, 7, 6, 0], rules, 5, "insurance", is_private=True)
+    with pytest.raises(BinTooSmall, match="seniority"):
+        check_population(ALL_BINS[0], [9, 5, 0, 7, 6, 5], rules, 5, "insurance", is_private=True)
 
 
 # --- models that are refused -----------------------------------------------------------------------------------
