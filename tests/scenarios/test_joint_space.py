@@ -216,11 +216,11 @@ def test_too_few_in_common_is_refused_by_name(world: World) -> None:
     """Not by how many there are: the reason has the minimum alone."""
     strict = world.lab.agree_jointly(world.bank, TABLES, purpose="strict", smallest_intersection=40)
     join = world.two
-    asked = join.filter(join["sales"] > 70_000).agg(ceiba.mean("wages"))
-    few = BY_INDUSTRY[(BY_INDUSTRY.sales > 70_000).fillna(False)].firm.nunique()
-    assert 5 <= few < 40
+    asked = join.filter(join["sales"] > 84_000).agg(ceiba.mean("wages"))
+    few = BY_INDUSTRY[(BY_INDUSTRY.sales > 84_000).fillna(False)].firm.nunique()
+    assert 0 < few < 15
     with pytest.raises((JobRefused, JobFailed)) as caught:
-        asked.run(agreement=strict, noise=True)
+        asked.run(agreement=strict, noise=ceiba.Noise(rho=0.2))
     assert isinstance(caught.value.reason, IntersectionTooSmall)
     assert "40" in str(caught.value) and str(few) not in str(caught.value).replace(caught.value.fields["job"], "")
     assert world.bank.join("tax.firms", "insurance.firms", on="uscc").agg(ceiba.mean("wages")).run(agreement=strict)
@@ -279,7 +279,7 @@ def test_each_holders_ledger_shows_what_it_was_asked(world: World) -> None:
         ledger = world.lab.ledger(holder)
         (line,) = [line for line in ledger.splitlines() if job.id[:8] in line]
         assert f"{holder}.firms" in line and "bank-a" in line and "exact" in line
-        assert f"bank-a has spent ρ 0.01 of 1 on {holder}.firms in the last 365 days; 0.99 is left" in ledger
+        assert f"bank-a has spent ρ 0.205 of 1 on {holder}.firms in the last 365 days; 0.795 is left" in ledger
     assert job.id[:8] not in world.lab.ledger("register")
 
 

@@ -226,8 +226,9 @@ class BaseSide:
             matched, products = self._match(*self._read_rows(rows), progress)
             # 2. Too few in common in a grouping: end here. That there were too few is all that B learns, and it is one
             #    more figure of the answer: one subject more changes the smallest number by one, and so it has noise.
-            if min(matched) + noise_in_common(terms, self._random) < terms.smallest_intersection:
-                raise IntersectionTooSmall(minimum=terms.smallest_intersection)
+            least = terms.smallest_intersection
+            if least and min(matched) + noise_in_common(terms, self._random) < least:
+                raise IntersectionTooSmall(minimum=least)
             # 3. Mask, then randomise: a uniform ciphertext of a uniform plaintext, whichever rows were multiplied.
             of_groups = [fields.draw_masks(int(n), self._random) for _ in range(terms.groups)]
             own = (mask for masks in of_groups for mask in fields.split(masks))
