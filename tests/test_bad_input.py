@@ -87,7 +87,7 @@ SHOWN_BY = {
     ],
     "a duplicate identifier: rows of one subject add up once, never more": [
         "scenarios/test_joint_space.py::test_figures_by_groups_of_another_table_are_pandas_own",
-        "scenarios/test_joint_space.py::test_a_base_whose_subject_is_in_two_groups_is_refused_by_name",
+        "scenarios/test_joint_space.py::test_a_base_whose_subjects_could_be_in_two_groups_is_refused_by_name",
         "node/test_published_identifiers.py::test_an_identifier_belongs_to_one_subject",
         "node/test_joined_rows.py::test_a_subject_in_two_groups_is_refused",
         "protocol/linkage/test_private_join.py::test_an_identifier_twice_is_refused",

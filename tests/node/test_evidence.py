@@ -92,7 +92,7 @@ def each_alone(rows: Sequence[Row]) -> list[Row]:
 
 @pytest.mark.slow
 @given(data=st.data(), schema=schemas())
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_evidence_equals_the_reference(engine: DuckDBEngine, tmp_path: Path, data: st.DataObject, schema: Schema):
     outputs = data.draw(st.lists(OUTPUTS, min_size=1, max_size=3))
     groups = data.draw(st.lists(GROUPS, max_size=3, unique_by=lambda group: group.name))

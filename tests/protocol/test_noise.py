@@ -109,7 +109,7 @@ def fit(values: list[int], variance: int) -> float:
     return chi_square_p([counts[x] for x in expected], [len(values) * weight / total for weight in expected.values()])
 
 
-@pytest.mark.parametrize("count", [200_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [200_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("variance", [4, 16, 100])
 def test_samples_have_the_probabilities_of_the_definition(variance: int, count: int) -> None:
     assert any(fit(samples(key, variance, count), variance) > SIGNIFICANCE for key in KEYS)

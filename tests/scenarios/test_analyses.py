@@ -11,6 +11,7 @@ from tests.support.pooled_heart import frame
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_quartiles_are_exact_though_small_cells_are_withheld(tmp_path: Path) -> None:
     """All columns of grade internal: five subjects and three holders behind every answer and every difference."""
     schema = tmp_path / "heart.toml"

@@ -136,6 +136,7 @@ def test_health_sharing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_health_research(tmp_path: Path) -> None:
     done = run_lab(tmp_path, "run", "health_research", "--json")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -46,6 +46,7 @@ def space(sandbox: Sandbox) -> Space:
     return made
 
 
+@pytest.mark.long
 def test_an_event_is_cross_validated_after_a_fit_on_everybody_and_before_one(space: Space) -> None:
     """No answer is withheld as nearly the same as an earlier one, in either order; a mean comes too late then."""
     patients = space.table(TABLE)
