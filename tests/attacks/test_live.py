@@ -12,8 +12,8 @@ from tests.attacks.live.suite import ATTACKS
 from tests.attacks.live.weakened import CHECKS
 
 IN_EVERY_RUN = {
-    "smaller-set", "sybil-roster", "substituted-merchant-key", "replayed-job", "two-manifests", "forked-log",
-    "rolled-back-holder", "minted-certificate", "revoked-member", "tracker", "last-of-a-budget",
+    "smaller-set", "sybil-roster", "replayed-job", "two-manifests", "forked-log", "minted-certificate",
+    "revoked-member", "tracker",
 }  # fmt: skip
 """Ten to thirty seconds each, so a few of each kind. `make test-long` runs the others."""
 THREAT_MODEL = Path(__file__).parents[2] / "docs" / "threat-model.md"

@@ -160,10 +160,11 @@ class BaseSide:
     """A: knows the groups. Its steps, each once: `groups`, `mask`, `test`, `share`.
 
     `groupings` has, for each grouping of the terms, the normalised identifiers of each group; an identifier is in at
-    most one group of each. Nothing is released of groups that are `vetoed`, numbered grouping after grouping; to B they
-    look as if their counts were too small. `noise` is A's, of the shape of B's (see `fresh_noise`). `obfuscators` may
-    be made ahead; what is missing is made when it is needed. Raises BadJoin if groups or noise are not as the terms
-    say, RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the key.
+    most one group of each. Nothing is released of groups that are `vetoed`, numbered grouping after grouping, nor of
+    the exact tables that they are in; to B they look as if their counts were too small. `noise` is A's, of the shape of
+    B's (see `fresh_noise`). `obfuscators` may be made ahead; what is missing is made when it is needed. Raises BadJoin
+    if groups or noise are not as the terms say, RepeatedIdentifier, ValueOutOfRange if the cells do not fit under the
+    key.
     """
 
     def __init__(
@@ -326,7 +327,8 @@ class JoinedSide:
     nothing to add, so that A does not learn how many a filter leaves. `noise` has for each cell of each group what B
     adds to its count and to each sum; its variances are in the terms.
     `joiner_is_semi_honest` says that the agreement has that flag, signed by B. `encryptor` is one for B's own key, made
-    ahead, with obfuscators or without. `vetoed`: of the terms' cells those that B releases of no group.
+    ahead, with obfuscators or without. `vetoed`: of the terms' cells those that B releases of no group, nor the exact
+    tables that they are in.
 
     Raises ExactJoinForbidden without noise and flag; BadJoin, MalformedMessage or SlotOverflow for what the terms do
     not cover; ValueOutOfRange if the cells do not fit under the key.
