@@ -11,7 +11,7 @@ import phe
 from rich.console import Console
 from rich.table import Table
 
-from bench import crypto, disclosure, fits, joins, linkage, scoring, space
+from bench import crypto, disclosure, fits, joined_space, joins, linkage, scoring, space
 from bench.audit import measure_audit
 from bench.crypto import Figure
 
@@ -54,8 +54,8 @@ def main() -> None:
     show("Fits against statsmodels and lifelines on pooled rows: seconds; ratio above 1: ours is slower", models)
     linked = linkage.measure_linkage()
     show("Linkage against openmined-psi: seconds; ratio above 1: ours is slower", linked)
-    joined = joins.measure_joins()
-    show("A private join of two holders, without a baseline", joined)
+    joined = joins.measure_joins() | joined_space.measure_joined_space()
+    show("A private join of two holders: alone, and in a space against a plain join by DuckDB", joined)
     scored = scoring.measure() | scoring.measure_space()
     show("Private scores: seconds, of CPU for one role, on the clock in a space; without a baseline", scored)
     spaces = space.measure_all()
