@@ -19,7 +19,7 @@ from ceiba_scenarios.story import Lab
 
 FULL = Size(applicants=2_280, newcomers=600, strangers=110, scored=150)
 """The first applications of the file: a minute and a half on two cores."""
-SMALL = Size(applicants=560, newcomers=180, strangers=60, scored=24, firms=False, close=0.05)
+SMALL = Size(applicants=560, newcomers=180, strangers=60, scored=24, firms=False, close=0.1)
 """Enough to see that everything works, and too little to learn much from."""
 
 

@@ -30,6 +30,22 @@ WEAK = 0.02
 # --- bins -------------------------------------------------------------------------------------------------------
 
 
+def few_bins(schemas: dict[str, Schema]) -> list[Binning]:
+    """Likewise where there are few borrowers: a table with one small cell would be withheld whole."""
+    insurance, tax, fund, court = (schemas[one.owners_table] for one in OF_OWNERS)
+    return [
+        Binning.at("seniority", [3, 10], table=insurance.table),
+        Binning.categories(insurance, "job", [["fixed"], ["freelance", "partime", "others"]]),
+        Binning.at("income", [114, 158], table=tax.table),
+        Binning.at("debt", [1], table=tax.table),
+        Binning.at("assets", [1, 4_000], table=fund.table),
+        Binning.categories(fund, "home", [["owner"], ["rent"], ["parents", "priv", "other", "ignore"]]),
+        Binning.categories(court, "records"),
+        Binning.categories(court, "marital", [["married"], ["single", "separated", "widow", "divorced"]]),
+        Binning.at("age", [30, 45], table=court.table),
+    ]
+
+
 def fine_bins(schemas: dict[str, Schema]) -> list[Binning]:
     """Public bins of every agency's columns, from the schemas alone."""
     insurance, tax, fund, court = (schemas[one.owners_table] for one in OF_OWNERS)
@@ -90,7 +106,8 @@ class Lending:
 
     def count_bins(self) -> None:
         """Fine bins of nine features at four agencies by the bank's label."""
-        bins = fine_bins({one.owners_table: self.case.space.table(one.owners_table).schema for one in OF_OWNERS})
+        schemas = {one.owners_table: self.case.space.table(one.owners_table).schema for one in OF_OWNERS}
+        bins = fine_bins(schemas) if len(self.borrowers) > 1_000 else few_bins(schemas)
         title = f"All bins of all {len(bins)} features of all agencies, by whether the loan was repaid, in one linkage"
         tables = self.case.ask(title, self.joined.group_by("status").tabulate(*(one.group_key() for one in bins)))
         for one in bins:
