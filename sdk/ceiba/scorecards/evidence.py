@@ -119,11 +119,15 @@ def woe(*features: BinCounts, smoothing: float = SMOOTHING) -> Evidence:
 
 
 def require_features(features: Sequence[BinCounts]) -> None:
-    """Raises BadQuestion for no features or two of one name, NoEvents for one that only one label is known of."""
+    """Raises BadQuestion for no features, two of one name, or one whose counts were all withheld; NoEvents for one that
+    only one label is known of."""
     names = [one.name for one in features]
     if not names or len(set(names)) < len(names):
         raise BadQuestion(problem="there are no features, or two of one name", hint="Give each feature's counts once.")
     for one in features:
+        if all(count is None for count in (*one.good, *one.bad)):
+            hint = "A joined table with one small cell is withheld whole: ask with fewer bins, which have more in them."
+            raise BadQuestion(problem=f"every count of {one.name} was withheld", hint=hint)
         for side, what in zip(one.shown(), ("good", "bad"), strict=True):
             if not side.any():
                 raise NoEvents(what=f"the bins of {one.name}, or nobody there is {what}: nobody")

@@ -87,6 +87,9 @@ def test_what_has_no_evidence_is_refused() -> None:
         woe(counts_of([(1, 2), (2, 1)]), counts_of([(1, 2), (2, 1)]))
     with pytest.raises(BadQuestion):
         woe(counts_of([(1, 2), (2, 1)]), smoothing=-1)
+    withheld = counts_of([(5, 1), (2, 3)])
+    with pytest.raises(BadQuestion, match=r"every count of .* was withheld"):
+        woe(BinCounts(withheld.binning, (None,) * len(withheld.good), (None,) * len(withheld.bad)))
     with pytest.raises(NoEvents):
         woe(counts_of([(5, 0), (2, 0)]))
     with pytest.raises(NoEvents):
