@@ -359,11 +359,11 @@ class Linking(Responding):
         agreed = commit_jointly(session.question, approvals)
         if session.agreed is not None and session.agreed.approvals != agreed.approvals:
             raise SetMismatch(problem="the approvals are others than in the steps before")
-        self._check_sizes(agreed)
         now = self._clock()
         check_window(session.question.manifest, now)
         check_still(self._request(session.question, session.snapshot, now))
         if session.agreed is None:
+            self._check_sizes(agreed)
             self._debit_cells(session, agreed, now)
             session.agreed = agreed
         self.witness.require(checkpoint, agreed.log_size)

@@ -618,8 +618,8 @@ class HistoryFull(CeibaError):
 class AskedOtherwise(CeibaError):
     code, fault, status = "asked_otherwise", Fault.POLICY, "FAILED_PRECONDITION"
     text = (
-        "Exact figures about these subjects are all of one table, so that no two of them differ by few; but there is, "
-        "or was before, {what}."
+        "Exact figures about these subjects are all of one table, so that no filter makes two of them differ by few; "
+        "but there is, or was before, {what}."
     )
     remedy = (
         "Ask with noise, `run(noise=True)`; or with the filters and divisions of the earlier question: group by what "

@@ -11,7 +11,6 @@ from ceiba_node.engines.joined_rows import joined_rows
 from ceiba_node.house_rules import Policy
 from ceiba_node.linking import Linking
 from ceiba_node.own_side import OwnSide
-from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.expression import Branch, Case, ColumnValue, Comparing, Logic, Not, Number, TextValue
 from ceiba_protocol.linkage.joint import JointMessage, JointSet
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide
@@ -19,13 +18,11 @@ from ceiba_protocol.linkage.ristretto import multiply
 from ceiba_protocol.linkage.token_steps import TokenSide, coordinator_link
 from ceiba_protocol.plan import ByCase, ByColumn, LabelBranch, Named
 from ceiba_protocol.program import Comparison
-from ceiba_protocol.schema import Grade
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.statistics.sum import Sum
-from ceiba_protocol.trust.agreement import Agreement, Mode
+from ceiba_protocol.trust.agreement import Mode
 from ceiba_protocol.trust.documents import NoiseTerms
-from tests.support.joint_nodes import JointNodes, quick_keys
-from tests.support.members import changed
+from tests.support.joint_nodes import InternalNodes, JointNodes, quick_keys
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +76,11 @@ def test_a_base_learns_nothing_of_the_joined_holders_filter(nodes: JointNodes, m
 # --- a merchant that aims at one subject within a cell of many -------------------------------------------------
 
 
-class Graded(JointNodes):
-    """Under an agreement on internal data: at least five subjects in a released cell."""
-
-    def _agreement(self, terms: Any) -> Agreement:
-        return changed(super()._agreement(terms), disclosure=RULES[Grade.INTERNAL])
-
-
 @pytest.fixture
 def graded(tmp_path: Path) -> Iterator[JointNodes]:
     """As nobody has asked it anything: what was, decides what may be asked."""
     with quick_keys():
-        made = Graded(tmp_path / "space")
+        made = InternalNodes(tmp_path / "space")
         yield made
         made.close()
 
@@ -138,7 +128,7 @@ def test_a_sum_over_one_firm_of_a_large_cell_is_withheld(
 def lenient(tmp_path: Path) -> Iterator[JointNodes]:
     """One subject in common is agreed on as enough."""
     with quick_keys():
-        made = Graded(tmp_path / "space", smallest_intersection=1)
+        made = InternalNodes(tmp_path / "space", smallest_intersection=1)
         yield made
         made.close()
 

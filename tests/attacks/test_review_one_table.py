@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.expression import Branch, Case, ColumnValue, Comparing, Logic, Number
 from ceiba_protocol.linkage import private_join
 from ceiba_protocol.linkage.join_terms import JoinTerms
@@ -16,30 +15,21 @@ from ceiba_protocol.linkage.masked_fields import FieldShape, MaskedFields
 from ceiba_protocol.linkage.private_join import BaseSide, JoinedSide, fresh_noise, merchant_open
 from ceiba_protocol.plan import ByBucket, ByCase, ByColumn, LabelBranch, Named, Plan
 from ceiba_protocol.program import Comparison
-from ceiba_protocol.schema import Grade
 from ceiba_protocol.statistics.sum import Sum
-from ceiba_protocol.trust.agreement import Agreement, Mode
+from ceiba_protocol.trust.agreement import Mode
 from ceiba_protocol.trust.documents import NoiseTerms
 from tests.support.joins import proven, short_keys, terms_for
-from tests.support.joint_nodes import JointNodes, quick_keys
+from tests.support.joint_nodes import InternalNodes, JointNodes, quick_keys
 from tests.support.keys import keypair
-from tests.support.members import changed
 
 WAGES, EMPLOYMENT, SALES = (ColumnValue(name=name) for name in ("wages", "employment", "sales"))
 CHEAP = NoiseTerms(rho=10_000)
 
 
-class Graded(JointNodes):
-    """At least five subjects in a released cell."""
-
-    def _agreement(self, terms: Any) -> Agreement:
-        return changed(super()._agreement(terms), disclosure=RULES[Grade.INTERNAL])
-
-
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[JointNodes]:
     with quick_keys():
-        made = Graded(tmp_path / "space")
+        made = InternalNodes(tmp_path / "space")
         yield made
         made.close()
 

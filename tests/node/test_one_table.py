@@ -7,30 +7,23 @@ from typing import Any
 import pytest
 
 from ceiba_node.house_rules import Policy
-from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.expression import Branch, Case, ColumnValue, Comparing, Logic, Number
 from ceiba_protocol.linkage.joint import JointPlan
 from ceiba_protocol.plan import ByBucket, ByCase, ByColumn, GroupKey, LabelBranch, Named
 from ceiba_protocol.program import Comparison
-from ceiba_protocol.schema import Grade
 from ceiba_protocol.statistics.sum import Sum
-from ceiba_protocol.trust.agreement import Agreement, Mode
+from ceiba_protocol.trust.agreement import Mode
 from ceiba_protocol.trust.documents import NoiseTerms
-from tests.support.joint_nodes import JointNodes, quick_keys
-from tests.support.members import MERCHANT, NOW, changed
+from tests.support.joint_nodes import InternalNodes, JointNodes, quick_keys
+from tests.support.members import MERCHANT, NOW
 
 WAGES, EMPLOYMENT, SALES = (ColumnValue(name=name) for name in ("wages", "employment", "sales"))
-
-
-class Internal(JointNodes):
-    def _agreement(self, terms: Any) -> Agreement:
-        return changed(super()._agreement(terms), disclosure=RULES[Grade.INTERNAL])
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[JointNodes]:
     with quick_keys():
-        made = Internal(tmp_path / "space")
+        made = InternalNodes(tmp_path / "space")
         yield made
         made.close()
 

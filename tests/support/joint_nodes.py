@@ -21,9 +21,11 @@ from ceiba_node.linking import Session
 from ceiba_node.publishing import publish
 from ceiba_node.responding import Pending, Reply
 from ceiba_node.snapshots import SnapshotStore
+from ceiba_protocol.disclosure.grade import RULES
 from ceiba_protocol.errors import CeibaError, error_from
 from ceiba_protocol.linkage.joint import JointPlan, JointQuestion, JointSet, Kind, SidePlan, Step, make_joint_manifest
 from ceiba_protocol.plan import Named, Plan
+from ceiba_protocol.schema import Grade
 from ceiba_protocol.statistics.count import Count
 from ceiba_protocol.trust.agreement import Agreement, Mode
 from ceiba_protocol.trust.documents import NoiseTerms, Offer, Refusal
@@ -38,7 +40,7 @@ from tests.support.fake_log import FakeLog
 from tests.support.joins import short_keys
 from tests.support.joint_space import JointWorld
 from tests.support.keys import keypair
-from tests.support.members import MERCHANT, NOW, holder, publisher, signed_by
+from tests.support.members import MERCHANT, NOW, changed, holder, publisher, signed_by
 from tests.support.seeded import seeded
 
 
@@ -289,3 +291,10 @@ class JointNodes:
         question = self.question
         programs = {name: self.world.programs(question, name) for name in question.holders}
         return open_answer(question, programs, JointAnswer(approvals, papers), sealing_secret(MERCHANT))
+
+
+class InternalNodes(JointNodes):
+    """Under an agreement on internal data: at least five subjects in a released cell."""
+
+    def _agreement(self, terms: Any) -> Agreement:
+        return changed(super()._agreement(terms), disclosure=RULES[Grade.INTERNAL])
